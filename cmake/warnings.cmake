@@ -1,0 +1,11 @@
+# Flags of every target of this project: warnings are errors, sanitizers when asked for.
+add_library(tessera_flags INTERFACE)
+target_compile_options(tessera_flags INTERFACE
+  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wnon-virtual-dtor -Woverloaded-virtual -Wimplicit-fallthrough -Werror)
+# A product and a sum fused by the compiler would round differently from target to target.
+target_compile_options(tessera_flags INTERFACE -ffp-contract=off)
+if(TESSERA_SANITIZE)
+  target_compile_options(tessera_flags INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=all
+                         -fno-omit-frame-pointer -g1)
+  target_link_options(tessera_flags INTERFACE -fsanitize=address,undefined)
+endif()

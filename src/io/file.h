@@ -1,0 +1,60 @@
+// Files as the loaders and writers need them: fixed size at open, exact reads, outputs that appear whole or not at all.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace tessera::io {
+
+/// A regular file opened for reading; its size is fixed at open. Every read is a pread into memory of the caller, never
+/// a mapping, so that a file that shrinks meanwhile is an Error and not a signal.
+class InputFile {
+ public:
+  /// Throws Error if `path` is missing, unreadable, or no regular file (FIFOs and devices are refused, links followed).
+  explicit InputFile(const std::filesystem::path& path);
+  ~InputFile();
+  InputFile(InputFile&& other) noexcept;
+  InputFile& operator=(InputFile&& other) noexcept;
+
+  uint64_t size() const { return size_; }
+  const std::string& name() const { return name_; }  ///< the path, escaped for messages
+
+  /// Fills `destination` from `offset`. Throws Error naming file, offset, expected and actual bytes on a short read.
+  void read_at(uint64_t offset, std::span<std::byte> destination) const;
+
+ private:
+  int descriptor_ = -1;
+  uint64_t size_ = 0;
+  std::string name_;
+};
+
+/// The whole of a small text file; Error if it is larger than `max_bytes`.
+std::string read_text_file(const std::filesystem::path& path, uint64_t max_bytes);
+
+/// An output that is written as `<path>.partial` and renamed to `<path>` by `commit`, after a sync: the final name never
+/// holds half a result. Without `commit` the partial file stays, so that an interrupted run loses nothing.
+class OutputFile {
+ public:
+  explicit OutputFile(const std::filesystem::path& path);
+  ~OutputFile();
+  OutputFile(const OutputFile&) = delete;
+  OutputFile& operator=(const OutputFile&) = delete;
+
+  /// Buffered. Throws Error naming the file when the disk is full or the device fails.
+  void write(std::string_view bytes);
+  void flush();
+  /// Flush, fsync, rename to the final name, fsync of the directory.
+  void commit();
+  const std::filesystem::path& partial_path() const { return partial_path_; }
+
+ private:
+  std::filesystem::path path_;
+  std::filesystem::path partial_path_;
+  int descriptor_ = -1;
+  std::string pending_;
+};
+
+}  // namespace tessera::io

@@ -1,0 +1,71 @@
+// Input records of every format, in batches, in input order.
+//
+//   auto reader = open_records({.format = InputFormat::csv, .path = "reviews.csv"});
+//   RecordBatch batch;
+//   while (reader->next(256, batch)) { ... }
+//
+// A record that cannot be read (invalid UTF-8, a CSV row with missing columns, a JSON line that is none) is still a
+// record: it has its index and an error text, and the records after it are read. What makes the rest unreadable (a
+// missing file, a header without the wanted column, a binary file whose size is no multiple of a record) is an Error.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tessera/core/buffer.h"
+
+namespace tessera::io {
+
+enum class InputFormat : uint8_t {
+  text,        ///< one record a line; a blank line is a record; a last line without newline counts
+  csv,         ///< RFC 4180 with a header; the column is named by `field` (default "text", else "sentence")
+  jsonl,       ///< one JSON object a line; the member is named by `field` (default "text", else "sentence")
+  ids,         ///< int32 little endian [N, sequence_length]
+  embeddings,  ///< fp32 little endian [N, embedding_size, sequence_length]
+};
+
+struct RecordSource {
+  InputFormat format = InputFormat::text;
+  std::string path;                 ///< "-" is standard input
+  std::string field;                ///< csv column or jsonl member; empty = default
+  std::optional<std::string> text;  ///< one record given on the command line instead of a file
+  int64_t sequence_length = 0;      ///< for ids and embeddings
+  int64_t embedding_size = 0;       ///< for embeddings
+};
+
+/// Longest text record; a longer one is a failed record ("line is longer than ..."), never held in memory whole.
+inline constexpr size_t kMaxTextRecordBytes = 16u << 20;
+
+struct RecordBatch {
+  int64_t first_index = 0;            ///< global index of record 0, counted from 0
+  int64_t num_records = 0;
+  std::vector<std::string> texts;     ///< text formats: [num_records]
+  Buffer<int32_t> ids;                ///< ids: [num_records, sequence_length]
+  Buffer<float> embeddings;           ///< embeddings: [num_records, embedding_size, sequence_length]
+  std::vector<std::string> errors;    ///< [num_records], empty = readable; else says what is wrong, with the line
+};
+
+class RecordReader {
+ public:
+  virtual ~RecordReader() = default;
+  /// Fills `batch` with up to `max_records`; false when there are none left. Blocks on a pipe.
+  virtual bool next(int64_t max_records, RecordBatch& batch) = 0;
+  /// Records in all, where the size of the input tells (binary formats, one text), else -1.
+  virtual int64_t num_records_hint() const = 0;
+  /// Bytes consumed and in all (-1 when unknown, as on a pipe), for a progress bar. Thread-safe.
+  virtual int64_t bytes_read() const = 0;
+  virtual int64_t num_bytes_hint() const = 0;
+};
+
+/// Opens the source; throws Error when it cannot be read at all.
+std::unique_ptr<RecordReader> open_records(const RecordSource& source);
+
+/// "text", "csv", ...; Error naming the option for anything else.
+InputFormat parse_input_format(std::string_view name);
+
+}  // namespace tessera::io
