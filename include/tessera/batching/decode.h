@@ -1,11 +1,11 @@
-// Flat tile -> (task, tile). `decode` is the definition; `decode_warp` is the form that a warp computes with one compare
-// a lane and one ballot per 32 tasks, and must agree with it for every input.
+// Flat tile -> (task, tile). `decode` is the definition; `decode_warp` is the form that a warp computes with one
+// compare a lane and one ballot per 32 tasks, and must agree with it for every input.
 //
 //   TileCoord c = decode(prefix, flat_tile);                    // one thread
 //   TileCoord c = decode_warp(warp, prefix, flat_tile);         // 32 lanes together, all get the same answer
 //
-// Cost: log2(num_tasks) dependent loads for `decode`; ceil(num_tasks / 32) coalesced loads and ballots for `decode_warp`,
-// fewer when the task is found early. The caller keeps flat_tile in [0, prefix.num_tiles()).
+// Cost: log2(num_tasks) dependent loads for `decode`; ceil(num_tasks / 32) coalesced loads and ballots for
+// `decode_warp`, fewer when the task is found early. The caller keeps flat_tile in [0, prefix.num_tiles()).
 #pragma once
 
 #include <bit>
@@ -46,9 +46,8 @@ template <class Warp>
 TESSERA_HOST_DEVICE constexpr TileCoord decode_warp(const Warp& warp, TilePrefix prefix, int32_t flat_tile) {
   int32_t num_passed = 0;
   for (int32_t base = 0; base < prefix.num_tasks; base += kWarpSize) {
-    const uint32_t passed = warp.ballot([=](int32_t lane) {
-      return base + lane < prefix.num_tasks && prefix.tile_end[base + lane] <= flat_tile;
-    });
+    const uint32_t passed = warp.ballot(
+        [=](int32_t lane) { return base + lane < prefix.num_tasks && prefix.tile_end[base + lane] <= flat_tile; });
     num_passed += std::popcount(passed);
     if (passed != 0xFFFFFFFFu) break;  // totals do not decrease: no later task can have passed
   }

@@ -9,8 +9,8 @@
 //   launch<Scale>(params, pool);
 //
 // Tasks may differ in size and in kind: run_tile branches once on what the task is. A tile must not depend on another
-// tile of the same launch. `worker` in [0, pool.num_threads()) selects scratch memory. examples/01_irregular_workload.cc
-// shows three kinds in one launch.
+// tile of the same launch. `worker` in [0, pool.num_threads()) selects scratch memory.
+// examples/01_irregular_workload.cc shows three kinds in one launch.
 //
 // A workload may also say what a task costs (`static double task_cost(const Params&, int32_t task)`), which the orders
 // use; otherwise the number of tiles counts.

@@ -1,5 +1,5 @@
-// Who takes which flat tile: CTA c of n takes tiles c, c + n, c + 2n, ... Any number of CTAs >= 1 covers every tile exactly
-// once, so a launch may be as small or as large as the device likes.
+// Who takes which flat tile: CTA c of n takes tiles c, c + n, c + 2n, ... Any number of CTAs >= 1 covers every tile
+// exactly once, so a launch may be as small or as large as the device likes.
 #pragma once
 
 #include <cstdint>

@@ -25,7 +25,7 @@ struct ClassifierConfig {
   int64_t num_filters = 0;             ///< per width
   int64_t num_experts = 0;
   int64_t expert_size = 0;
-  std::vector<int64_t> head_sizes;     ///< hidden linear layers after the experts, may be empty
+  std::vector<int64_t> head_sizes;  ///< hidden linear layers after the experts, may be empty
   int64_t num_classes = 0;
   std::vector<std::string> class_names;
   TextNormalization text_normalization = TextNormalization::none;

@@ -2,10 +2,10 @@
 //
 //   Model model = load_model("models/movie-reviews");
 //
-// A checkpoint is a directory with config.json, vocab.txt and model.safetensors (F32, F16 or BF16; widened to fp32 here).
-// Tensors: embedding.weight [V,C], conv.{i}.weight [F,C,K_i], conv.{i}.bias [F], router.weight [E,D], router.bias [E],
-// experts.{e}.weight [X,D], experts.{e}.bias [X], head.{i}.weight [H_i,in], head.{i}.bias [H_i], output.weight
-// [classes,in], output.bias [classes], with D = feature_size().
+// A checkpoint is a directory with config.json, vocab.txt and model.safetensors (F32, F16 or BF16; widened to fp32
+// here). Tensors: embedding.weight [V,C], conv.{i}.weight [F,C,K_i], conv.{i}.bias [F], router.weight [E,D],
+// router.bias [E], experts.{e}.weight [X,D], experts.{e}.bias [X], head.{i}.weight [H_i,in], head.{i}.bias [H_i],
+// output.weight [classes,in], output.bias [classes], with D = feature_size().
 #pragma once
 
 #include <cstdint>
@@ -26,19 +26,19 @@ struct LinearWeights {
 };
 
 struct ModelWeights {
-  Buffer<float> embedding;              ///< [vocab_size, embedding_size]; empty if the checkpoint has none
-  std::vector<LinearWeights> conv;      ///< per width: weight [num_filters, embedding_size, K], bias [num_filters]
-  LinearWeights router;                 ///< [num_experts, feature_size]
-  std::vector<LinearWeights> experts;   ///< per expert: [expert_size, feature_size]
-  std::vector<LinearWeights> head;      ///< per head layer
-  LinearWeights output;                 ///< [num_classes, last head size]
+  Buffer<float> embedding;             ///< [vocab_size, embedding_size]; empty if the checkpoint has none
+  std::vector<LinearWeights> conv;     ///< per width: weight [num_filters, embedding_size, K], bias [num_filters]
+  LinearWeights router;                ///< [num_experts, feature_size]
+  std::vector<LinearWeights> experts;  ///< per expert: [expert_size, feature_size]
+  std::vector<LinearWeights> head;     ///< per head layer
+  LinearWeights output;                ///< [num_classes, last head size]
 };
 
 struct Model {
   ClassifierConfig config;
   std::vector<std::string> vocabulary;  ///< [vocab_size]; empty if the checkpoint has none
   ModelWeights weights;
-  std::vector<std::string> warnings;    ///< unknown config keys, extra tensors
+  std::vector<std::string> warnings;  ///< unknown config keys, extra tensors
 };
 
 /// Every tensor of a model with its name and shape, in the order of the checkpoint: loader, writer, converter and tests

@@ -41,10 +41,10 @@ std::string check_values(const Args&... args) {
 }  // namespace detail
 }  // namespace tessera
 
-#define TESSERA_CHECK(condition, ...)                                                                       \
-  do {                                                                                                      \
-    if (!(condition)) [[unlikely]] {                                                                        \
-      ::tessera::detail::check_failed(#condition, __FILE__, __LINE__, #__VA_ARGS__,                         \
-                                      ::tessera::detail::check_values(__VA_ARGS__));                        \
-    }                                                                                                       \
+#define TESSERA_CHECK(condition, ...)                                                \
+  do {                                                                               \
+    if (!(condition)) [[unlikely]] {                                                 \
+      ::tessera::detail::check_failed(#condition, __FILE__, __LINE__, #__VA_ARGS__,  \
+                                      ::tessera::detail::check_values(__VA_ARGS__)); \
+    }                                                                                \
   } while (false)

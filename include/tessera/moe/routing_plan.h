@@ -5,9 +5,9 @@
 //   row_token       = {0, 1, 0, 1}                row -> token: the token index array that a GEMM gathers by
 //   token_row       = {{2, 0}, {3, 1}}            (token, slot) -> row, or -1 where the slot was skipped
 //
-// Rows of an expert are ordered by (token, slot), so that the plan, and every sum over it, is reproducible. A slot whose
-// id lies outside [0, num_experts) is skipped (-1 is the usual mark of a slot that another rank serves); an id that
-// occurs twice in a token counts twice. This is the host form and the definition; a device-built plan equals it.
+// Rows of an expert are ordered by (token, slot), so that the plan, and every sum over it, is reproducible. A slot
+// whose id lies outside [0, num_experts) is skipped (-1 is the usual mark of a slot that another rank serves); an id
+// that occurs twice in a token counts twice. This is the host form and the definition; a device-built plan equals it.
 #pragma once
 
 #include <cstdint>
