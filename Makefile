@@ -1,0 +1,36 @@
+# Two commands do everything on a fresh Debian 12, set-up included:
+#   make demo   installs what is missing, builds, classifies real sentences
+#   make test   installs what is missing, builds, runs every test
+.PHONY: demo build test bench format figures clean help
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: build
+	@scripts/demo.sh build/cpu
+
+build:
+	@scripts/install.sh demo
+	@cmake --preset cpu --log-level=WARNING
+	@cmake --build --preset cpu
+
+test:
+	@scripts/install.sh test
+	@python3 scripts/run_tests.py
+
+#   make bench   measures the CPU back end and writes bench/results/
+bench:
+	@scripts/install.sh test
+	@python3 scripts/run_bench.py
+
+#   make format   formats every C++ file
+format:
+	@scripts/install.sh test
+	@git ls-files '*.h' '*.cc' '*.cuh' '*.cu' | xargs clang-format -i
+
+#   make figures   rewrites the generated figures of README, docs and model card
+figures:
+	@python3 scripts/figures.py
+
+clean:
+	@rm -rf build

@@ -1,0 +1,221 @@
+#!/usr/bin/env python3
+"""The one test entry: builds, runs every test, prints each stage's time and, last, `N passed, N failed, N skipped`.
+
+  run_tests.py                all stages
+  run_tests.py --only cli     one stage or several (--list names them); for working on something
+"""
+import argparse
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build"
+FUZZ_SECONDS = 30
+SHARED = ROOT.parent / "shared"  # optional data beside the checkout; what needs it says so when it is absent
+
+
+class Tally:
+    """Counts of one stage; every skip carries its reason."""
+
+    def __init__(self):
+        self.passed, self.failed, self.skipped = 0, 0, []
+
+    def add(self, ok, name, output=""):
+        if ok:
+            self.passed += 1
+        else:
+            self.failed += 1
+            print(f"FAILED: {name}\n{output[-8000:]}", flush=True)
+
+
+def run(command, timeout=1800, env=None):
+    """(exit code, output) of a command; a time-out is exit code 124."""
+    try:
+        done = subprocess.run([str(c) for c in command], cwd=ROOT, timeout=timeout, text=True, errors="replace",
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})})
+        return done.returncode, done.stdout
+    except subprocess.TimeoutExpired as late:
+        return 124, f"no end within {timeout} s\n{late.stdout or ''}"
+
+
+def build(tally, preset):
+    for command in (["cmake", "--preset", preset, "--log-level=WARNING"], ["cmake", "--build", "--preset", preset]):
+        code, output = run(command)
+        if code != 0:
+            tally.add(False, f"build of preset {preset}", output)
+            return False
+    tally.add(True, f"build of preset {preset}")
+    return True
+
+
+def gtest_programs(preset):
+    return sorted(p for p in (BUILD / preset / "tests").glob("test_*") if p.is_file() and os.access(p, os.X_OK))
+
+
+def run_gtests(tally, preset, env=None, only=None):
+    programs = [p for p in gtest_programs(preset) if only is None or p.name in only]
+    if not programs:
+        tally.add(False, f"no unit test program in preset {preset}")
+    for program in programs:
+        report = BUILD / preset / f"{program.name}.json"
+        report.unlink(missing_ok=True)
+        code, output = run([program, "--gtest_brief=1", f"--gtest_output=json:{report}"], env=env)
+        if not report.exists():
+            tally.add(False, f"{program.name} ended without a report, exit code {code}", output)
+            continue
+        count_gtest_report(tally, program.name, json.loads(report.read_text()))
+        if code != 0:
+            print(output[-8000:], flush=True)
+
+
+def count_gtest_report(tally, program, report):
+    for suite in report["testsuites"]:
+        for test in suite["testsuite"]:
+            name = f"{program} {suite['name']}.{test['name']}"
+            if test.get("result") == "SKIPPED":
+                reasons = " ".join(m.get("message", "") for m in test.get("skipped", [])).split("\n")
+                tally.skipped.append(f"{name}: {reasons[-1] or 'see the test'}")
+            else:
+                tally.add(not test.get("failures"), name)
+
+
+def stage_unit(tally):
+    if build(tally, "test"):
+        run_gtests(tally, "test")
+
+
+def stage_examples(tally):
+    for program in sorted((BUILD / "test" / "examples").glob("example_*")):
+        code, output = run([program], timeout=120)
+        tally.add(code == 0, program.name, output)
+
+
+def stage_cli(tally):
+    tessera = BUILD / "test" / "tools" / "tessera" / "tessera"
+    run_unittest(tally, "tests/cli", {"TESSERA_BIN": str(tessera), "TESSERA_SHARED": str(SHARED)})
+
+
+def run_unittest(tally, folder, env):
+    code, output = run([sys.executable, "-m", "unittest", "discover", "-v", "-s", folder, "-p", "*_test.py"], env=env)
+    ran = re.search(r"^Ran (\d+) tests?", output, re.M)
+    if ran is None or int(ran[1]) == 0:
+        tally.add(False, f"{folder}: ran no test", output)
+        return
+    failed = sum(int(n) for n in re.findall(r"(?:failures|errors)=(\d+)", output.splitlines()[-1]))
+    skipped = re.findall(r"^(\S+) .*\.\.\. skipped ['\"](.*)['\"]$", output, re.M)
+    tally.skipped += [f"{folder} {name}: {reason}" for name, reason in skipped]
+    tally.passed += int(ran[1]) - failed - len(skipped)
+    tally.failed += failed
+    if code != 0:
+        tally.failed += failed == 0
+        print(output[-12000:], flush=True)
+
+
+def stage_training(tally):
+    run_unittest(tally, "training", {})
+
+
+def stage_sanitize(tally):
+    """Unit tests and a run of the command under ASan and UBSan."""
+    if not build(tally, "sanitize"):
+        return
+    # The dynamic linker's own copies of libgomp's thread data live until exit: not this project's leaks.
+    env = {"ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
+    run_gtests(tally, "sanitize", env)
+    tessera = BUILD / "sanitize" / "tools" / "tessera" / "tessera"
+    code, output = run([tessera, "evaluate", "--model", "models/movie-reviews", "--input", "examples/data/reviews.tsv",
+                        "--label-column", "1", "--text-column", "2"], env=env)
+    tally.add(code == 0, "tessera evaluate under sanitizers", output)
+
+
+def stage_portable(tally):
+    """Without oneDNN the library still builds and computes the same model."""
+    if build(tally, "portable"):
+        run_gtests(tally, "portable", only=("test_cpu", "test_classifier"))
+
+
+def stage_fuzz(tally):
+    if not build(tally, "fuzz"):
+        return
+    programs = sorted(p for p in (BUILD / "fuzz" / "tests" / "fuzz").glob("fuzz_*") if os.access(p, os.X_OK))
+    running = []
+    for program in programs:  # side by side: one core each
+        corpus = BUILD / "fuzz" / f"corpus_{program.name}"
+        corpus.mkdir(exist_ok=True)
+        seeds = ROOT / "tests" / "fuzz" / "corpus" / program.name.removeprefix("fuzz_")
+        command = [program, corpus, seeds, f"-max_total_time={FUZZ_SECONDS}", "-rss_limit_mb=2048", "-timeout=10",
+                   "-print_final_stats=1", f"-artifact_prefix={BUILD}/fuzz/"]
+        running.append((program.name, subprocess.Popen([str(c) for c in command], cwd=ROOT, text=True, errors="replace",
+                                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT)))
+    for name, process in running:
+        output, _ = process.communicate(timeout=FUZZ_SECONDS * 4)
+        executed = re.search(r"number_of_executed_units: (\d+)", output)
+        tally.add(process.returncode == 0 and executed and int(executed[1]) > 1000, name, output)
+        print(f"  {name}: {executed[1] if executed else 'no'} executions", flush=True)
+    if not programs:
+        tally.add(False, "no fuzzer was built")
+
+
+def stage_tidy(tally):
+    run_unittest(tally, "tests/tidy", {})
+    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "*.h", "*.cc", "*.cuh", "*.cu"], cwd=ROOT,
+                           text=True, stdout=subprocess.PIPE, check=True).stdout.split()
+    code, output = run(["clang-format", "--dry-run", "-Werror", *[f for f in files if (ROOT / f).exists()]])
+    tally.add(code == 0, "clang-format (make format mends it)", output)
+
+
+def stage_clang_tidy(tally):
+    """Host sources only: clang 14 cannot parse the CUDA headers."""
+    sources = sorted((ROOT / "src").rglob("*.cc"))
+    half = (len(sources) + 1) // 2
+    running = [subprocess.Popen(["clang-tidy", "-p", str(BUILD / "test"), "--quiet", *map(str, part)], cwd=ROOT,
+                                text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+               for part in (sources[::2], sources[1::2])]
+    for process in running:
+        output, _ = process.communicate()
+        tally.add(process.returncode == 0, f"clang-tidy over about {half} files", output)
+
+
+def stage_figures(tally):
+    code, output = run([sys.executable, "scripts/figures.py", "--check"])
+    tally.add(code == 0, "figures of README, docs and model card agree with bench/results", output)
+
+
+STAGES = {"unit": stage_unit, "examples": stage_examples, "cli": stage_cli, "training": stage_training,
+          "tidy": stage_tidy, "figures": stage_figures, "sanitize": stage_sanitize, "portable": stage_portable,
+          "fuzz": stage_fuzz, "clang-tidy": stage_clang_tidy}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--list", action="store_true", help="name the stages")
+    args = parser.parse_args()
+    if args.list:
+        print("\n".join(f"{name}: {(stage.__doc__ or '').strip()}" for name, stage in STAGES.items()))
+        return 0
+    passed, failed, skipped, times = 0, 0, [], []
+    for name in args.only:
+        print(f"== {name}", flush=True)
+        tally, start = Tally(), time.monotonic()
+        STAGES[name](tally)
+        seconds = time.monotonic() - start
+        times.append((name, seconds))
+        print(f"   {name}: {tally.passed} passed, {tally.failed} failed, {len(tally.skipped)} skipped in {seconds:.0f} s",
+              flush=True)
+        passed, failed, skipped = passed + tally.passed, failed + tally.failed, skipped + tally.skipped
+    print("\nstage times: " + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in times) +
+          f"; in all {sum(s for _, s in times):.0f} s")
+    for reason in skipped:
+        print(f"skipped: {reason}")
+    print(f"{passed} passed, {failed} failed, {len(skipped)} skipped")
+    return 1 if failed or not passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
