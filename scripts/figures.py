@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""Writes measured figures into the documents, so that none is ever typed by hand, and draws the pictures.
+
+A figure stands between markers and names the file and member it comes from, and its format:
+  <!--fig bench/results/classifier_cpu.json#embeddings_bf16.sentences_per_second ,.0f-->612<!--/fig-->
+
+  figures.py            rewrites the documents and the pictures
+  figures.py --check    changes nothing; fails where a document disagrees with the results or states an unmarked figure
+A figure from elsewhere is allowed on a line that names its source: <!--source: ...-->
+"""
+import argparse
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+MARKER = re.compile(r"<!--fig (\S+)#(\S+) (\S+)-->(.*?)<!--/fig-->", re.S)
+# What counts as a performance or accuracy figure in running text.
+CLAIM = re.compile(r"\d[\d,.]*\s*(?:%|(?:[kM]?\s?sentences|[kMGT]?FLOP|[kMGT]?B)/s)")
+
+
+def documents():
+    listing = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "*.md"], cwd=ROOT, text=True,
+                             stdout=subprocess.PIPE, check=True).stdout
+    return [ROOT / line for line in listing.splitlines() if (ROOT / line).is_file()]
+
+
+def figure(file, member, form):
+    value = json.loads((ROOT / file).read_text())
+    for key in member.split("."):
+        value = value[int(key)] if isinstance(value, list) else value[key]
+    return format(value, "" if form == "s" else form)
+
+
+def filled_in(text):
+    return MARKER.sub(lambda m: f"<!--fig {m[1]}#{m[2]} {m[3]}-->{figure(m[1], m[2], m[3])}<!--/fig-->", text)
+
+
+def unmarked_claims(text):
+    """Lines that state a figure outside markers, code blocks and lines that name a source."""
+    plain = re.sub(r"```.*?```", lambda m: "\n" * m[0].count("\n"), MARKER.sub("", text), flags=re.S)
+    return [(number, line.strip()) for number, line in enumerate(plain.splitlines(), 1)
+            if CLAIM.search(line) and "<!--source:" not in line]
+
+
+def pictures(folder):
+    """Every script of docs/figures draws its picture into `folder`."""
+    for script in sorted((ROOT / "docs" / "figures").glob("*.py")):
+        target = folder / (script.stem + ".svg")
+        target.write_text(subprocess.run([sys.executable, str(script)], text=True, check=True,
+                                         stdout=subprocess.PIPE).stdout)
+        yield target
+
+
+def check():
+    problems = []
+    for path in documents():
+        text = path.read_text(encoding="utf-8")
+        name = path.relative_to(ROOT)
+        if filled_in(text) != text:
+            problems.append(f"{name}: figures differ from the results; run `make figures`")
+        problems += [f"{name}:{number}: a figure without a marker or source: {line}"
+                     for number, line in unmarked_claims(text)]
+    drawn = ROOT / "build" / "pictures"
+    drawn.mkdir(parents=True, exist_ok=True)
+    for picture in pictures(drawn):
+        committed = ROOT / "docs" / "figures" / picture.name
+        if not committed.exists() or committed.read_text() != picture.read_text():
+            problems.append(f"docs/figures/{picture.name}: not what its script draws; run `make figures`")
+    return problems
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    if parser.parse_args().check:
+        problems = check()
+        print("\n".join(problems))
+        return 1 if problems else 0
+    for path in documents():
+        text = path.read_text(encoding="utf-8")
+        path.write_text(filled_in(text), encoding="utf-8")
+    list(pictures(ROOT / "docs" / "figures"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
