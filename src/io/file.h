@@ -34,11 +34,14 @@ class InputFile {
 /// The whole of a small text file; Error if it is larger than `max_bytes`.
 std::string read_text_file(const std::filesystem::path& path, uint64_t max_bytes);
 
-/// An output that is written as `<path>.partial` and renamed to `<path>` by `commit`, after a sync: the final name never
-/// holds half a result. Without `commit` the partial file stays, so that an interrupted run loses nothing.
+/// An output that is written as `<path>.partial` and renamed to `<path>` by `commit`, after a sync: the final name
+/// never holds half a result. Without `commit` the partial file stays, so that an interrupted run loses nothing. A link
+/// at `path` is followed. A device or a pipe at `path` (/dev/null, a process substitution) is written directly.
 class OutputFile {
  public:
+  /// Throws Error naming the file if it cannot be created, or if `path` is a directory.
   explicit OutputFile(const std::filesystem::path& path);
+  /// Writes what is pending, as far as that works.
   ~OutputFile();
   OutputFile(const OutputFile&) = delete;
   OutputFile& operator=(const OutputFile&) = delete;
@@ -46,11 +49,14 @@ class OutputFile {
   /// Buffered. Throws Error naming the file when the disk is full or the device fails.
   void write(std::string_view bytes);
   void flush();
-  /// Flush, fsync, rename to the final name, fsync of the directory.
+  /// Flush, fsync, rename to the final name, fsync of the directory. Nothing can be written afterwards.
   void commit();
+  /// The temporary name; empty when `path` is a device or a pipe.
   const std::filesystem::path& partial_path() const { return partial_path_; }
 
  private:
+  const std::filesystem::path& written_path() const { return partial_path_.empty() ? path_ : partial_path_; }
+
   std::filesystem::path path_;
   std::filesystem::path partial_path_;
   int descriptor_ = -1;

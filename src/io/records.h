@@ -4,13 +4,14 @@
 //   RecordBatch batch;
 //   while (reader->next(256, batch)) { ... }
 //
-// A record that cannot be read (invalid UTF-8, a CSV row with missing columns, a JSON line that is none) is still a
-// record: it has its index and an error text, and the records after it are read. What makes the rest unreadable (a
-// missing file, a header without the wanted column, a binary file whose size is no multiple of a record) is an Error.
+// A record that cannot be read (invalid UTF-8, a NUL byte, a CSV row with missing columns, a JSON line that is none) is
+// still a record: it has its index and an error text, and the records after it are read. What makes the rest unreadable
+// (a missing file, a header without the wanted column, a binary file whose size is no multiple of a record) is an
+// Error.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
-#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -36,24 +37,33 @@ struct RecordSource {
   std::optional<std::string> text;  ///< one record given on the command line instead of a file
   int64_t sequence_length = 0;      ///< for ids and embeddings
   int64_t embedding_size = 0;       ///< for embeddings
+  /// Optional. Once it is true a reader that waits on a pipe or terminal gives up within 100 ms, as if the input ended
+  /// with the last complete record.
+  const std::atomic<bool>* stop = nullptr;
 };
 
-/// Longest text record; a longer one is a failed record ("line is longer than ..."), never held in memory whole.
+/// Longest text record; a longer one is a failed record ("longer than ... bytes"), never held in memory whole.
 inline constexpr size_t kMaxTextRecordBytes = 16u << 20;
 
+/// A batch of text records ends early once it holds this much, so that memory is bounded whatever the lines' lengths:
+/// by this, one record more, and the reader's own buffer.
+inline constexpr size_t kMaxBatchTextBytes = 16u << 20;
+
+/// A failed record has an empty text, or a row of zeros. Batches are reused: `next` keeps their memory where it fits.
 struct RecordBatch {
-  int64_t first_index = 0;            ///< global index of record 0, counted from 0
+  int64_t first_index = 0;  ///< global index of record 0, counted from 0
   int64_t num_records = 0;
-  std::vector<std::string> texts;     ///< text formats: [num_records]
-  Buffer<int32_t> ids;                ///< ids: [num_records, sequence_length]
-  Buffer<float> embeddings;           ///< embeddings: [num_records, embedding_size, sequence_length]
-  std::vector<std::string> errors;    ///< [num_records], empty = readable; else says what is wrong, with the line
+  std::vector<std::string> texts;   ///< text formats: [num_records]
+  Buffer<int32_t> ids;              ///< ids: [num_records, sequence_length], or larger
+  Buffer<float> embeddings;         ///< embeddings: [num_records, embedding_size, sequence_length], or larger
+  std::vector<std::string> errors;  ///< [num_records], empty = readable; else says what is wrong, with the line
 };
 
 class RecordReader {
  public:
   virtual ~RecordReader() = default;
-  /// Fills `batch` with up to `max_records`; false when there are none left. Blocks on a pipe.
+  /// Fills `batch` with 1 to `max_records` records; false, with none, when the input has ended. Blocks on a pipe.
+  /// Throws Error when the input cannot be read any further.
   virtual bool next(int64_t max_records, RecordBatch& batch) = 0;
   /// Records in all, where the size of the input tells (binary formats, one text), else -1.
   virtual int64_t num_records_hint() const = 0;
@@ -62,7 +72,8 @@ class RecordReader {
   virtual int64_t num_bytes_hint() const = 0;
 };
 
-/// Opens the source; throws Error when it cannot be read at all.
+/// Opens the source (a file, a pipe, or standard input, whose bytes are read from where it stands); throws Error when
+/// it cannot be read at all. A CSV header is read here. UTF-8's byte order mark at the start is skipped.
 std::unique_ptr<RecordReader> open_records(const RecordSource& source);
 
 /// "text", "csv", ...; Error naming the option for anything else.

@@ -1,7 +1,7 @@
 // Safetensors files: 8 bytes little-endian header length, a JSON header, then the tensors' bytes.
 //
 //   SafetensorsFile file("model.safetensors");
-//   const TensorInfo& info = file.require("router.bias", {4});
+//   const TensorInfo& info = file.require("router.bias", std::vector<int64_t>{4});
 //   Buffer<float> bias = file.read_f32(info);
 //
 // The reader trusts nothing: every size is checked against the file before memory is taken for it, tensors must cover
@@ -38,7 +38,8 @@ struct TensorInfo {
 
 /// Checks a header against the number of bytes that follow it and returns the tensors in the order of their data.
 /// `where` names the file in messages. Throws Error for everything that is not exactly right.
-std::vector<TensorInfo> parse_safetensors_header(std::string_view header, uint64_t data_bytes, const std::string& where);
+std::vector<TensorInfo> parse_safetensors_header(std::string_view header, uint64_t data_bytes,
+                                                 const std::string& where);
 
 class SafetensorsFile {
  public:
@@ -67,8 +68,8 @@ struct TensorToWrite {
   std::span<const float> values;
 };
 
-/// Writes `tensors` to a temporary file beside `path`, then renames it. Tensors are laid out in the given order with the
-/// header padded so that the data starts at a multiple of 64 bytes.
+/// Writes `tensors` to a temporary file beside `path`, then renames it. Tensors are laid out in the given order with
+/// the header padded so that the data starts at a multiple of 64 bytes.
 void write_safetensors(const std::filesystem::path& path, std::span<const TensorToWrite> tensors,
                        std::span<const std::pair<std::string, std::string>> metadata = {});
 

@@ -1,0 +1,160 @@
+#include "io/record_stream.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "io/quote.h"
+#include "tessera/core/check.h"
+#include "tessera/core/error.h"
+#include "tessera/core/utf8.h"
+
+namespace tessera::io {
+
+namespace {
+
+constexpr int kStopPollMilliseconds = 100;  // what records.h promises
+constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+
+}  // namespace
+
+ByteStream::ByteStream(const std::string& path, const std::atomic<bool>* stop)
+    : name_(path == "-" ? "standard input" : escaped(path)), stop_(stop) {
+  // A duplicate, so that closing it leaves the process's own standard input open.
+  descriptor_ =
+      path == "-" ? fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3) : open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY);
+  if (descriptor_ < 0) throw Error(name_, "cannot open: " + errno_message(errno));
+  struct stat status {};
+  const int result = fstat(descriptor_, &status);
+  if (result != 0 || S_ISDIR(status.st_mode)) {
+    const int error_number = errno;
+    close(descriptor_);
+    if (result == 0) throw Error(name_, "a directory", "a file, a pipe or - for standard input");
+    throw Error(name_, "cannot read its kind: " + errno_message(error_number));
+  }
+  if (S_ISREG(status.st_mode)) {
+    const off_t position = lseek(descriptor_, 0, SEEK_CUR);
+    num_bytes_ = std::max<int64_t>(status.st_size - std::max<off_t>(position, 0), 0);
+  }
+}
+
+ByteStream::~ByteStream() { close(descriptor_); }
+
+bool ByteStream::wait_for_bytes() {
+  if (stop_ == nullptr || is_file()) return true;
+  while (!stop_->load(std::memory_order_relaxed)) {
+    pollfd request{.fd = descriptor_, .events = POLLIN, .revents = 0};
+    // An error of poll itself is left for read to report.
+    if (poll(&request, 1, kStopPollMilliseconds) != 0 && errno != EINTR) return true;
+    if (request.revents != 0) return true;
+  }
+  stopped_ = true;
+  return false;
+}
+
+size_t ByteStream::read(std::span<char> destination) {
+  while (true) {
+    errno = 0;
+    if (!wait_for_bytes()) return 0;
+    const ssize_t count = ::read(descriptor_, destination.data(), destination.size());
+    if (count >= 0) {
+      bytes_read_.fetch_add(count, std::memory_order_relaxed);
+      return static_cast<size_t>(count);
+    }
+    if (errno != EINTR && errno != EAGAIN) throw Error(name_, "cannot read: " + errno_message(errno));
+  }
+}
+
+bool TextStream::refill() {
+  begin_ = 0;
+  end_ = stream_.read(buffer_);
+  if (started_) return end_ > 0;
+  started_ = true;
+  // A pipe may deliver the mark in pieces.
+  while (end_ > 0 && end_ < kByteOrderMark.size() && kByteOrderMark.starts_with({buffer_.data(), end_})) {
+    const size_t count = stream_.read(std::span(buffer_).subspan(end_));
+    if (count == 0) break;
+    end_ += count;
+  }
+  if (std::string_view(buffer_.data(), end_).starts_with(kByteOrderMark)) begin_ = kByteOrderMark.size();
+  return begin_ < end_ || (begin_ > 0 && refill());
+}
+
+TextStream::Line TextStream::next_line(std::string& line) {
+  line.clear();
+  bool too_long = false;
+  bool has_bytes = false;
+  bool has_newline = false;
+  while (!has_newline && (begin_ < end_ || refill())) {
+    has_bytes = true;
+    const char* const first = buffer_.data() + begin_;
+    const void* const newline = std::memchr(first, '\n', end_ - begin_);
+    has_newline = newline != nullptr;
+    const size_t length = has_newline ? static_cast<size_t>(static_cast<const char*>(newline) - first) : end_ - begin_;
+    // One byte more is let in: it may be the "\r" of the line's end.
+    too_long = too_long || line.size() + length > kMaxTextRecordBytes + 1;
+    if (too_long) {
+      line.clear();
+    } else {
+      line.append(first, length);
+    }
+    begin_ += length + (has_newline ? 1 : 0);
+  }
+  if (has_newline && line.ends_with('\r')) line.pop_back();
+  if (line.size() > kMaxTextRecordBytes) {
+    too_long = true;
+    line.clear();
+  }
+  if (!has_bytes || (!has_newline && stream_.stopped())) return Line::end;
+  return too_long ? Line::too_long : Line::complete;
+}
+
+std::string text_problem(std::string_view text) {
+  const size_t invalid = utf8_first_invalid(text);
+  if (invalid != std::string_view::npos) {
+    return str_cat("got ", quote(text.substr(invalid, 1)), " at byte ", invalid, ", expected well-formed UTF-8");
+  }
+  const size_t nul = text.find('\0');
+  return nul == std::string_view::npos ? "" : str_cat("got a NUL byte at byte ", nul, ", expected text");
+}
+
+bool TextRecordReader::next(int64_t max_records, RecordBatch& batch) {
+  TESSERA_CHECK(max_records >= 1, max_records);
+  batch.first_index = num_records_;
+  batch.num_records = 0;
+  size_t num_bytes = 0;
+  std::string text;
+  std::string error;
+  const auto capacity = static_cast<size_t>(max_records);
+  batch.texts.resize(std::min(batch.texts.size(), capacity));
+  batch.errors.resize(batch.texts.size());
+  size_t count = 0;
+  while (count < capacity && num_bytes < kMaxBatchTextBytes) {
+    text.clear();
+    error.clear();
+    if (!read_record(text, error)) break;
+    if (count == batch.texts.size()) {
+      batch.texts.emplace_back();
+      batch.errors.emplace_back();
+    }
+    num_bytes += text.size() + error.size();
+    // Assigned, not moved: strings of a batch that comes back keep their memory, and `text` keeps its own.
+    batch.texts[count] = text;
+    batch.errors[count] = error;
+    ++count;
+  }
+  batch.texts.resize(count);
+  batch.errors.resize(count);
+  batch.num_records = static_cast<int64_t>(count);
+  num_records_ += batch.num_records;
+  return count > 0;
+}
+
+std::string TextRecordReader::line_place(int64_t line) const { return str_cat(input_.bytes().name(), ":", line); }
+
+}  // namespace tessera::io

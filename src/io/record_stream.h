@@ -1,0 +1,104 @@
+// Bytes and lines of an input of records, in bounded memory. Shared by the readers of the text formats.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "io/records.h"
+
+namespace tessera::io {
+
+/// A file, a pipe or standard input, read once from front to back.
+class ByteStream {
+ public:
+  /// Throws Error if `path` ("-" is standard input) cannot be opened or is a directory. `stop` as in RecordSource.
+  ByteStream(const std::string& path, const std::atomic<bool>* stop);
+  ~ByteStream();
+  ByteStream(const ByteStream&) = delete;
+  ByteStream& operator=(const ByteStream&) = delete;
+
+  /// Up to `destination.size()` bytes, at least 1 except at the end of the input or when stopped. Throws Error.
+  size_t read(std::span<char> destination);
+
+  const std::string& name() const { return name_; }  ///< for messages
+  bool is_file() const { return num_bytes_ >= 0; }   ///< a regular file, so that the size is known
+  int64_t num_bytes() const { return num_bytes_; }   ///< of the input, from where it stood when opened; -1 = unknown
+  int64_t bytes_read() const { return bytes_read_.load(std::memory_order_relaxed); }
+  bool stopped() const { return stopped_; }  ///< the end that `read` reported is the caller's own
+
+ private:
+  bool wait_for_bytes();
+
+  int descriptor_ = -1;
+  std::string name_;
+  int64_t num_bytes_ = -1;
+  const std::atomic<bool>* stop_;
+  bool stopped_ = false;
+  std::atomic<int64_t> bytes_read_{0};
+};
+
+/// The bytes of a text input one at a time, or a line at a time, without the byte order mark that may stand first.
+class TextStream {
+ public:
+  TextStream(const std::string& path, const std::atomic<bool>* stop) : stream_(path, stop), buffer_(kBufferBytes) {}
+
+  static constexpr int kEnd = -1;
+  /// The next byte, 0..255, or kEnd.
+  int get() {
+    if (begin_ == end_ && !refill()) return kEnd;
+    return static_cast<unsigned char>(buffer_[begin_++]);
+  }
+
+  enum class Line : uint8_t { complete, too_long, end };
+  /// The next line without its "\n" or "\r\n". `too_long`: it has more than kMaxTextRecordBytes, `line` is empty, and
+  /// the stream stands behind it. A last line without newline counts, unless the input was stopped.
+  Line next_line(std::string& line);
+
+  const ByteStream& bytes() const { return stream_; }
+
+ private:
+  static constexpr size_t kBufferBytes = 256 << 10;
+  bool refill();
+
+  ByteStream stream_;
+  std::vector<char> buffer_;
+  size_t begin_ = 0;  // [begin_, end_) of buffer_ is still to be handed out
+  size_t end_ = 0;
+  bool started_ = false;
+};
+
+/// What makes `text` unfit as a record ("got ..., expected ..."), or empty.
+std::string text_problem(std::string_view text);
+
+/// The readers of each format; `open_records` chooses.
+std::unique_ptr<RecordReader> open_line_records(const RecordSource& source);    // text, jsonl
+std::unique_ptr<RecordReader> open_csv_records(const RecordSource& source);     // csv
+std::unique_ptr<RecordReader> open_binary_records(const RecordSource& source);  // ids, embeddings
+
+/// Reader of a text format: batches what `read_record` yields one at a time.
+class TextRecordReader : public RecordReader {
+ public:
+  explicit TextRecordReader(const RecordSource& source) : input_(source.path, source.stop) {}
+
+  bool next(int64_t max_records, RecordBatch& batch) final;
+  int64_t num_records_hint() const final { return -1; }
+  int64_t bytes_read() const final { return input_.bytes().bytes_read(); }
+  int64_t num_bytes_hint() const final { return input_.bytes().num_bytes(); }
+
+ protected:
+  /// The next record: its text, or an empty text and an error. False at the end of the input.
+  virtual bool read_record(std::string& text, std::string& error) = 0;
+
+  TextStream& input() { return input_; }
+  /// "FILE:LINE", as messages name a record.
+  std::string line_place(int64_t line) const;
+
+ private:
+  TextStream input_;
+  int64_t num_records_ = 0;
+};
+
+}  // namespace tessera::io

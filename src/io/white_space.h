@@ -1,0 +1,12 @@
+// The code points that separate words: those at which Python's str.split() splits, so that training agrees with us.
+#pragma once
+
+namespace tessera::io {
+
+constexpr bool is_white_space(char32_t c) {
+  if (c < 0x80) return c == 0x20 || (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x1F);
+  return c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 ||
+         c == 0x202F || c == 0x205F || c == 0x3000;
+}
+
+}  // namespace tessera::io
