@@ -1,0 +1,173 @@
+#include "tessera/classifier/engine.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "classifier/engine_queue.h"
+#include "classifier/engine_worker.h"
+#include "classifier/engine_writer.h"
+#include "io/records.h"
+#include "tessera/core/check.h"
+#include "tessera/core/error.h"
+
+namespace tessera::classifier {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// What a record occupies while it waits.
+int64_t batch_bytes(const io::RecordBatch& batch) {
+  size_t bytes = batch.ids.size() * sizeof(int32_t) + batch.embeddings.size() * sizeof(float);
+  for (const std::string& text : batch.texts) bytes += text.size() + sizeof(std::string);
+  return static_cast<int64_t>(bytes);
+}
+
+/// One run: the threads share this.
+class Pipeline {
+ public:
+  Pipeline(const ClassifierConfig& config, const TextEncoder* encoder, const EngineOptions& options,
+           io::RecordReader& reader, ResultSink& sink, size_t num_workers)
+      : config_(config),
+        encoder_(encoder),
+        options_(options),
+        reader_(reader),
+        queue_(options.max_queued_records, options.max_queued_bytes),
+        writer_(config, sink, 2 * num_workers + 2),
+        num_working_(num_workers) {}
+
+  void run(std::span<const std::unique_ptr<Classifier>> classifiers) {
+    {
+      std::vector<std::jthread> threads;
+      guarded([&] {
+        threads.emplace_back([this] { guarded([this] { read(); }); });
+        for (const auto& classifier : classifiers) {
+          threads.emplace_back([this, &classifier] {
+            guarded([&] { work(*classifier); });
+            if (--num_working_ == 0) writer_.finish();
+          });
+        }
+      });
+      guarded([this] { writer_.run(); });
+    }
+    if (failure_) std::rethrow_exception(failure_);
+    if (read_failure_) std::rethrow_exception(read_failure_);
+  }
+
+  /// From any thread: no further intake; once the grace is over workers end at their next slice.
+  void stop() {
+    stop_deadline_ = Clock::now() + kStopGrace;
+    stopping_ = true;
+    if (options_.stop_reader != nullptr) *options_.stop_reader = true;
+  }
+
+  RunStatistics statistics() const {
+    RunStatistics statistics = writer_.statistics();
+    statistics.num_read = num_read_ - writer_.num_discarded();
+    statistics.interrupted = stopping_ && (!reached_end_ || writer_.num_discarded() > 0);
+    return statistics;
+  }
+
+ private:
+  template <class Body>
+  void guarded(const Body& body) {
+    try {
+      body();
+    } catch (...) {
+      {
+        const std::lock_guard lock(mutex_);
+        if (!failure_) failure_ = std::current_exception();
+      }
+      stop();
+      queue_.cancel();
+      writer_.cancel();
+    }
+  }
+
+  void read() {
+    try {
+      for (int64_t sequence = 0; !stopping_; ++sequence) {
+        EngineBatch batch{.sequence = sequence, .records = {}};
+        if (!reader_.next(options_.batch_size, batch.records)) {
+          reached_end_ = !stopping_;
+          break;
+        }
+        const int64_t num_records = batch.records.num_records;
+        TESSERA_CHECK(num_records >= 1 && num_records <= options_.batch_size, num_records, options_.batch_size);
+        num_read_ += num_records;
+        const int64_t num_bytes = batch_bytes(batch.records);
+        queue_.push(std::move(batch), num_records, num_bytes);
+      }
+    } catch (const ProgrammerError&) {
+      throw;
+    } catch (...) {
+      read_failure_ = std::current_exception();  // what was read before is still answered
+    }
+    queue_.finish();
+  }
+
+  void work(Classifier& classifier) {
+    const int num_threads = options_.num_encode_threads > 0 ? options_.num_encode_threads : available_processors();
+    Worker worker(config_, encoder_, classifier,
+                  {.num_encode_threads = num_threads, .router_weights = options_.router_weights});
+    while (std::optional<EngineBatch> batch = queue_.pop()) {
+      if (!writer_.put(worker.label(*std::move(batch), [this] { return gave_up(); }))) return;
+    }
+  }
+
+  bool gave_up() const { return stopping_ && Clock::now() > stop_deadline_.load(); }
+
+  const ClassifierConfig& config_;
+  const TextEncoder* encoder_;
+  const EngineOptions& options_;
+  io::RecordReader& reader_;
+  BoundedQueue<EngineBatch> queue_;
+  OrderedWriter writer_;
+  std::atomic<size_t> num_working_;
+  std::atomic<bool> stopping_{false};
+  std::atomic<Clock::time_point> stop_deadline_{Clock::time_point::max()};
+  int64_t num_read_ = 0;  // the reader thread's until it has ended, as the two below
+  bool reached_end_ = false;
+  std::exception_ptr read_failure_;
+  std::mutex mutex_;
+  std::exception_ptr failure_;  // guarded by mutex_
+};
+
+}  // namespace
+
+Engine::Engine(std::shared_ptr<const Model> model, std::vector<std::unique_ptr<Classifier>> classifiers,
+               const EngineOptions& options)
+    : model_(std::move(model)), classifiers_(std::move(classifiers)), options_(options) {
+  TESSERA_CHECK(model_ != nullptr && !classifiers_.empty(), classifiers_.size());
+  TESSERA_CHECK(options.batch_size >= 0 && options.num_encode_threads >= 0, options.batch_size,
+                options.num_encode_threads);
+  if (options_.batch_size == 0) {
+    for (const auto& classifier : classifiers_) {
+      options_.batch_size = std::max(options_.batch_size, classifier->preferred_batch());
+    }
+    options_.batch_size = std::max<int64_t>(options_.batch_size, 1);
+  }
+  if (!model_->vocabulary.empty()) encoder_ = std::make_unique<TextEncoder>(*model_);
+}
+
+Engine::~Engine() = default;
+
+RunStatistics Engine::run(io::RecordReader& reader, ResultSink& sink, const std::stop_token& stop) {
+  const auto start = Clock::now();
+  Pipeline pipeline(model_->config, encoder_.get(), options_, reader, sink, classifiers_.size());
+  {
+    const std::stop_callback on_stop(stop, [&] { pipeline.stop(); });
+    pipeline.run(classifiers_);
+  }
+  RunStatistics statistics = pipeline.statistics();
+  statistics.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  check_counts(statistics);
+  return statistics;
+}
+
+}  // namespace tessera::classifier

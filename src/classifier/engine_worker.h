@@ -1,0 +1,80 @@
+// One worker of the engine: text to token ids, then the classifier, on one micro-batch at a time.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "io/records.h"
+#include "io/tokenizer.h"
+#include "io/vocabulary.h"
+#include "tessera/classifier/classifier.h"
+#include "tessera/classifier/model.h"
+#include "tessera/core/buffer.h"
+#include "tessera/core/thread_pool.h"
+
+namespace tessera::classifier {
+
+/// Text to ids as the model was trained. Thread-safe.
+class TextEncoder {
+ public:
+  explicit TextEncoder(const Model& model);
+  io::Tokenizer::Encoding encode(std::string_view text, std::span<int32_t> ids) const {
+    return tokenizer_.encode(text, vocabulary_, ids);
+  }
+
+ private:
+  io::Tokenizer tokenizer_;
+  io::Vocabulary vocabulary_;
+};
+
+/// A micro-batch on its way through the engine; `sequence` counts batches from 0.
+struct EngineBatch {
+  int64_t sequence = 0;
+  io::RecordBatch records;
+};
+
+/// What a worker made of a batch.
+struct LabelledBatch {
+  int64_t sequence = 0;
+  int64_t first_index = 0;
+  int64_t num_records = 0;
+  int64_t num_done = 0;             ///< less than num_records only after a stop: the rest was not labelled
+  std::vector<std::string> texts;   ///< [num_records] or empty
+  std::vector<std::string> errors;  ///< [num_records], empty = ok
+  Buffer<float> logits;             ///< [num_records, num_classes]
+  Buffer<float> router_weights;     ///< [num_records, num_experts] or empty
+  std::vector<io::Tokenizer::Encoding> encodings;  ///< [num_records] for text input, else empty
+};
+
+class Worker {
+ public:
+  struct Options {
+    int num_encode_threads = 1;
+    bool router_weights = false;
+  };
+
+  /// References are kept. `encoder` may be null where no text comes.
+  Worker(const ClassifierConfig& config, const TextEncoder* encoder, Classifier& classifier, const Options& options);
+
+  /// Labels `batch` in slices of the classifier's preferred batch; asks `give_up` before each and leaves the rest when
+  /// it says so. When memory runs out slices are halved, down to one sentence.
+  LabelledBatch label(EngineBatch batch, const std::function<bool()>& give_up);
+
+ private:
+  void encode_texts(io::RecordBatch& records, LabelledBatch& out);
+  void blank_failed_records(const std::vector<std::string>& errors, io::RecordBatch& records) const;
+  void run_slice(const io::RecordBatch& records, int64_t begin, int64_t count, LabelledBatch& out);
+  void describe_failure(const io::RecordBatch& records, int64_t i, RecordStatus status, LabelledBatch& out) const;
+
+  const ClassifierConfig& config_;
+  const TextEncoder* encoder_;
+  Classifier& classifier_;
+  Options options_;
+  ThreadPool encode_threads_;
+  int64_t slice_size_;
+  std::vector<RecordStatus> status_;
+};
+
+}  // namespace tessera::classifier
