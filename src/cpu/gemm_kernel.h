@@ -1,0 +1,32 @@
+// What a library of matrix products provides; PackedGemm (gemm.h) is the face of it.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "cpu/gemm.h"
+#include "tessera/core/buffer.h"
+
+namespace tessera::cpu {
+
+class GemmKernel {
+ public:
+  virtual ~GemmKernel() = default;
+  virtual size_t scratch_bytes() const = 0;
+  virtual size_t packed_bytes() const = 0;
+  virtual void run(const void* a, float* c, std::byte* scratch) const = 0;
+};
+
+std::unique_ptr<const GemmKernel> make_portable_gemm(const GemmSpec& spec, const WeightView& weights);
+
+/// nullptr in a build without oneDNN.
+std::unique_ptr<const GemmKernel> make_onednn_gemm(const GemmSpec& spec, const WeightView& weights);
+bool onednn_available();
+bool onednn_supports_bf16();
+std::string onednn_name();
+
+/// The weights as a dense [in_features, out_features] array.
+Buffer<float> dense_weights(const GemmSpec& spec, const WeightView& weights);
+
+}  // namespace tessera::cpu

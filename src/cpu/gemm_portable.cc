@@ -1,0 +1,92 @@
+// Blocked fp32 loops that the compiler vectorises. Weights are kept as panels of kPanel columns, [in_features, kPanel]
+// each, so that the inner loop reads them in order.
+#include <algorithm>
+
+#include "cpu/gemm_kernel.h"
+#include "cpu/vector_clones.h"
+#include "tessera/core/check.h"
+
+namespace tessera::cpu {
+namespace {
+
+constexpr int64_t kPanel = 32;  // two vectors of AVX-512, four of AVX2
+constexpr int64_t kRows = 4;    // rows that share one load of the weights; kRows * kPanel sums stay in registers
+// Products summed before they are added to C: a panel's part (kDepth * kPanel * 4 bytes = 32 KiB) stays in the
+// first-level cache, and short partial sums keep the rounding error of a long sum small.
+constexpr int64_t kDepth = 256;
+
+// c[kRows, columns] (+)= a[kRows, depth] x panel[depth, kPanel]; rows lie a_stride and c_stride apart.
+template <int64_t kNumRows>
+inline __attribute__((always_inline)) void multiply_panel(const float* a, int64_t a_stride, const float* panel,
+                                                          int64_t depth, float* c, int64_t c_stride, int64_t columns,
+                                                          bool add) {
+  float sums[kNumRows][kPanel] = {};
+  for (int64_t k = 0; k < depth; ++k) {
+    for (int64_t row = 0; row < kNumRows; ++row) {
+      const float factor = a[row * a_stride + k];
+      for (int64_t column = 0; column < kPanel; ++column) sums[row][column] += factor * panel[k * kPanel + column];
+    }
+  }
+  for (int64_t row = 0; row < kNumRows; ++row) {
+    for (int64_t column = 0; column < columns; ++column) {
+      const float before = add ? c[row * c_stride + column] : 0.0f;
+      c[row * c_stride + column] = before + sums[row][column];
+    }
+  }
+}
+
+TESSERA_VECTOR_CLONES void multiply(const float* a, const float* packed, float* c, int64_t rows, int64_t in_features,
+                                    int64_t out_features, bool accumulate) {
+  for (int64_t k_begin = 0; k_begin < in_features; k_begin += kDepth) {
+    const int64_t depth = std::min(kDepth, in_features - k_begin);
+    const bool add = accumulate || k_begin > 0;
+    for (int64_t out_begin = 0; out_begin < out_features; out_begin += kPanel) {
+      const int64_t columns = std::min(kPanel, out_features - out_begin);
+      const float* panel = packed + out_begin * in_features + k_begin * kPanel;
+      int64_t row = 0;
+      for (; row + kRows <= rows; row += kRows) {
+        multiply_panel<kRows>(a + row * in_features + k_begin, in_features, panel, depth,
+                              c + row * out_features + out_begin, out_features, columns, add);
+      }
+      for (; row < rows; ++row) {
+        multiply_panel<1>(a + row * in_features + k_begin, in_features, panel, depth,
+                          c + row * out_features + out_begin, out_features, columns, add);
+      }
+    }
+  }
+}
+
+class PortableGemm final : public GemmKernel {
+ public:
+  PortableGemm(const GemmSpec& spec, const WeightView& weights)
+      : spec_(spec),
+        packed_(static_cast<size_t>((spec.out_features + kPanel - 1) / kPanel * kPanel * spec.in_features)) {
+    const Buffer<float> dense = dense_weights(spec, weights);
+    float* out = packed_.data();
+    for (int64_t out_begin = 0; out_begin < spec.out_features; out_begin += kPanel) {
+      const int64_t columns = std::min(kPanel, spec.out_features - out_begin);
+      for (int64_t in = 0; in < spec.in_features; ++in, out += kPanel) {
+        std::fill(std::copy_n(dense.data() + in * spec.out_features + out_begin, columns, out), out + kPanel, 0.0f);
+      }
+    }
+  }
+
+  size_t scratch_bytes() const override { return 0; }
+  size_t packed_bytes() const override { return packed_.size() * sizeof(float); }
+  void run(const void* a, float* c, std::byte* /*scratch*/) const override {
+    multiply(static_cast<const float*>(a), packed_.data(), c, spec_.rows, spec_.in_features, spec_.out_features,
+             spec_.accumulate);
+  }
+
+ private:
+  GemmSpec spec_;
+  Buffer<float> packed_;  // [ceil(out_features / kPanel), in_features, kPanel], zero beyond out_features
+};
+
+}  // namespace
+
+std::unique_ptr<const GemmKernel> make_portable_gemm(const GemmSpec& spec, const WeightView& weights) {
+  return std::make_unique<PortableGemm>(spec, weights);
+}
+
+}  // namespace tessera::cpu
