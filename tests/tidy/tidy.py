@@ -178,7 +178,8 @@ def dead_files(paths, read):
             tail = "/".join(path.parts[1:])
             alive = any(f'"{tail}"' in text or f'"{path.name}"' in text or f'/{path.name}"' in text for text in others)
         elif path.suffix == ".sh" or path.parts[0] == "scripts" or path.parts[0] == "docs":
-            alive = any(path.name in text for text in others)
+            picture = path.stem + ".svg"  # a drawing script lives by its picture
+            alive = any(path.name in text or picture in text for text in others)
         else:
             alive = True
         if not alive:
