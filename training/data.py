@@ -5,8 +5,6 @@ the naive-Bayes log-count ratio, the hand-written valence, and the word's role
 (negation, intensifier, ...). Words that the training text never contains keep these.
 """
 
-import math
-
 import torch
 
 from tokenizer import PAD_ID, PAD_TOKEN, UNKNOWN_TOKEN, encode, tokenize
@@ -203,5 +201,5 @@ def append_full_stop(ids, full_stop_id, rate, generator):
 def split_folds(num_sentences, num_folds, seed):
     """int64 [num_folds, num_sentences // num_folds]: held-out sentences of each fold."""
     generator = torch.Generator().manual_seed(seed)
-    size = math.floor(num_sentences / num_folds)
+    size = num_sentences // num_folds
     return torch.randperm(num_sentences, generator=generator)[: size * num_folds].view(num_folds, size)

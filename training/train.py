@@ -241,7 +241,7 @@ def report(name, model, corpus, held_out, full_stop_id):
     ids, labels = corpus.ids[held_out], corpus.labels[held_out]
     logits, router = model.predict(ids.repeat_interleave(seeds, 0))
     repeated = labels.repeat_interleave(seeds, 0)
-    stopped = data.append_full_stop(ids, full_stop_id, 2.0, None).repeat_interleave(seeds, 0)
+    stopped = data.append_full_stop(ids, full_stop_id, 1.0, None).repeat_interleave(seeds, 0)
     stopped_logits, _ = model.predict(stopped)
     ensemble = logits.softmax(-1).unflatten(0, (num_groups, seeds)).mean(1)
     temperature = fit_temperature(logits.flatten(0, 1), repeated.flatten())
