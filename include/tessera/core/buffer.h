@@ -7,6 +7,7 @@
 #include <new>
 #include <span>
 #include <type_traits>
+#include <utility>
 
 #include "tessera/core/check.h"
 
@@ -28,6 +29,14 @@ class Buffer {
     const size_t bytes = (size * sizeof(T) + kHostAlignment - 1) / kHostAlignment * kHostAlignment;
     data_.reset(static_cast<T*>(std::aligned_alloc(kHostAlignment, bytes)));
     if (!data_) throw std::bad_alloc();
+  }
+
+  /// What is moved from is empty, so that it can be tested and filled again.
+  Buffer(Buffer&& other) noexcept : data_(std::move(other.data_)), size_(std::exchange(other.size_, 0)) {}
+  Buffer& operator=(Buffer&& other) noexcept {
+    data_ = std::move(other.data_);
+    size_ = std::exchange(other.size_, 0);
+    return *this;
   }
 
   T* data() { return data_.get(); }

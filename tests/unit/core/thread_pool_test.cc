@@ -1,0 +1,99 @@
+#include "tessera/core/thread_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <mutex>
+#include <set>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#include "tessera/core/check.h"
+
+namespace tessera {
+namespace {
+
+TEST(ThreadPool, EveryItemOnceWithAValidWorker) {
+  for (const int num_threads : {1, 2, 3, 8}) {
+    ThreadPool pool(num_threads);
+    ASSERT_EQ(pool.num_threads(), num_threads);
+    for (const int64_t num_items : {0, 1, 2, 7, 8, 9, 1000}) {
+      std::vector<std::atomic<int>> visits(static_cast<size_t>(num_items));
+      pool.run(num_items, [&](int64_t item, int worker) {
+        ASSERT_TRUE(worker >= 0 && worker < num_threads) << worker;
+        ++visits[static_cast<size_t>(item)];
+      });
+      for (const auto& count : visits) ASSERT_EQ(count.load(), 1) << num_threads << " threads, " << num_items;
+    }
+  }
+}
+
+TEST(ThreadPool, WorkersRunAtTheSameTime) {
+  ThreadPool pool(3);
+  std::atomic<int> num_waiting{0};
+  std::mutex mutex;
+  std::set<int> workers;
+  std::set<std::thread::id> threads;
+  pool.run(3, [&](int64_t, int worker) {
+    ++num_waiting;
+    while (num_waiting < 3) std::this_thread::yield();  // each of the three holds one worker until all have come
+    const std::lock_guard lock(mutex);
+    workers.insert(worker);
+    threads.insert(std::this_thread::get_id());
+  });
+  EXPECT_EQ(workers, (std::set<int>{0, 1, 2}));
+  EXPECT_EQ(threads.size(), 3u);
+  EXPECT_TRUE(threads.contains(std::this_thread::get_id()));
+}
+
+TEST(ThreadPool, AnExceptionStopsTheRunAndThePoolGoesOn) {
+  for (const int num_threads : {1, 4}) {
+    ThreadPool pool(num_threads);
+    for (int round = 0; round < 50; ++round) {
+      std::atomic<int64_t> num_done{0};
+      try {
+        pool.run(1'000'000, [&](int64_t item, int) {
+          if (item == 5) throw std::runtime_error("item 5");
+          ++num_done;
+        });
+        FAIL() << "nothing was thrown";
+      } catch (const std::runtime_error& error) {
+        ASSERT_STREQ(error.what(), "item 5");
+      }
+      ASSERT_LT(num_done.load(), 999'999);
+      std::atomic<int64_t> sum{0};
+      pool.run(10, [&](int64_t item, int) { sum += item; });
+      ASSERT_EQ(sum.load(), 45);
+    }
+  }
+}
+
+TEST(ThreadPool, WhenAllThrowOneIsReported) {
+  ThreadPool pool(4);
+  EXPECT_THROW(pool.run(100, [](int64_t, int) { throw std::out_of_range("each"); }), std::out_of_range);
+}
+
+TEST(ThreadPool, WritesOfTheItemsAreSeenAfterTheRun) {
+  ThreadPool pool(4);
+  std::vector<int64_t> values(10'000);
+  for (int round = 0; round < 100; ++round) {
+    pool.run(10'000, [&](int64_t item, int) { values[static_cast<size_t>(item)] += item; });
+  }
+  for (size_t i = 0; i < values.size(); ++i) ASSERT_EQ(values[i], static_cast<int64_t>(100 * i));
+}
+
+TEST(ThreadPool, BrokenContractsAreReported) {
+  EXPECT_THROW(ThreadPool(0), ProgrammerError);
+  ThreadPool pool(2);
+  EXPECT_THROW(pool.run(-1, [](int64_t, int) {}), ProgrammerError);
+  EXPECT_THROW(pool.run(1, [&](int64_t, int) { pool.run(1, [](int64_t, int) {}); }), ProgrammerError);
+}
+
+TEST(ThreadPool, AvailableProcessorsIsTheAffinityMask) {
+  EXPECT_GE(available_processors(), 1);
+  EXPECT_LE(available_processors(), static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+}  // namespace
+}  // namespace tessera
