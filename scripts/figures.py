@@ -6,6 +6,8 @@ A figure stands between markers and names the file and member it comes from, and
 
   figures.py            rewrites the documents and the pictures
   figures.py --check    changes nothing; fails where a document disagrees with the results or states an unmarked figure
+A whole table names a member with "columns" and "rows":
+  <!--table bench/results/training.json#around_the_shipped-->...<!--/table-->
 A figure from elsewhere is allowed on a line that names its source: <!--source: ...-->
 """
 import argparse
@@ -17,6 +19,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MARKER = re.compile(r"<!--fig (\S+)#(\S+) (\S+)-->(.*?)<!--/fig-->", re.S)
+TABLE = re.compile(r"<!--table (\S+)#(\S+)-->(.*?)<!--/table-->", re.S)
 # What counts as a performance or accuracy figure in running text.
 CLAIM = re.compile(r"\d[\d,.]*\s*(?:%|(?:[kM]?\s?sentences|[kMGT]?FLOP|[kMGT]?B)/s)")
 
@@ -27,20 +30,31 @@ def documents():
     return [ROOT / line for line in listing.splitlines() if (ROOT / line).is_file()]
 
 
-def figure(file, member, form):
+def result(file, member):
     value = json.loads((ROOT / file).read_text())
     for key in member.split("."):
         value = value[int(key)] if isinstance(value, list) else value[key]
-    return format(value, "" if form == "s" else form)
+    return value
+
+
+def figure(file, member, form):
+    return format(result(file, member), "" if form == "s" else form)
+
+
+def table(file, member):
+    content = result(file, member)
+    rows = [content["columns"], ["---"] * len(content["columns"]), *content["rows"]]
+    return "".join("| " + " | ".join(str(cell) for cell in row) + " |\n" for row in rows)
 
 
 def filled_in(text):
+    text = TABLE.sub(lambda m: f"<!--table {m[1]}#{m[2]}-->\n{table(m[1], m[2])}<!--/table-->", text)
     return MARKER.sub(lambda m: f"<!--fig {m[1]}#{m[2]} {m[3]}-->{figure(m[1], m[2], m[3])}<!--/fig-->", text)
 
 
 def unmarked_claims(text):
     """Lines that state a figure outside markers, code blocks and lines that name a source."""
-    plain = re.sub(r"```.*?```", lambda m: "\n" * m[0].count("\n"), MARKER.sub("", text), flags=re.S)
+    plain = re.sub(r"```.*?```", lambda m: "\n" * m[0].count("\n"), TABLE.sub("", MARKER.sub("", text)), flags=re.S)
     return [(number, line.strip()) for number, line in enumerate(plain.splitlines(), 1)
             if CLAIM.search(line) and "<!--source:" not in line]
 

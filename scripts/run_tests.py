@@ -101,7 +101,7 @@ def stage_cli(tally):
 
 
 def run_unittest(tally, folder, env):
-    code, output = run([sys.executable, "-m", "unittest", "discover", "-v", "-s", folder, "-p", "*_test.py"], env=env)
+    code, output = run([sys.executable, "-m", "unittest", "discover", "-v", "-s", folder, "-p", "*test*.py"], env=env)
     ran = re.search(r"^Ran (\d+) tests?", output, re.M)
     if ran is None or int(ran[1]) == 0:
         tally.add(False, f"{folder}: ran no test", output)

@@ -1,6 +1,6 @@
 """Writes a trained student as a checkpoint folder that the C++ loader reads.
 
-    python3 training/export.py --checkpoint run/student.pt --output models/movie-reviews \\
+    python3 training/export.py --student run --output models/movie-reviews \\
         --temperature 0.9 [--evaluate dev.tsv]
 
 fp16 safetensors, config.json and vocab.txt. `--evaluate` reads the folder back and runs
@@ -21,9 +21,8 @@ from tokenizer import encode, tokenize
 FP16_MAX = 65504
 
 
-def write_checkpoint(folder, checkpoint, temperature):
-    config, vocabulary = checkpoint["model_config"], list(checkpoint["vocabulary"])
-    tensors = dict(checkpoint["tensors"])
+def write_checkpoint(folder, student, tensors, temperature):
+    config, vocabulary = student["model_config"], student["vocabulary"]
     # Dividing the logits by the temperature calibrates the probabilities; labels stay.
     for name in ("output.weight", "output.bias"):
         tensors[name] = tensors[name] / temperature
@@ -109,13 +108,14 @@ def evaluate(folder, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=pathlib.Path, required=True, help="student.pt")
+    parser.add_argument("--student", type=pathlib.Path, required=True, help="output folder of `train.py fit`")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="checkpoint folder")
     parser.add_argument("--temperature", type=float, default=1.0, help="from `train.py evaluate`")
     parser.add_argument("--evaluate", help="lines `sentence<TAB>label`")
     args = parser.parse_args()
-    checkpoint = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
-    write_checkpoint(args.output, checkpoint, args.temperature)
+    student = json.loads((args.student / "student.json").read_text("utf-8"))
+    tensors = load_file(args.student / "student.safetensors")
+    write_checkpoint(args.output, student, tensors, args.temperature)
     if args.evaluate:
         evaluate(args.output, args.evaluate)
 

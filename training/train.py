@@ -1,7 +1,7 @@
 """Trains the movie-review classifier.
 
-    train.py evaluate ...   cross-validates teachers and distilled students on the training file
-    train.py fit ...        trains teachers on all of it, distils one student, saves student.pt
+    train.py fit ...        trains teachers on all of it, distils one student, saves the student
+    train.py fit ...        trains teachers on all of it, distils one student, saves student.safetensors and student.json
 
 Stage 1: several teachers per group of sentences, from the labels. Stage 2: the teachers of a
 group label augmented sentences; a student of the same family learns from those and the labels.
@@ -17,6 +17,7 @@ import pathlib
 import time
 
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional
 
 import data
@@ -278,14 +279,14 @@ def fit(args, model_config, config, generator):
     groups = make_groups(corpus, everything, model_config, config)
     teachers = train_teachers(corpus, groups, args, model_config, config, generator)
     student = distil(teachers, corpus, groups, args, model_config, config, generator)
-    checkpoint = {
+    description = {
         "model_config": model_config.as_dict(),
         "train_config": dataclasses.asdict(config),
-        "vocabulary": corpus.vocabulary,
-        "tensors": student.export_tensors(),
+        "vocabulary": list(corpus.vocabulary),
     }
     args.output.mkdir(parents=True, exist_ok=True)
-    torch.save(checkpoint, args.output / "student.pt")
+    (args.output / "student.json").write_text(json.dumps(description), "utf-8")
+    save_file(student.export_tensors(), args.output / "student.safetensors")
 
 
 def apply_settings(settings, *configs):
@@ -304,7 +305,7 @@ def parse_arguments():
     parser.add_argument("command", choices=("evaluate", "fit"))
     parser.add_argument("--train", required=True, help="lines `sentence<TAB>label`")
     parser.add_argument("--lexicon", help="lines `word<TAB>valence`")
-    parser.add_argument("--output", type=pathlib.Path, default="run", help="folder for student.pt")
+    parser.add_argument("--output", type=pathlib.Path, default="run", help="folder for the student")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folds", type=int, default=10)
