@@ -2,6 +2,10 @@
 add_library(tessera_flags INTERFACE)
 target_compile_options(tessera_flags INTERFACE
   -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wnon-virtual-dtor -Woverloaded-virtual -Wimplicit-fallthrough -Werror)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  # GCC 12 sees overlaps in std::string's own code: https://gcc.gnu.org/bugzilla/show_bug.cgi?id=105651
+  target_compile_options(tessera_flags INTERFACE -Wno-restrict)
+endif()
 # A product and a sum fused by the compiler would round differently from target to target.
 target_compile_options(tessera_flags INTERFACE -ffp-contract=off)
 if(TESSERA_SANITIZE)
