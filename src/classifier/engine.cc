@@ -157,6 +157,12 @@ Engine::Engine(std::shared_ptr<const Model> model, std::vector<std::unique_ptr<C
 
 Engine::~Engine() = default;
 
+std::string Engine::description() const {
+  std::string text;
+  for (const auto& classifier : classifiers_) text += (text.empty() ? "" : "\n") + classifier->description();
+  return text;
+}
+
 RunStatistics Engine::run(io::RecordReader& reader, ResultSink& sink, const std::stop_token& stop) {
   const auto start = Clock::now();
   Pipeline pipeline(model_->config, encoder_.get(), options_, reader, sink, classifiers_.size());

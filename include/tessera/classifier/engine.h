@@ -107,6 +107,8 @@ class Engine {
   RunStatistics run(io::RecordReader& reader, ResultSink& sink, const std::stop_token& stop = {});
 
   int64_t batch_size() const { return options_.batch_size; }
+  /// Of each classifier, one line each.
+  std::string description() const;
 
  private:
   std::shared_ptr<const Model> model_;

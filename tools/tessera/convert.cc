@@ -1,0 +1,100 @@
+// tessera convert: the school's files and checkpoints.
+#include <cstdio>
+#include <memory>
+#include <string>
+
+#include "classifier/school_format.h"
+#include "commands.h"
+#include "exit_codes.h"
+#include "tessera/classifier/config.h"
+#include "tessera/classifier/model.h"
+#include "tessera/core/check.h"
+#include "tessera/core/error.h"
+#include "write_options.h"
+
+namespace tessera::cli {
+
+namespace {
+
+constexpr const char* kFooter =
+    "Examples:\n"
+    "  tessera convert --params params.bin --embedding embedding.bin --vocab vocab.txt --preset apws25 --output model\n"
+    "  tessera convert --model model --to-school school\n"
+    "  tessera convert --model model --ids inputs.bin --to-embeddings input_embeddings.bin\n"
+    "The school's format: params.bin, headerless fp32, weight then bias of conv 0.., experts 0.., router, linear 0.. "
+    "(the\n"
+    "last one is the output layer), 547,481,624 bytes for apws25; embedding.bin, fp32 [vocabulary, channels]; "
+    "vocab.txt, a\n"
+    "word a line; input_embeddings.bin, fp32 [N, channels, positions]. Sizes are checked to the byte.";
+
+struct Options {
+  std::string params;
+  std::string embedding;
+  std::string vocabulary;
+  std::string preset;
+  std::string config;
+  std::string output;
+  std::string dtype = "f32";
+  std::string model;
+  std::string to_school;
+  std::string ids;
+  std::string to_embeddings;
+};
+
+int from_school(const Options& options) {
+  if (options.output.empty()) throw Error("convert", "--params without --output", "--output DIR for the checkpoint");
+  const DType dtype = parse_dtype(options.dtype);
+  const classifier::ClassifierConfig config = read_config(options.preset, options.config);
+  classifier::Model model = classifier::read_school_model(
+      config, {.params = options.params, .embedding = options.embedding, .vocabulary = options.vocabulary});
+  classifier::save_model(options.output, model, dtype);
+  std::fprintf(stderr, "tessera: wrote the checkpoint %s%s\n", escaped(options.output).c_str(),
+               options.embedding.empty() ? " (without --embedding it takes embeddings only)" : "");
+  return kAllOk;
+}
+
+int from_checkpoint(const Options& options) {
+  if (!options.to_embeddings.empty() && options.ids.empty()) {
+    throw Error("convert", "--to-embeddings without --ids", "--ids FILE with the token ids to look up");
+  }
+  classifier::Model model = classifier::load_model(options.model);
+  if (!options.to_school.empty()) {
+    classifier::write_school_model(options.to_school, model);
+    std::fprintf(stderr, "tessera: wrote the school's files to %s\n", escaped(options.to_school).c_str());
+  }
+  if (!options.to_embeddings.empty()) {
+    const int64_t count = classifier::write_embeddings(model, options.ids, options.to_embeddings);
+    std::fprintf(stderr, "tessera: wrote the embeddings of %lld records to %s\n", static_cast<long long>(count),
+                 escaped(options.to_embeddings).c_str());
+  }
+  return kAllOk;
+}
+
+int convert(const Options& options) {
+  const bool has_target = !options.to_school.empty() || !options.to_embeddings.empty();
+  if (!options.params.empty() && options.model.empty() && !has_target) return from_school(options);
+  if (options.params.empty() && !options.model.empty() && has_target) return from_checkpoint(options);
+  throw Error("convert", "another combination of options",
+              "--params FILE --output DIR, or --model DIR with --to-school DIR or --to-embeddings FILE");
+}
+
+}  // namespace
+
+Command add_convert(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  app.add_option("--params", options->params, "The school's params.bin to read");
+  app.add_option("--embedding", options->embedding, "Its embedding table, for token ids and text");
+  app.add_option("--vocab", options->vocabulary, "Its vocabulary, for text");
+  app.add_option("--preset", options->preset, "Sizes of its model: apws25 or small");
+  app.add_option("--config", options->config, "Or sizes from a config.json");
+  app.add_option("--output", options->output, "Checkpoint directory to write");
+  app.add_option("--dtype", options->dtype, "Weights of the checkpoint: f32, f16 or bf16")->capture_default_str();
+  app.add_option("--model", options->model, "Checkpoint directory to read");
+  app.add_option("--to-school", options->to_school, "Directory for params.bin, embedding.bin, vocab.txt");
+  app.add_option("--ids", options->ids, "Token ids, int32 [N, sequence length]");
+  app.add_option("--to-embeddings", options->to_embeddings, "File for the embeddings of these ids");
+  app.footer(kFooter);
+  return [options] { return convert(*options); };
+}
+
+}  // namespace tessera::cli

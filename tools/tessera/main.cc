@@ -1,0 +1,88 @@
+// tessera: labels sentences with a mixture-of-experts classifier, and looks after its models.
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "commands.h"
+#include "exit_codes.h"
+#include "tessera/core/check.h"
+#include "tessera/core/error.h"
+
+namespace {
+
+using namespace tessera::cli;
+
+constexpr const char* kDescription =
+    "Labels sentences with a mixture-of-experts text classifier.\n"
+    "Results go to standard output or a file, everything else to standard error.";
+
+constexpr const char* kFooter =
+    "Examples:\n"
+    "  tessera classify --model models/movie-reviews --text \"Tender, funny and beautifully acted.\"\n"
+    "  tessera classify --model models/movie-reviews --input reviews.csv --output labels.jsonl\n"
+    "  tessera synth --preset apws25 --seed 1 --output full-size\n"
+    "  tessera doctor\n"
+    "Exit codes: 0 all ok; 1 some records failed or differ; 2 usage, files or configuration; 4 incomplete;\n"
+    "130 interrupted (143 by SIGTERM); 141 standard output was closed. `tessera COMMAND --help` says more.";
+
+int fail(int exit_code, const std::string& message) {
+  std::fprintf(stderr, "tessera: error: %s\n", message.c_str());
+  return exit_code;
+}
+
+int run_command(int argc, char** argv) {
+  CLI::App app(kDescription, "tessera");
+  app.footer(kFooter);
+  app.set_version_flag("--version", std::string("tessera " TESSERA_VERSION));
+  app.require_subcommand(1);
+  std::vector<std::pair<CLI::App*, Command>> commands;
+  const auto add = [&](const char* name, const char* description, Command (*add_command)(CLI::App&)) {
+    CLI::App* command = app.add_subcommand(name, description);
+    commands.emplace_back(command, add_command(*command));
+  };
+  add("classify", "Label text, token ids or embeddings", add_classify);
+  add("evaluate", "Label sentences whose labels are known and print the accuracy", add_evaluate);
+  add("verify", "Compare results with an answers file or with the fp64 oracle", add_verify);
+  add("convert", "Between the school's format and a checkpoint; token ids to embeddings", add_convert);
+  add("synth", "Write a synthetic model of any size, and inputs for it", add_synth);
+  add("doctor", "Say what this machine offers and run a small model against the oracle", add_doctor);
+  if (argc > 1 && argv[1][0] != '-' && app.get_subcommand_no_throw(argv[1]) == nullptr) {
+    throw tessera::Error("command", "'" + tessera::escaped(argv[1]) + "'", "one of those that tessera --help lists");
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& wanted) {  // --help, --version
+    return app.exit(wanted);
+  } catch (const CLI::ParseError& error) {
+    return fail(kUsage, std::string(error.what()) + " (tessera --help)");
+  }
+  for (const auto& [parsed, command] : commands) {
+    if (parsed->parsed()) return command();
+  }
+  return kUsage;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of write, which has an exit code of its own
+  try {
+    return run_command(argc, argv);
+  } catch (const Interrupted& interrupted) {
+    return fail(interrupted.exit_code(), interrupted.what());
+  } catch (const ClosedPipe&) {
+    return kClosedPipe;
+  } catch (const Incomplete& error) {
+    return fail(kIncomplete, error.what());
+  } catch (const tessera::Error& error) {
+    return fail(kUsage, error.what());
+  } catch (const std::bad_alloc&) {
+    return fail(kUsage, "memory: too little for this model on this machine");
+  } catch (const std::exception& error) {
+    return fail(kIncomplete, std::string("internal: ") + error.what());
+  }
+}

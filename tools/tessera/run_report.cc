@@ -1,0 +1,88 @@
+#include "run_report.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "exit_codes.h"
+#include "output.h"
+#include "tessera/core/error.h"
+#include "tessera/core/thread_pool.h"
+
+namespace tessera::cli {
+
+namespace {
+
+constexpr size_t kShownFailures = 20;
+
+// Set before main runs: what the command took in all, start-up included.
+const auto process_start = std::chrono::steady_clock::now();
+
+long long as_long(int64_t value) { return value; }
+
+}  // namespace
+
+void print_failures(const classifier::RunStatistics& statistics) {
+  if (statistics.num_failed == 0) return;
+  std::fprintf(stderr, "tessera: %lld of %lld records failed:\n", as_long(statistics.num_failed),
+               as_long(statistics.num_read));
+  const size_t shown = std::min(statistics.failed.size(), kShownFailures);
+  for (size_t i = 0; i < shown; ++i) {
+    std::fprintf(stderr, "  [%lld] %s\n", as_long(statistics.failed[i].index), statistics.failed[i].error.c_str());
+  }
+  const int64_t more = statistics.num_failed - static_cast<int64_t>(shown);
+  if (more > 0) std::fprintf(stderr, "  and %lld more\n", as_long(more));
+}
+
+void print_statistics(const classifier::RunStatistics& statistics) {
+  std::fprintf(stderr, "tessera: %lld records read, %lld labelled, %lld failed%s\n", as_long(statistics.num_read),
+               as_long(statistics.num_ok), as_long(statistics.num_failed),
+               statistics.interrupted ? "; interrupted before the end of the input" : "");
+  if (statistics.num_words > 0) {
+    std::fprintf(stderr, "tessera: %lld sentences truncated, %lld of %lld words unknown\n",
+                 as_long(statistics.num_truncated), as_long(statistics.num_unknown), as_long(statistics.num_words));
+  }
+  std::fprintf(stderr, "tessera: %.2f s, %.0f sentences/s\n", statistics.seconds, statistics.rate());
+}
+
+void write_statistics(const std::string& path, const classifier::RunStatistics& statistics, int num_threads,
+                      const std::vector<std::pair<std::string, double>>& more) {
+  const std::chrono::duration<double> process_seconds = std::chrono::steady_clock::now() - process_start;
+  nlohmann::ordered_json json = {
+      {"records_read", statistics.num_read},
+      {"records_ok", statistics.num_ok},
+      {"records_failed", statistics.num_failed},
+      {"sentences_truncated", statistics.num_truncated},
+      {"words", statistics.num_words},
+      {"words_unknown", statistics.num_unknown},
+      {"interrupted", statistics.interrupted},
+      {"seconds", statistics.seconds},
+      {"sentences_per_second", statistics.rate()},
+      {"process_seconds", process_seconds.count()},
+      {"peak_memory_bytes", peak_memory_bytes()},
+      {"threads", num_threads > 0 ? num_threads : available_processors()},
+  };
+  for (const auto& [name, value] : more) json[name] = value;
+  try {
+    Output output(path);
+    output.write(json.dump(2) + "\n");
+    output.commit();
+  } catch (const Error& error) {
+    throw Incomplete(error.what());  // the run is over: this is no error of usage any more
+  }
+}
+
+int exit_code_of(const classifier::RunStatistics& statistics) {
+  return statistics.num_failed > 0 ? kSomeFailed : kAllOk;
+}
+
+int64_t peak_memory_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return int64_t{usage.ru_maxrss} * 1024;
+}
+
+}  // namespace tessera::cli

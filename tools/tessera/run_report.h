@@ -1,0 +1,30 @@
+// What a run tells on standard error when it is over, and the same for programs as JSON.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tessera/classifier/engine.h"
+
+namespace tessera::cli {
+
+/// The first failed records, one a line, and their number.
+void print_failures(const classifier::RunStatistics& statistics);
+
+/// Counts, truncated sentences, unknown words, seconds, rate.
+void print_statistics(const classifier::RunStatistics& statistics);
+
+/// Writes the statistics as a JSON object: counts, seconds, sentences_per_second, process_seconds (since the start of
+/// the command), peak_memory_bytes, threads, and what `more` adds.
+void write_statistics(const std::string& path, const classifier::RunStatistics& statistics, int num_threads,
+                      const std::vector<std::pair<std::string, double>>& more = {});
+
+/// kAllOk or kSomeFailed.
+int exit_code_of(const classifier::RunStatistics& statistics);
+
+/// The largest resident size of this process so far.
+int64_t peak_memory_bytes();
+
+}  // namespace tessera::cli

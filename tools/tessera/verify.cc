@@ -1,0 +1,244 @@
+// tessera verify: are these logits the right ones?
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "commands.h"
+#include "comparison.h"
+#include "exit_codes.h"
+#include "float_file.h"
+#include "interrupt.h"
+#include "model_options.h"
+#include "output.h"
+#include "progress.h"
+#include "record_sample.h"
+#include "run_report.h"
+#include "tessera/classifier/engine.h"
+#include "tessera/core/check.h"
+#include "tessera/core/error.h"
+
+namespace tessera::cli {
+
+namespace {
+
+using classifier::InputKind;
+using classifier::Model;
+
+constexpr const char* kFooter =
+    "Examples:\n"
+    "  tessera verify --outputs outputs.bin --answers answers.bin --precision fp16\n"
+    "  tessera verify --model full-size --ids inputs.bin --answers answers.bin\n"
+    "  tessera verify --model full-size --ids inputs.bin --against oracle --sample 8 --precision bf16\n"
+    "Files of logits are fp32 [N, classes]. Two rules are applied to every logit o and its answer a:\n"
+    "  ours      |o - a| <= t max(1, |a|), t = 1e-3 for fp32, 2e-2 for fp16, 0.15 for bf16\n"
+    "  school's  min(|o - a|, |o - a| / |a|) <= t, t = 1e-3 for fp32, 5e-2 for 16-bit\n"
+    "A value that is not finite breaks both. The exit code is 0 when --rule holds everywhere, else 1.";
+
+struct Options {
+  ModelOptions model;
+  std::string outputs;
+  std::string answers;
+  std::string ids;
+  std::string embeddings;
+  std::string text;
+  std::string against = "answers";
+  std::string rule = "ours";
+  int64_t num_classes = 2;
+  int64_t sample_size = 16;
+  bool quiet = false;
+};
+
+/// Keeps the logits: [num_records, num_classes].
+class LogitsSink : public classifier::ResultSink {
+ public:
+  explicit LogitsSink(Progress& progress) : progress_(progress) {}
+  void write(const classifier::RecordResult& result) override {
+    logits_.insert(logits_.end(), result.logits.begin(), result.logits.end());
+  }
+  void end_batch(int64_t num_written) override { progress_.update(num_written); }
+  std::vector<float> take() { return std::move(logits_); }
+
+ private:
+  Progress& progress_;
+  std::vector<float> logits_;
+};
+
+InputKind input_kind(const Options& options) {
+  return options.embeddings.empty() ? InputKind::ids : InputKind::embeddings;
+}
+
+std::unique_ptr<io::RecordReader> open_reader(const Options& options, const Model& model) {
+  io::RecordSource source;
+  source.sequence_length = model.config.sequence_length;
+  source.embedding_size = model.config.embedding_size;
+  if (!options.ids.empty()) {
+    source.format = io::InputFormat::ids;
+    source.path = options.ids;
+  } else if (!options.embeddings.empty()) {
+    source.format = io::InputFormat::embeddings;
+    source.path = options.embeddings;
+  } else {
+    source.format = io::InputFormat::text;
+    source.path = options.text;
+  }
+  return io::open_records(source);
+}
+
+/// The logits of every record; those of a failed one are NaN. An interrupted run ends the command.
+std::vector<float> run_model(const std::shared_ptr<const Model>& model, const ModelOptions& model_options,
+                             const Options& options, io::RecordReader& reader) {
+  std::vector<std::unique_ptr<classifier::Classifier>> classifiers;
+  classifiers.push_back(make_classifier(model, model_options, input_kind(options)));
+  classifier::EngineOptions engine_options;
+  engine_options.batch_size = model_options.batch_size;
+  engine_options.num_encode_threads = model_options.num_threads;
+  classifier::Engine engine(model, std::move(classifiers), engine_options);
+  const InterruptGuard interrupt;
+  Progress progress(!options.quiet, reader);
+  LogitsSink sink(progress);
+  const classifier::RunStatistics statistics = engine.run(reader, sink, interrupt.token());
+  if (statistics.interrupted) throw Interrupted(interrupt.signal());
+  print_failures(statistics);
+  if (!options.quiet) {
+    std::fprintf(stderr, "tessera: %s\n", engine.description().c_str());
+    print_statistics(statistics);
+  }
+  return sink.take();
+}
+
+struct Logits {
+  std::vector<float> outputs;    ///< [num_records, num_classes]
+  std::vector<float> answers;    ///< the same
+  std::vector<int64_t> indices;  ///< [num_records], in the input
+  int64_t num_classes = 0;
+};
+
+Logits outputs_and_answers(const Options& options) {
+  Logits logits;
+  logits.num_classes = options.num_classes;
+  if (options.outputs.empty()) {
+    const auto model = load_model(options.model);
+    logits.num_classes = model->config.num_classes;
+    logits.answers = read_float_file(options.answers, logits.num_classes);
+    logits.outputs = run_model(model, options.model, options, *open_reader(options, *model));
+  } else {
+    logits.answers = read_float_file(options.answers, logits.num_classes);
+    logits.outputs = read_float_file(options.outputs, logits.num_classes);
+  }
+  if (logits.outputs.size() != logits.answers.size()) {
+    const size_t num_classes = static_cast<size_t>(logits.num_classes);
+    throw Error(escaped(options.answers), str_cat(logits.answers.size() / num_classes, " records"),
+                str_cat(logits.outputs.size() / num_classes, ", as many as there are outputs"));
+  }
+  logits.indices.resize(logits.answers.size() / static_cast<size_t>(logits.num_classes));
+  std::iota(logits.indices.begin(), logits.indices.end(), int64_t{0});
+  return logits;
+}
+
+Logits outputs_and_oracle(const Options& options) {
+  const auto model = load_model(options.model);
+  RecordSample sample = take_sample(*open_reader(options, *model), options.sample_size, model->config);
+  Logits logits;
+  logits.num_classes = model->config.num_classes;
+  logits.outputs = run_model(model, options.model, options, *sample.reader());
+  ModelOptions oracle = options.model;
+  oracle.precision = "fp64";
+  logits.answers = run_model(model, oracle, options, *sample.reader());
+  logits.indices = sample.indices;
+  return logits;
+}
+
+std::string row_text(const std::vector<float>& values, int64_t row, int64_t num_classes) {
+  std::string text = "[";
+  char number[32];
+  for (int64_t i = 0; i < num_classes; ++i) {
+    std::snprintf(number, sizeof(number), "%s%.6g", i == 0 ? "" : ", ",
+                  static_cast<double>(values[static_cast<size_t>(row * num_classes + i)]));
+    text += number;
+  }
+  return text + "]";
+}
+
+std::string report(const Logits& logits, const Comparison& result, const Tolerance& tolerance) {
+  std::string text = str_cat("compared      ", result.num_records, " records of ", result.num_classes, " logits\n");
+  text += str_cat("our rule      ", result.num_over_ours, " values over ", tolerance.ours, " max(1, |a|)\n");
+  text += str_cat("school's rule ", result.num_over_school, " values over ", tolerance.school, "\n");
+  text += str_cat("not finite    ", result.num_not_finite, " values\n");
+  text += str_cat("same label    ", result.num_same_label, " of ", result.num_records, "\n");
+  text += str_cat("difference    at most ", result.max_difference, ", ", result.mean_difference, " on average\n");
+  for (const WorstRecord& worst : result.worst) {
+    text += str_cat("  record ", logits.indices[static_cast<size_t>(worst.record)], ": got ",
+                    row_text(logits.outputs, worst.record, result.num_classes), ", expected ",
+                    row_text(logits.answers, worst.record, result.num_classes), "\n");
+  }
+  return text;
+}
+
+void check_options(const Options& options) {
+  const bool against_oracle = options.against == "oracle";
+  if (!against_oracle && options.against != "answers") {
+    throw Error("--against", "'" + escaped(options.against) + "'", "answers or oracle");
+  }
+  if (options.rule != "ours" && options.rule != "school" && options.rule != "both") {
+    throw Error("--rule", "'" + escaped(options.rule) + "'", "ours, school or both");
+  }
+  if (against_oracle != options.answers.empty()) {
+    throw Error("verify",
+                against_oracle ? "both --against oracle and --answers" : "neither --answers nor --against oracle",
+                "one of them");
+  }
+  const int num_inputs = !options.ids.empty() + !options.embeddings.empty() + !options.text.empty();
+  if (options.outputs.empty() ? num_inputs != 1 || options.model.model.empty()
+                              : num_inputs != 0 || !options.model.model.empty() || against_oracle) {
+    throw Error("verify", "another combination of options",
+                "--outputs FILE, or --model DIR with one of --ids, --embeddings and --text");
+  }
+}
+
+int verify(const Options& options) {
+  check_options(options);
+  const bool automatic = options.model.precision == "auto" && options.outputs.empty();
+  const Tolerance tolerance =
+      tolerance_of(automatic ? (classifier::cpu_supports_bf16() ? std::string("bf16") : std::string("fp32"))
+                             : options.model.precision);
+  const Logits logits = options.against == "oracle" ? outputs_and_oracle(options) : outputs_and_answers(options);
+  const Comparison result = compare_logits(logits.outputs, logits.answers, logits.num_classes, tolerance);
+  const bool holds = (options.rule == "school" || result.num_over_ours == 0) &&
+                     (options.rule == "ours" || result.num_over_school == 0);
+  Output output("-");
+  output.write(report(logits, result, tolerance));
+  output.write(holds ? "verified\n" : "NOT verified\n");
+  output.commit();
+  return holds ? kAllOk : kSomeFailed;
+}
+
+}  // namespace
+
+Command add_verify(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  add_model_options(app, options->model, false);
+  app.add_option("--outputs", options->outputs, "Logits to judge, fp32 [N, classes]");
+  app.add_option("--answers", options->answers, "The right logits, fp32 [N, classes]");
+  app.add_option("--ids", options->ids, "Token ids to run the model on, int32 [N, sequence length]");
+  app.add_option("--embeddings", options->embeddings, "Embeddings to run it on, fp32 [N, channels, positions]");
+  app.add_option("--text", options->text, "A text file to run it on, a sentence a line");
+  app.add_option("--against", options->against, "answers, or oracle: the same model in fp64")->capture_default_str();
+  app.add_option("--sample", options->sample_size, "Records to compare with the oracle, spread over the input")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->capture_default_str();
+  app.add_option("--classes", options->num_classes, "Logits a record, with --outputs")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->capture_default_str();
+  app.add_option("--rule", options->rule, "Which rule decides: ours, school or both")->capture_default_str();
+  app.add_flag("--quiet", options->quiet, "Only the report");
+  app.footer(kFooter);
+  return [options] { return verify(*options); };
+}
+
+}  // namespace tessera::cli
