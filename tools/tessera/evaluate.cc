@@ -232,7 +232,9 @@ int evaluate(const Options& options) {
   }
   if (!options.statistics.empty()) {
     write_statistics(options.statistics, statistics, options.model.num_threads,
-                     {{"accuracy_percent", accuracy}, {"correct", static_cast<double>(num_correct)}});
+                     {{"accuracy_percent", accuracy},
+                      {"correct", static_cast<double>(num_correct)},
+                      {"sentences", static_cast<double>(statistics.num_ok)}});
   }
   return statistics.interrupted ? 128 + interrupt.signal() : exit_code_of(statistics);
 }

@@ -1,4 +1,5 @@
 // tessera: labels sentences with a mixture-of-experts classifier, and looks after its models.
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -50,7 +51,8 @@ int run_command(int argc, char** argv) {
   add("convert", "Between the school's format and a checkpoint; token ids to embeddings", add_convert);
   add("synth", "Write a synthetic model of any size, and inputs for it", add_synth);
   add("doctor", "Say what this machine offers and run a small model against the oracle", add_doctor);
-  if (argc > 1 && argv[1][0] != '-' && app.get_subcommand_no_throw(argv[1]) == nullptr) {
+  const auto is_first_argument = [&](const auto& command) { return command.first->get_name() == argv[1]; };
+  if (argc > 1 && argv[1][0] != '-' && std::none_of(commands.begin(), commands.end(), is_first_argument)) {
     throw tessera::Error("command", "'" + tessera::escaped(argv[1]) + "'", "one of those that tessera --help lists");
   }
   try {
