@@ -14,19 +14,21 @@ using nlohmann::json;
 
 constexpr size_t kQuotedBytes = 60;  // of a file's own text in a message
 
-/// The part of the parser's message that explains a token it could not read, such as "invalid literal"; or empty.
-std::string token_problem(std::string_view message) {
-  const size_t end = message.find("; last read: '");
-  if (end == std::string_view::npos) return "";
-  const size_t begin = message.substr(0, end).rfind(" - ");
-  return begin == std::string_view::npos ? "" : std::string(message.substr(begin + 3, end - begin - 3));
+/// The parser's message without its file text: "..., - <what is wrong>; <more>" gives the first part from the " - " on,
+/// as it is ("unexpected '}'", "invalid literal").
+std::string_view problem_in(std::string_view message) {
+  message = message.substr(0, message.find("; last read: '"));
+  const size_t begin = message.find(" - ");
+  if (begin == std::string_view::npos) return "";
+  message.remove_prefix(begin + 3);
+  return message.substr(0, message.find("; expected "));
 }
 
 /// What the parser says would have been right, such as "string literal"; or empty.
-std::string expected_token(std::string_view message) {
+std::string_view expected_in(std::string_view message) {
   static constexpr std::string_view kMarker = "; expected ";
   const size_t begin = message.rfind(kMarker);
-  return begin == std::string_view::npos ? "" : std::string(message.substr(begin + kMarker.size()));
+  return begin == std::string_view::npos ? "" : message.substr(begin + kMarker.size());
 }
 
 /// Builds the whole document; the one place that keeps what it reads.
@@ -117,6 +119,9 @@ void JsonEvents::parse() {
   const size_t first = text_.find_first_not_of(" \t\r\n");
   if (first == std::string_view::npos) throw Error(where_, "nothing", kExpected.data());
   if (text_[first] != '{') throw Error(where_, quote(text_.substr(first, kQuotedBytes)), kExpected.data());
+  // The parser takes a NUL for the end of its input and would not see what follows.
+  const size_t nul = text_.find('\0');
+  if (nul != std::string_view::npos) throw Error(str_cat(where_, ": byte ", nul), "a NUL byte", kExpected.data());
   depth_ = 0;
   nlohmann::json_sax<json>* const events = this;
   json::sax_parse(text_.begin(), text_.end(), events);
@@ -134,17 +139,21 @@ bool JsonEvents::binary(binary_t&) {
   return false;
 }
 
-bool JsonEvents::parse_error(size_t position, const std::string& last_token, const nlohmann::json::exception& error) {
+bool JsonEvents::parse_error(size_t position, const std::string& last_token, const json::exception& error) {
   // `position` counts the bytes read, the offending one and the end included.
   const size_t offset = std::min(position > 0 ? position - 1 : 0, text_.size());
   const auto line = 1 + std::count(text_.begin(), text_.begin() + static_cast<std::ptrdiff_t>(offset), '\n');
-  std::string got = offset == text_.size() && last_token.empty() ? "the end" : quote(last_token, kQuotedBytes);
+  const std::string where = str_cat(where_, ": line ", line, ", byte ", offset);
   constexpr int kOutOfRange = 406;
-  const std::string problem = token_problem(error.what());
-  if (!problem.empty()) got += " (" + problem + ")";
-  std::string expected = error.id == kOutOfRange ? "a finite number" : expected_token(error.what());
-  if (expected.empty() || !problem.empty()) expected = "valid JSON";
-  throw Error(str_cat(where_, ": line ", line, ", byte ", offset), got, expected);
+  if (error.id == kOutOfRange) throw Error(where, quote(last_token, kQuotedBytes), "a finite number");
+  static constexpr std::string_view kUnexpected = "unexpected ";
+  const std::string_view problem = problem_in(error.what());
+  if (problem.starts_with(kUnexpected)) {
+    throw Error(where, std::string(problem.substr(kUnexpected.size())), std::string(expected_in(error.what())));
+  }
+  // A token that cannot be read: the byte where that became clear.
+  const std::string got = offset == text_.size() ? "the end" : quote(text_.substr(offset, 1));
+  throw Error(where, str_cat(got, " (", problem, ")"), "valid JSON");
 }
 
 json parse_json_object(std::string_view text, const std::string& where) {

@@ -137,7 +137,7 @@ bool TextRecordReader::next(int64_t max_records, RecordBatch& batch) {
   while (count < capacity && num_bytes < kMaxBatchTextBytes) {
     text.clear();
     error.clear();
-    if (!read_record(text, error)) break;
+    if (!try_read_record(text, error, count > 0)) break;
     if (count == batch.texts.size()) {
       batch.texts.emplace_back();
       batch.errors.emplace_back();
@@ -153,6 +153,17 @@ bool TextRecordReader::next(int64_t max_records, RecordBatch& batch) {
   batch.num_records = static_cast<int64_t>(count);
   num_records_ += batch.num_records;
   return count > 0;
+}
+
+bool TextRecordReader::try_read_record(std::string& text, std::string& error, bool batch_has_records) {
+  if (failure_) std::rethrow_exception(failure_);
+  try {
+    return read_record(text, error);
+  } catch (const Error&) {
+    failure_ = std::current_exception();
+    if (!batch_has_records) throw;
+    return false;
+  }
 }
 
 std::string TextRecordReader::line_place(int64_t line) const { return str_cat(input_.bytes().name(), ":", line); }

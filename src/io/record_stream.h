@@ -4,8 +4,12 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
+#include <memory>
 #include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "io/records.h"
 
@@ -97,8 +101,11 @@ class TextRecordReader : public RecordReader {
   std::string line_place(int64_t line) const;
 
  private:
+  bool try_read_record(std::string& text, std::string& error, bool batch_has_records);
+
   TextStream input_;
   int64_t num_records_ = 0;
+  std::exception_ptr failure_;  // thrown by every `next` once the records before it have been handed out
 };
 
 }  // namespace tessera::io

@@ -32,11 +32,11 @@ enum class InputFormat : uint8_t {
 
 struct RecordSource {
   InputFormat format = InputFormat::text;
-  std::string path;                 ///< "-" is standard input
-  std::string field;                ///< csv column or jsonl member; empty = default
-  std::optional<std::string> text;  ///< one record given on the command line instead of a file
-  int64_t sequence_length = 0;      ///< for ids and embeddings
-  int64_t embedding_size = 0;       ///< for embeddings
+  std::string path = {};                 ///< "-" is standard input
+  std::string field = {};                ///< csv column or jsonl member; empty = default
+  std::optional<std::string> text = {};  ///< one record given on the command line instead of a file
+  int64_t sequence_length = 0;           ///< for ids and embeddings
+  int64_t embedding_size = 0;            ///< for embeddings
   /// Optional. Once it is true a reader that waits on a pipe or terminal gives up within 100 ms, as if the input ended
   /// with the last complete record.
   const std::atomic<bool>* stop = nullptr;
@@ -63,7 +63,7 @@ class RecordReader {
  public:
   virtual ~RecordReader() = default;
   /// Fills `batch` with 1 to `max_records` records; false, with none, when the input has ended. Blocks on a pipe.
-  /// Throws Error when the input cannot be read any further.
+  /// Throws Error when the input cannot be read any further; every record before that point has been handed out then.
   virtual bool next(int64_t max_records, RecordBatch& batch) = 0;
   /// Records in all, where the size of the input tells (binary formats, one text), else -1.
   virtual int64_t num_records_hint() const = 0;

@@ -1,6 +1,7 @@
 // Formats whose records are rows of one size: token ids and embeddings.
 #include <algorithm>
 #include <bit>
+#include <exception>
 
 #include "io/record_stream.h"
 #include "tessera/core/check.h"
@@ -31,12 +32,14 @@ class BinaryRecordReader final : public RecordReader {
     batch.num_records = 0;
     batch.texts.clear();
     batch.errors.clear();
+    if (failure_) std::rethrow_exception(failure_);
     if (ended_) return false;
     const size_t capacity = static_cast<size_t>(
         num_records_hint() < 0 ? max_records : std::min(max_records, num_records_hint() - num_records_));
     Buffer<T>& rows = batch.*rows_;
     if (rows.size() < capacity * row_size_) rows = Buffer<T>(capacity * row_size_);
     const size_t num_bytes = fill({reinterpret_cast<char*>(rows.data()), capacity * row_bytes()});
+    if (failure_ && num_bytes == 0) std::rethrow_exception(failure_);
     size_t count = num_bytes / row_bytes();
     batch.errors.resize(count);
     if (num_bytes % row_bytes() != 0) {
@@ -61,24 +64,25 @@ class BinaryRecordReader final : public RecordReader {
  private:
   uint64_t row_bytes() const { return row_size_ * sizeof(T); }
 
-  /// Bytes had; fewer than asked for only at the end. A stop drops the row that it cuts.
+  /// Bytes had; fewer than asked for only at the end, or before a failure. The row that a stop or a failure cuts is
+  /// dropped: it is no record of the input, or the failure tells of it.
   size_t fill(std::span<char> destination) {
     size_t done = 0;
-    while (done < destination.size()) {
-      const size_t count = input_.read(destination.subspan(done));
-      if (count == 0) {
-        ended_ = true;
-        break;
+    try {
+      while (done < destination.size() && !ended_) {
+        const size_t count = input_.read(destination.subspan(done));
+        done += count;
+        ended_ = count == 0;
       }
-      done += count;
+      ended_ = ended_ || input_.bytes_read() == input_.num_bytes();
+      if (ended_ && is_named_ && input_.bytes_read() < input_.num_bytes()) {
+        throw Error(input_.name(), str_cat(input_.bytes_read(), " bytes"),
+                    str_cat("the ", input_.num_bytes(), " bytes that it had when it was opened"));
+      }
+    } catch (const Error&) {
+      failure_ = std::current_exception();
     }
-    if (input_.stopped()) return done - done % row_bytes();
-    ended_ = ended_ || input_.bytes_read() == input_.num_bytes();
-    if (is_named_ && input_.is_file() && ended_ && input_.bytes_read() < input_.num_bytes()) {
-      throw Error(input_.name(), str_cat(input_.bytes_read(), " bytes"),
-                  str_cat("the ", input_.num_bytes(), " bytes that it had when it was opened"));
-    }
-    return done;
+    return failure_ || input_.stopped() ? done - done % row_bytes() : done;
   }
 
   ByteStream input_;
@@ -87,6 +91,7 @@ class BinaryRecordReader final : public RecordReader {
   Buffer<T> RecordBatch::*rows_;
   int64_t num_records_ = 0;
   bool ended_ = false;
+  std::exception_ptr failure_;  // thrown by `next` once the records before it have been handed out
 };
 
 }  // namespace

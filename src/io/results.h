@@ -28,12 +28,12 @@ enum class OutputFormat : uint8_t {
 /// One record's result. Views must live only during `append`.
 struct Result {
   int64_t index = 0;
-  std::string_view error;  ///< non-empty: the record failed and nothing below is set
-  std::string_view label;
-  float probability = 0;                  ///< of `label`, in [0, 1]
-  std::span<const float> logits;          ///< [num_classes]
-  std::span<const float> expert_weights;  ///< [num_experts] when asked for, else empty
-  std::string_view text;                  ///< the input text where there is one, else empty
+  std::string_view error = {};  ///< non-empty: the record failed and nothing below is set
+  std::string_view label = {};
+  float probability = 0;                       ///< of `label`, in [0, 1]
+  std::span<const float> logits = {};          ///< [num_classes]
+  std::span<const float> expert_weights = {};  ///< [num_experts] when asked for, else empty
+  std::string_view text = {};                  ///< the input text where there is one, else empty
 };
 
 struct ResultFormat {

@@ -273,6 +273,31 @@ class HeaderParser final : public JsonEvents {
   uint64_t element_bytes_ = 0;  // 0 = no dtype yet
 };
 
+/// Whether `header` opens more tensors than are allowed. Takes no memory: of a hostile header nothing else is looked
+/// at, and text that is no JSON is left for the parser to refuse.
+bool has_too_many_tensors(std::string_view header) {
+  constexpr size_t kMinEntryBytes = 32;  // the fields' names and their quotes alone are longer
+  if (header.size() / kMinEntryBytes <= kMaxTensors) return false;
+  size_t num_tensors = 0;
+  int level = 0;
+  std::string_view last_string;
+  for (size_t i = 0; i < header.size(); ++i) {
+    if (header[i] == '"') {
+      const size_t begin = i + 1;
+      for (++i; i < header.size() && header[i] != '"'; ++i) i += header[i] == '\\' ? 1 : 0;
+      last_string = header.substr(begin, std::min(i, header.size()) - begin);
+    } else if (header[i] == '{') {
+      // A name with escapes may be __metadata__ too; the parser counts those.
+      const bool is_tensor = level == 1 && last_string != "__metadata__" && last_string.find('\\') == last_string.npos;
+      num_tensors += is_tensor ? 1 : 0;
+      ++level;
+    } else if (header[i] == '}') {
+      --level;
+    }
+  }
+  return num_tensors > kMaxTensors;
+}
+
 /// `tensors`, sorted by their offsets, must cover [0, data_bytes) without gap or overlap. None of them is empty.
 void check_tiling(const std::vector<TensorInfo>& tensors, uint64_t data_bytes, const std::string& where) {
   uint64_t end = 0;
@@ -303,6 +328,7 @@ std::vector<TensorInfo> parse_safetensors_header(std::string_view header, uint64
   if (last != '}') {
     throw Error(where, "a header that ends in " + quote({&last, 1}), "'}' and spaces only");
   }
+  if (has_too_many_tensors(header)) throw Error(where, "more tensors", str_cat("at most ", kMaxTensors));
   HeaderParser parser(header, data_bytes, where);
   parser.parse();
   std::vector<TensorInfo> tensors = parser.take();

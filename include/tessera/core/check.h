@@ -6,6 +6,7 @@
 // listed. What a user can get wrong (files, shapes, options) is an Error instead (error.h).
 #pragma once
 
+#include <locale>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -17,10 +18,11 @@ class ProgrammerError : public std::logic_error {
   using std::logic_error::logic_error;
 };
 
-/// The arguments, written one after the other with operator<<.
+/// The arguments, written one after the other with operator<<, numbers alike in every locale.
 template <class... Args>
 std::string str_cat(const Args&... args) {
   std::ostringstream out;
+  out.imbue(std::locale::classic());
   (out << ... << args);
   return out.str();
 }

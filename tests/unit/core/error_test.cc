@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cerrno>
+#include <locale>
 #include <string>
 
 #include "tessera/core/check.h"
@@ -60,6 +61,19 @@ TEST(Check, NamesConditionPlaceAndValues) {
     EXPECT_NE(message.find("-3, why"), std::string::npos) << message;
   }
   EXPECT_NO_THROW(TESSERA_CHECK(num_tiles < 0, num_tiles));
+}
+
+// A program that uses the library may group digits; files and messages must not.
+TEST(StrCat, NumbersAreAlikeInEveryLocale) {
+  struct Grouping : std::numpunct<char> {
+    char do_decimal_point() const override { return ','; }
+    char do_thousands_sep() const override { return '.'; }
+    std::string do_grouping() const override { return "\3"; }
+  };
+  const std::locale before = std::locale::global(std::locale(std::locale::classic(), new Grouping));
+  const std::string text = str_cat(1'234'567, " ", 0.5, " ", "x");
+  std::locale::global(before);
+  EXPECT_EQ(text, "1234567 0.5 x");
 }
 
 }  // namespace

@@ -1,0 +1,81 @@
+#include "io/vocabulary.h"
+
+#include <gtest/gtest.h>
+
+#include "unit/io/io_test_util.h"
+
+namespace tessera::io {
+namespace {
+
+using testing::error_of;
+using testing::expect_contains;
+using testing::TempDir;
+using testing::write_file;
+
+std::string load_error(const std::string& text, int32_t unknown_id = 0, int32_t pad_id = 1) {
+  const TempDir dir;
+  write_file(dir / "vocab.txt", text);
+  const std::string message = error_of([&] { Vocabulary::load(dir / "vocab.txt", unknown_id, pad_id); });
+  const std::string prefix = (dir / "vocab.txt").string();
+  return message.starts_with(prefix) ? message.substr(prefix.size()) : message;
+}
+
+TEST(Vocabulary, LineNumbersAreIds) {
+  const TempDir dir;
+  write_file(dir / "vocab.txt", "<unk>\n<pad>\nthe\ncaf\u00e9\n'");
+  const Vocabulary vocabulary = Vocabulary::load(dir / "vocab.txt", 0, 1);
+  EXPECT_EQ(vocabulary.size(), 5);
+  EXPECT_EQ(vocabulary.unknown_id(), 0);
+  EXPECT_EQ(vocabulary.pad_id(), 1);
+  EXPECT_EQ(vocabulary.id("the"), 2);
+  EXPECT_EQ(vocabulary.id("caf\u00e9"), 3);
+  EXPECT_EQ(vocabulary.id("'"), 4);
+  EXPECT_EQ(vocabulary.word(3), "caf\u00e9");
+  EXPECT_EQ(vocabulary.id("The"), 0);
+  EXPECT_EQ(vocabulary.id(""), 0);
+}
+
+TEST(Vocabulary, SpecialEntriesAreNotReachedByName) {
+  const Vocabulary vocabulary({"a", "<pad>", "<unk>"}, 2, 1, "v");
+  EXPECT_EQ(vocabulary.id("<pad>"), 2);
+  EXPECT_EQ(vocabulary.id("<unk>"), 2);
+  EXPECT_EQ(vocabulary.word(1), "<pad>");
+  EXPECT_EQ(vocabulary.id("a"), 0);
+}
+
+TEST(Vocabulary, ALastLineBreakIsNoWord) {
+  EXPECT_EQ(load_error("<unk>\n<pad>\n"), "no error");
+  EXPECT_EQ(load_error("<unk>\n<pad>"), "no error");
+  expect_contains(load_error("<unk>\n<pad>\n\n"), ":3: got an empty line, expected one word a line");
+}
+
+TEST(Vocabulary, ErrorsNameFileAndLine) {
+  EXPECT_EQ(load_error(""), ": got 0 words, expected 1 to 16777216, one a line");
+  EXPECT_EQ(load_error("a\nb\na\n"), ":3: got 'a' again, expected every word once; it is in line 1");
+  EXPECT_EQ(load_error("a\nb c\n"), ":2: got white space in 'b c', expected one word a line");
+  EXPECT_EQ(load_error("a\nb\r\n"), ":2: got white space in 'b\\x0d', expected one word a line");
+  EXPECT_EQ(load_error("a\nb\u00a0c\n"), ":2: got white space in 'b\u00a0c', expected one word a line");
+  EXPECT_EQ(load_error("a\nb\xff\n"), ":2: got invalid UTF-8 in 'b\\xff', expected one word a line");
+  EXPECT_EQ(load_error("\xEF\xBB\xBF"
+                       "a\nb\n"),
+            ":1: got a byte order mark, expected one word a line");
+  EXPECT_EQ(load_error("a\n\nb\n"), ":2: got an empty line, expected one word a line");
+}
+
+TEST(Vocabulary, SpecialIdsMustExist) {
+  EXPECT_EQ(load_error("a\nb\n", 2, 1), ": got unknown_id 2, expected an id below the 2 words of the vocabulary");
+  EXPECT_EQ(load_error("a\nb\n", 0, -1), ": got pad_id -1, expected an id below the 2 words of the vocabulary");
+}
+
+TEST(Vocabulary, FileErrors) {
+  const TempDir dir;
+  expect_contains(error_of([&] { Vocabulary::load(dir / "missing", 0, 1); }), "missing: cannot open");
+  expect_contains(error_of([&] { Vocabulary::load(dir.path(), 0, 1); }), "got a directory, expected a regular file");
+  write_file(dir / "large", "");
+  std::filesystem::resize_file(dir / "large", kMaxVocabularyBytes + 1);  // a hole: takes no disk
+  expect_contains(error_of([&] { Vocabulary::load(dir / "large", 0, 1); }),
+                  "got 268435457 bytes, expected at most 268435456");
+}
+
+}  // namespace
+}  // namespace tessera::io
