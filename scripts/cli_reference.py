@@ -1,0 +1,48 @@
+#!/usr/bin/env python3
+"""Prints docs/cli.md: what the command's own --help says, so that the reference cannot fall behind the program.
+
+  cli_reference.py build/test/tools/tessera/tessera > docs/cli.md
+"""
+import subprocess
+import sys
+
+HEAD = """# The `tessera` command
+
+Made by `scripts/cli_reference.py` from the command's own help; the tests compare the two.
+
+Results go to standard output or to `--output`; progress, statistics and errors go to standard error. Errors read
+`tessera: error: WHERE: got X, expected Y`.
+
+| exit code | meaning |
+|---|---|
+| 0 | all ok |
+| 1 | some records failed (they are listed), or a comparison found differences |
+| 2 | usage, a file or a model is wrong; nothing was run |
+| 4 | incomplete: the input could not be read further or the output not written |
+| 130 | interrupted by Ctrl-C; what was finished is in `OUTPUT.partial` (143 after SIGTERM) |
+| 141 | standard output was closed, as `| head` does |
+"""
+
+
+def help_of(program, *command):
+    done = subprocess.run([program, *command, "--help"], text=True, capture_output=True, check=True)
+    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+
+
+def commands(program):
+    """Names of the sub-commands, from the list that the program's help shows."""
+    lines = help_of(program).split("Subcommands:\n")[1].split("\n\n")[0].splitlines()
+    return [line.split()[0] for line in lines]
+
+
+def reference(program):
+    parts = [HEAD]
+    for name in commands(program):
+        parts.append(f"\n## {name}\n\n```\n{help_of(program, name)}\n```\n")
+    return "".join(parts)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    sys.stdout.write(reference(sys.argv[1]))
