@@ -93,6 +93,16 @@ io::ResultFormat result_format(const Options& options, const ClassifierConfig& c
   return format;
 }
 
+void check_options(const Options& options) {
+  if (options.texts.empty() == options.input.empty()) {
+    throw Error("classify", options.texts.empty() ? "neither --text nor --input" : "both --text and --input",
+                "one of them");
+  }
+  for (const auto& [name, value] : {std::pair("--format", &options.format), std::pair("--field", &options.field)}) {
+    if (options.input.empty() && !value->empty()) throw Error(name, "no --input", "--input FILE with it");
+  }
+}
+
 std::unique_ptr<io::RecordReader> open_reader(const Options& options, InputFormat format,
                                               const ClassifierConfig& config, const std::atomic<bool>& stop) {
   if (!options.texts.empty()) return std::make_unique<TextListReader>(options.texts);
@@ -155,12 +165,14 @@ classifier::RunStatistics run(classifier::Engine& engine, io::RecordReader& read
 }
 
 int classify(const Options& options) {
-  if (options.texts.empty() == options.input.empty()) {
-    throw Error("classify", options.texts.empty() ? "neither --text nor --input" : "both --text and --input",
-                "one of them");
-  }
+  check_options(options);
   const InputFormat format = options.texts.empty() ? input_format(options) : InputFormat::text;
   const auto model = load_model(options.model);
+  const bool is_text = format != InputFormat::ids && format != InputFormat::embeddings;
+  if (is_text && model->vocabulary.empty()) {
+    throw Error(escaped(options.model.model) + "/vocab.txt", "no such file",
+                "the words of the model, which text needs");
+  }
   const io::ResultFormat results = result_format(options, model->config);
   std::atomic<bool> stop_reader{false};
   const auto reader = open_reader(options, format, model->config, stop_reader);

@@ -110,7 +110,9 @@ Command add_synth(CLI::App& app) {
   app.add_option("--preset", options->preset, "apws25 (the full-size model) or small");
   app.add_option("--config", options->config, "Or sizes from a config.json");
   app.add_option("--output", options->output, "Directory to write")->required();
-  app.add_option("--seed", options->seed, "Any number from 0 to 2^64 - 1")->capture_default_str();
+  app.add_option("--seed", options->seed, "Any number from 0 to 2^64 - 1")
+      ->check(CLI::NonNegativeNumber)  // a negative one would wrap
+      ->capture_default_str();
   app.add_option("--vocab", options->vocabulary, "Words to use instead of made-up ones");
   app.add_option("--dtype", options->dtype, "Weights: f32, f16 or bf16")->capture_default_str();
   app.add_option("--inputs", options->num_inputs, "Random sentences to write as token ids and as text")
