@@ -93,8 +93,8 @@ constexpr std::array<ByteClass, 256> make_byte_classes() {
                     : ascii_space                ? ByteClass::space
                                                  : ByteClass::plain;
   }
-  for (const char c : std::string_view(";:")) classes[static_cast<size_t>(c)] = ByteClass::separator;
-  for (const char c : std::string_view(".,()!?")) classes[static_cast<size_t>(c)] = ByteClass::mark;
+  for (const char c : std::string_view(";:")) classes[static_cast<unsigned char>(c)] = ByteClass::separator;
+  for (const char c : std::string_view(".,()!?")) classes[static_cast<unsigned char>(c)] = ByteClass::mark;
   classes['\''] = ByteClass::apostrophe;
   classes['`'] = ByteClass::backtick;
   classes['"'] = ByteClass::dropped;

@@ -1,7 +1,5 @@
 #include <gtest/gtest.h>
 
-#include <cstring>
-
 #include "io/records.h"
 #include "tessera/core/check.h"
 #include "unit/io/record_test_util.h"
@@ -16,9 +14,7 @@ using testing::write_file;
 
 template <class T>
 std::string bytes_of(const std::vector<T>& values) {
-  std::string bytes(values.size() * sizeof(T), '\0');
-  std::memcpy(bytes.data(), values.data(), bytes.size());
-  return bytes;
+  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
 }
 
 std::vector<int32_t> counting(size_t size) {
