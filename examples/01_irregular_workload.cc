@@ -33,12 +33,8 @@ struct RaggedWork {
     for (int row = tile.tile_idx * kTileRows; row < end; ++row) {
       const float* a = task.a.data() + row * (task.kind == Kind::multiply ? task.depth : task.cols);
       switch (task.kind) {
-        case Kind::sum_rows:
-          task.out[static_cast<size_t>(row)] = std::accumulate(a, a + task.cols, 0.0f);
-          break;
-        case Kind::scale:
-          task.out[static_cast<size_t>(row)] = 2.0f * *a;
-          break;
+        case Kind::sum_rows: task.out[static_cast<size_t>(row)] = std::accumulate(a, a + task.cols, 0.0f); break;
+        case Kind::scale: task.out[static_cast<size_t>(row)] = 2.0f * *a; break;
         case Kind::multiply:
           for (int col = 0; col < task.cols; ++col) {
             float sum = 0;
