@@ -156,7 +156,7 @@ void OutputFile::flush() {
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) {
       const int error_number = errno;
-      pending_.clear();  // what could not be written is lost once, not written twice by a later flush
+      pending_.erase(0, done);  // a later flush goes on where this one stopped
       throw_errno(written_path(), "cannot write", error_number);
     }
     done += static_cast<size_t>(count);

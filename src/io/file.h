@@ -46,7 +46,8 @@ class OutputFile {
   OutputFile(const OutputFile&) = delete;
   OutputFile& operator=(const OutputFile&) = delete;
 
-  /// Buffered. Throws Error naming the file when the disk is full or the device fails.
+  /// Buffered. Throws Error naming the file when the disk is full or the device fails; what could not be written is
+  /// kept, and tried again by the next flush or commit.
   void write(std::string_view bytes);
   void flush();
   /// Flush, fsync, rename to the final name, fsync of the directory. Nothing can be written afterwards.

@@ -1,10 +1,11 @@
 #include "io/file.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <array>
+#include <csignal>
 
 #include "tessera/core/check.h"
 #include "unit/io/io_test_util.h"
@@ -194,6 +195,27 @@ TEST(OutputFile, AFullDiskIsAnError) {
   OutputFile other("/dev/full");
   other.write("x");
   EXPECT_EQ(error_of([&] { other.commit(); }), "/dev/full: cannot write: No space left on device");
+}
+
+// Also shows that nothing is committed that has not been written.
+TEST(OutputFile, AfterAFailureWritingGoesOnWhereItStopped) {
+  const TempDir dir;
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto ignored = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit small = {.rlim_cur = 5, .rlim_max = before.rlim_max};
+  OutputFile file(dir / "out");
+  file.write("0123456789");
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  const std::string first = error_of([&] { file.flush(); });
+  const std::string second = error_of([&] { file.commit(); });
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+  std::signal(SIGXFSZ, ignored);
+  expect_contains(first, "out.partial: cannot write: File too large");
+  expect_contains(second, "out.partial: cannot write: File too large");
+  EXPECT_FALSE(fs::exists(dir / "out"));
+  file.commit();
+  EXPECT_EQ(read_file(dir / "out"), "0123456789");
 }
 
 TEST(OutputFile, LargeWritesReportAFullDiskWithoutFlush) {

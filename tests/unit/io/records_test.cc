@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -168,13 +169,23 @@ TEST(Records, APipeGivenByNameWorks) {
 }
 
 TEST(Records, AByteOrderMarkInPieces) {
-  EXPECT_EQ(read_through_pipe({.format = InputFormat::text, .path = "-"},
-                              "\xEF\xBB\xBF"
-                              "a\nb",
-                              1),
-            (Records{"a", "b"}));
-  EXPECT_EQ(read_through_pipe({.format = InputFormat::text, .path = "-"}, "\xEF\xBB", 1),
-            Records{"!standard input:1: got '\\xef' at byte 0, expected well-formed UTF-8"});
+  for (const auto& [bytes, expected] : {std::pair<std::string, std::string>{"\xEF\xBB\xBFz\n", "z"},
+                                        {"\xEF\xBB\n",
+                                         "!standard input:1: got '\\xef' at byte 0, expected "
+                                         "well-formed UTF-8"}}) {
+    int ends[2];
+    ASSERT_EQ(pipe(ends), 0);
+    const StandardInput redirected(ends[0]);
+    std::thread writer([descriptor = ends[1], text = bytes] {
+      for (const char byte : text) {
+        EXPECT_EQ(::write(descriptor, &byte, 1), 1);
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));  // so that the reader takes it before the next one
+      }
+      close(descriptor);
+    });
+    EXPECT_EQ(read_all({.format = InputFormat::text, .path = "-"}), Records{expected});
+    writer.join();
+  }
 }
 
 TEST(Records, StopEndsAWaitAndDropsTheUnfinishedLine) {
@@ -197,6 +208,26 @@ TEST(Records, StopEndsAWaitAndDropsTheUnfinishedLine) {
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(2));
   stopper.join();
   close(ends[1]);
+}
+
+// A pseudo-terminal whose other side has gone gives what it holds, then EIO.
+TEST(Records, AReadErrorComesAfterTheRecordsBeforeIt) {
+  const int master = posix_openpt(O_RDWR | O_NOCTTY);
+  ASSERT_GE(master, 0);
+  ASSERT_EQ(grantpt(master) + unlockpt(master), 0);
+  const int slave = open(ptsname(master), O_RDWR | O_NOCTTY);
+  ASSERT_GE(slave, 0);
+  ASSERT_EQ(::write(slave, "a\nb\nhal", 7), 7);
+  close(slave);
+  const StandardInput redirected(master);
+  const auto reader = open_records({.format = InputFormat::text, .path = "-"});
+  RecordBatch batch;
+  ASSERT_TRUE(reader->next(10, batch));
+  EXPECT_EQ(batch.texts, (Records{"a", "b"}));
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(error_of([&] { reader->next(10, batch); }), "standard input: cannot read: Input/output error");
+    EXPECT_EQ(batch.num_records, 0);
+  }
 }
 
 // A terminal is the same kind of wait; a regular file is never cut short by the flag.
