@@ -110,7 +110,8 @@ void fit_output_layer(Model& model, const std::vector<float>& logits) {
   const size_t num_classes = static_cast<size_t>(model.config.num_classes);
   LinearWeights& output = model.weights.output;
   const size_t num_inputs = output.weight.size() / num_classes;
-  const double count = static_cast<double>(logits.size() / num_classes);
+  const size_t num_sentences = logits.size() / num_classes;
+  const double count = static_cast<double>(num_sentences);
   for (size_t c = 0; c < num_classes; ++c) {
     double sum = 0;
     double squares = 0;
