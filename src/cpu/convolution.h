@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "cpu/gemm.h"
+#include "cpu/page_buffer.h"
 #include "cpu/scratch.h"
 #include "tessera/core/buffer.h"
 #include "tessera/core/thread_pool.h"
@@ -74,7 +75,10 @@ class Convolution {
   std::byte* tile_input(int64_t tile_idx) { return input_.data() + static_cast<size_t>(tile_idx) * tile_input_bytes_; }
   void load_record(const float* embeddings, int64_t record, uint8_t* finite);
   void load_ids(const int32_t* ids, const float* table, int64_t record);
-  void convolve(size_t width_idx, int64_t tile_idx, int64_t num_records, float* features, int worker);
+  int64_t select_records_per_step(int64_t num_records) const;
+  void convolve(size_t width_idx, int64_t record_begin, int64_t record_end, float* features, int worker);
+  void pool_windows(size_t width_idx, const float* product, int64_t first_window, int64_t record_begin,
+                    int64_t record_end, float* features) const;
 
   ConvolutionShape shape_;
   DType operand_;
@@ -84,9 +88,9 @@ class Convolution {
   std::vector<std::vector<std::unique_ptr<const PackedGemm>>> taps_;  // [width][tap]
   Buffer<float> bias_;                                                // [num_features]
   size_t tile_input_bytes_ = 0;
-  Buffer<std::byte> input_;  // [tiles][padded positions][records_per_tile][channels] of operand_
+  PageBuffer input_;  // [tiles][padded positions][records_per_tile][channels] of operand_
   size_t product_bytes_ = 0;
-  WorkerScratch scratch_;  // a product's C, then its scratch memory
+  WorkerScratch scratch_;  // the products of a pass, then a product's scratch memory
 };
 
 }  // namespace tessera::cpu

@@ -9,6 +9,7 @@
 #include <oneapi/dnnl/dnnl.hpp>
 #include <unordered_map>
 
+#include "cpu/page_buffer.h"
 #include "tessera/core/check.h"
 
 namespace tessera::cpu {
@@ -69,7 +70,8 @@ class OneDnnGemm final : public GemmKernel {
     const OneOpenMpThread one_thread;
     description_ = make_description(spec);
     product_ = dnnl::matmul(description_);
-    packed_ = memory(description_.weights_desc(), cpu_engine());
+    storage_ = PageBuffer(description_.weights_desc().get_size());
+    packed_ = memory(description_.weights_desc(), cpu_engine(), storage_.data());
     Buffer<float> dense = dense_weights(spec, weights);
     memory source({{spec.in_features, spec.out_features}, memory::data_type::f32, memory::format_tag::ab}, cpu_engine(),
                   dense.data());
@@ -78,7 +80,7 @@ class OneDnnGemm final : public GemmKernel {
   }
 
   size_t scratch_bytes() const override { return description_.scratchpad_desc().get_size(); }
-  size_t packed_bytes() const override { return packed_.get_desc().get_size(); }
+  size_t packed_bytes() const override { return storage_.size(); }
 
   void run(const void* a, float* c, std::byte* scratch) const override {
     const OneOpenMpThread one_thread;
@@ -96,7 +98,8 @@ class OneDnnGemm final : public GemmKernel {
  private:
   dnnl::matmul::primitive_desc description_;
   dnnl::matmul product_;
-  memory packed_;
+  PageBuffer storage_;
+  memory packed_;  // in storage_
 };
 
 // Instruction sets are bit sets: one that contains another has all of its bits.

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cpu/gemm_kernel.h"
+#include "cpu/page_buffer.h"
 #include "cpu/vector_clones.h"
 #include "tessera/core/check.h"
 
@@ -60,9 +61,10 @@ class PortableGemm final : public GemmKernel {
  public:
   PortableGemm(const GemmSpec& spec, const WeightView& weights)
       : spec_(spec),
-        packed_(static_cast<size_t>((spec.out_features + kPanel - 1) / kPanel * kPanel * spec.in_features)) {
+        packed_(static_cast<size_t>((spec.out_features + kPanel - 1) / kPanel * kPanel * spec.in_features) *
+                sizeof(float)) {
     const Buffer<float> dense = dense_weights(spec, weights);
-    float* out = packed_.data();
+    float* out = reinterpret_cast<float*>(packed_.data());
     for (int64_t out_begin = 0; out_begin < spec.out_features; out_begin += kPanel) {
       const int64_t columns = std::min(kPanel, spec.out_features - out_begin);
       for (int64_t in = 0; in < spec.in_features; ++in, out += kPanel) {
@@ -72,15 +74,15 @@ class PortableGemm final : public GemmKernel {
   }
 
   size_t scratch_bytes() const override { return 0; }
-  size_t packed_bytes() const override { return packed_.size() * sizeof(float); }
+  size_t packed_bytes() const override { return packed_.size(); }
   void run(const void* a, float* c, std::byte* /*scratch*/) const override {
-    multiply(static_cast<const float*>(a), packed_.data(), c, spec_.rows, spec_.in_features, spec_.out_features,
-             spec_.accumulate);
+    multiply(static_cast<const float*>(a), reinterpret_cast<const float*>(packed_.data()), c, spec_.rows,
+             spec_.in_features, spec_.out_features, spec_.accumulate);
   }
 
  private:
   GemmSpec spec_;
-  Buffer<float> packed_;  // [ceil(out_features / kPanel), in_features, kPanel], zero beyond out_features
+  PageBuffer packed_;  // fp32 [ceil(out_features / kPanel), in_features, kPanel], zero beyond out_features
 };
 
 }  // namespace

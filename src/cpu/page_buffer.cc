@@ -6,25 +6,23 @@
 #include <cstdint>
 #include <new>
 
+#include "tessera/core/buffer.h"
+
 namespace tessera::cpu {
 namespace {
 
-constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kHugePage = size_t{2} << 20;  // x86; elsewhere the advice may be ignored
 
 }  // namespace
 
-PageBuffer::PageBuffer(size_t bytes) {
+PageBuffer::PageBuffer(size_t bytes) : size_(bytes) {
   if (bytes == 0) return;
   if (bytes > SIZE_MAX - kHugePage) throw std::bad_alloc();
-  bytes_ = (bytes + kHugePage - 1) / kHugePage * kHugePage;
-  void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) throw std::bad_alloc();
-  data_ = static_cast<std::byte*>(memory);
-  madvise(memory, bytes_, MADV_HUGEPAGE);  // a wish: without it only the speed differs
-}
-
-PageBuffer::~PageBuffer() {
-  if (data_ != nullptr) munmap(data_, bytes_);
+  const size_t alignment = bytes >= kHugePage ? kHugePage : kHostAlignment;
+  const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+  data_.reset(static_cast<std::byte*>(std::aligned_alloc(alignment, rounded)));
+  if (!data_) throw std::bad_alloc();
+  if (alignment == kHugePage) madvise(data_.get(), rounded, MADV_HUGEPAGE);  // a wish: only the speed depends on it
 }
 
 size_t physical_memory_bytes() {

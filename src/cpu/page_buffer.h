@@ -1,31 +1,30 @@
-// Large memory read at random places: whole pages, the larger kind where the system grants it, untouched until written.
+// Host memory in the large pages of the machine where it is large: weights are streamed and the projected vocabulary is
+// read at random places, and with small pages both wait for address translation.
 #pragma once
 
 #include <cstddef>
-#include <utility>
+#include <cstdlib>
+#include <memory>
 
 namespace tessera::cpu {
 
+/// Uninitialised and untouched; aligned to kHostAlignment at least.
 class PageBuffer {
  public:
   PageBuffer() = default;
-  /// Zeroed. Throws std::bad_alloc when the address space or the limit of the process does not allow it.
+  /// Throws std::bad_alloc when the memory cannot be had. A size of 0 owns nothing.
   explicit PageBuffer(size_t bytes);
-  ~PageBuffer();
-  PageBuffer(PageBuffer&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
-  PageBuffer& operator=(PageBuffer&& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(bytes_, other.bytes_);
-    return *this;
-  }
 
-  std::byte* data() { return data_; }
-  size_t bytes() const { return bytes_; }
+  std::byte* data() { return data_.get(); }
+  const std::byte* data() const { return data_.get(); }
+  size_t size() const { return size_; }
 
  private:
-  std::byte* data_ = nullptr;
-  size_t bytes_ = 0;
+  struct Free {
+    void operator()(std::byte* pointer) const { std::free(pointer); }
+  };
+  std::unique_ptr<std::byte, Free> data_;
+  size_t size_ = 0;
 };
 
 /// Memory of this machine in bytes; what the projected vocabulary may take is a share of it.

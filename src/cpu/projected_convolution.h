@@ -67,7 +67,7 @@ class ProjectedConvolution {
   int64_t rows_left_ = 0;  // in the last chunk
   int64_t num_projected_ = 0;
 
-  Buffer<std::byte> input_;  // [kTokensPerRound, channels] of operand_
+  PageBuffer input_;  // [kTokensPerRound, channels] of operand_
   size_t product_bytes_ = 0;
   WorkerScratch scratch_;                  // a product's C, then its scratch memory
   std::vector<const float*> window_rows_;  // per worker [positions]

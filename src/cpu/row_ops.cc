@@ -20,7 +20,9 @@ inline uint32_t bf16_bits(float value) {
 }
 
 // The larger of the two, or NaN once either is one: an overflow in the products must not hide behind the maximum.
-inline float larger(float maximum, float value) { return (maximum >= value) | (maximum != maximum) ? maximum : value; }
+inline float larger(float maximum, float value) {
+  return ((maximum >= value) | (maximum != maximum)) ? maximum : value;
+}
 
 // A block of channels is read position by position while its lines are in the first-level cache.
 constexpr int64_t kChannelBlock = 16;
@@ -95,28 +97,27 @@ TESSERA_VECTOR_CLONES void add_scaled(const float* values, const float* bias, fl
   for (int64_t i = 0; i < size; ++i) sum[i] += scale * (values[i] + bias[i]);
 }
 
+// out[0 .. kCount) of one window of gather_add_max, for kCount sums that stay in registers.
+template <int64_t kCount>
+static inline __attribute__((always_inline)) void add_window(const float* const* rows, int64_t width, int64_t size,
+                                                             int64_t begin, float* out) {
+  float sum[kCount];
+  for (int64_t i = 0; i < kCount; ++i) sum[i] = rows[0][begin + i];
+  for (int64_t tap = 1; tap < width; ++tap) {
+    const float* values = rows[tap] + tap * size + begin;
+    for (int64_t i = 0; i < kCount; ++i) sum[i] += values[i];
+  }
+  for (int64_t i = 0; i < kCount; ++i) out[begin + i] = larger(out[begin + i], sum[i]);
+}
+
 TESSERA_VECTOR_CLONES void gather_add_max(const float* const* rows, int64_t num_windows, int64_t width, int64_t size,
                                           float* out) {
-  constexpr int64_t kBlock = 64;  // four vectors of AVX-512: sums and maxima stay in registers
-  const float kLowest = -std::numeric_limits<float>::infinity();
-  std::fill_n(out, size, kLowest);
-  const int64_t num_whole = size / kBlock * kBlock;
+  std::fill_n(out, size, -std::numeric_limits<float>::infinity());
   for (int64_t window = 0; window < num_windows; ++window) {
-    const float* const* row = rows + window;
-    for (int64_t begin = 0; begin < num_whole; begin += kBlock) {
-      float sum[kBlock];
-      for (int64_t i = 0; i < kBlock; ++i) sum[i] = row[0][begin + i];
-      for (int64_t tap = 1; tap < width; ++tap) {
-        const float* values = row[tap] + tap * size + begin;
-        for (int64_t i = 0; i < kBlock; ++i) sum[i] += values[i];
-      }
-      for (int64_t i = 0; i < kBlock; ++i) out[begin + i] = larger(out[begin + i], sum[i]);
-    }
-    for (int64_t i = num_whole; i < size; ++i) {
-      float sum = row[0][i];
-      for (int64_t tap = 1; tap < width; ++tap) sum += row[tap][tap * size + i];
-      out[i] = larger(out[i], sum);
-    }
+    int64_t begin = 0;
+    for (; begin + 64 <= size; begin += 64) add_window<64>(rows + window, width, size, begin, out);
+    for (; begin + 16 <= size; begin += 16) add_window<16>(rows + window, width, size, begin, out);
+    for (; begin < size; ++begin) add_window<1>(rows + window, width, size, begin, out);
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 
+#include "cpu/page_buffer.h"
 #include "tessera/core/buffer.h"
 
 namespace tessera::cpu {
@@ -23,7 +24,7 @@ class WorkerScratch {
 
  private:
   size_t bytes_each_ = 0;
-  Buffer<std::byte> memory_;
+  PageBuffer memory_;
 };
 
 }  // namespace tessera::cpu

@@ -1,0 +1,293 @@
+// The full-size classifier on this machine's processors, from embeddings and from token ids, beside a plain matrix
+// product of the same FLOPs in the same run. Prints one JSON object.
+//
+//   bench_classifier_cpu [--ids FILE] [--threads N] [--seconds S]
+//
+// Weights and embeddings are random, N(0, 1) times 1 / sqrt(inputs); rates do not depend on them. --ids FILE takes
+// token ids as int32 little-endian rows of 16; without it ids follow Zipf's law, 4 to 16 words and padding.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <ctime>
+#include <fstream>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "classifier/cpu_form.h"
+#include "cpu/gemm.h"
+#include "cpu/page_buffer.h"
+#include "tessera/classifier/classifier.h"
+#include "tessera/core/error.h"
+#include "tessera/core/thread_pool.h"
+
+namespace {
+
+using namespace tessera;
+using namespace tessera::classifier;
+using Clock = std::chrono::steady_clock;
+using Json = nlohmann::ordered_json;
+
+struct Options {
+  std::string ids_file;
+  int threads = available_processors();
+  double seconds = 6;  // per measurement
+};
+
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+void fill_normal(Buffer<float>& values, float scale, uint64_t seed, ThreadPool& pool) {
+  constexpr int64_t kChunk = 1 << 20;
+  pool.run((static_cast<int64_t>(values.size()) + kChunk - 1) / kChunk, [&](int64_t chunk, int) {
+    std::mt19937_64 random(seed * 1'000'003 + static_cast<uint64_t>(chunk));
+    std::normal_distribution<float> normal(0, scale);
+    const int64_t end = std::min(static_cast<int64_t>(values.size()), (chunk + 1) * kChunk);
+    for (int64_t i = chunk * kChunk; i < end; ++i) values[static_cast<size_t>(i)] = normal(random);
+  });
+}
+
+std::shared_ptr<Model> random_model(const ClassifierConfig& config, ThreadPool& pool) {
+  auto model = std::make_shared<Model>();
+  model->config = config;
+  uint64_t seed = 0;
+  for (const TensorSpec& spec : tensor_specs(config, model->weights)) {
+    size_t size = 1;
+    for (const int64_t dim : spec.shape) size *= static_cast<size_t>(dim);
+    *spec.values = Buffer<float>(size);
+    const bool is_embedding = spec.name == "embedding.weight";
+    const auto inputs = static_cast<float>(size / static_cast<size_t>(spec.shape.front()));
+    fill_normal(*spec.values, is_embedding ? 1.0f : 1.0f / std::sqrt(inputs), ++seed, pool);
+  }
+  return model;
+}
+
+// Rows of 16 ids, as many as there are or `count` random ones.
+std::vector<int32_t> load_ids(const Options& options, const ClassifierConfig& config, int64_t count) {
+  std::vector<int32_t> ids;
+  if (!options.ids_file.empty()) {
+    std::ifstream file(options.ids_file, std::ios::binary | std::ios::ate);
+    const std::streamoff row_bytes = config.sequence_length * static_cast<std::streamoff>(sizeof(int32_t));
+    if (!file || file.tellg() == 0 || file.tellg() % row_bytes != 0) {
+      throw Error(options.ids_file, "no file of whole rows", "int32 rows of " + std::to_string(config.sequence_length));
+    }
+    ids.resize(static_cast<size_t>(file.tellg()) / sizeof(int32_t));
+    file.seekg(0);
+    file.read(reinterpret_cast<char*>(ids.data()), static_cast<std::streamsize>(ids.size() * sizeof(int32_t)));
+    return ids;
+  }
+  std::mt19937_64 random(7);
+  std::uniform_real_distribution<double> uniform(0, 1);
+  std::uniform_int_distribution<int64_t> words(4, config.sequence_length);
+  for (int64_t row = 0; row < count; ++row) {
+    const int64_t length = words(random);
+    for (int64_t position = 0; position < config.sequence_length; ++position) {
+      // Rank r with probability ~ 1 / r: the logarithm of the rank is uniform.
+      const double rank = std::exp(uniform(random) * std::log(static_cast<double>(config.vocab_size - 2)));
+      ids.push_back(position < length ? static_cast<int32_t>(rank) + 1 : config.pad_id);
+    }
+  }
+  return ids;
+}
+
+// Peak memory since the last call of reset_peak_memory.
+void reset_peak_memory() { std::ofstream("/proc/self/clear_refs") << "5"; }
+
+double peak_memory_mib() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmHWM:")) return std::stod(line.substr(6)) / 1024;
+  }
+  return 0;
+}
+
+std::string cpu_name() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  }
+  return "unknown";
+}
+
+double process_cpu_seconds() {
+  timespec time{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+}
+
+// Calls `step` for about `seconds` after one call that is not counted: median, least and most of amount / time, and how
+// many processors this process had meanwhile (fewer than threads: something else was running).
+Json measure(double seconds, double amount_per_step, const std::function<void(int64_t step)>& step) {
+  step(0);
+  std::vector<double> rates;
+  const auto begin = Clock::now();
+  const double cpu_begin = process_cpu_seconds();
+  while (rates.size() < 3 || seconds_since(begin) < seconds) {
+    const auto step_begin = Clock::now();
+    step(static_cast<int64_t>(rates.size()) + 1);
+    rates.push_back(amount_per_step / seconds_since(step_begin));
+  }
+  const double processors = (process_cpu_seconds() - cpu_begin) / seconds_since(begin);
+  std::sort(rates.begin(), rates.end());
+  return {
+      {"median", rates[rates.size() / 2]}, {"min", rates.front()}, {"max", rates.back()}, {"processors", processors}};
+}
+
+// GFLOP/s of [rows, 4096] x [4096, 1024], every thread running its own product, for the best number of rows.
+Json plain_matmul(DType operand, const Options& options, ThreadPool& pool) {
+  constexpr int64_t kIn = 4096;
+  constexpr int64_t kOut = 1024;
+  Buffer<float> weights(kIn * kOut);
+  fill_normal(weights, 1.0f, 99, pool);
+  Json best = {{"gflops", 0.0}};
+  for (const int64_t rows : {64, 96, 112, 128, 192, 256, 512, 1024}) {
+    const cpu::PackedGemm gemm({.rows = rows, .out_features = kOut, .in_features = kIn, .operand = operand},
+                               {weights.data(), kIn, 1});
+    Buffer<float> a(static_cast<size_t>(rows * kIn));
+    fill_normal(a, 1.0f, 98, pool);
+    Buffer<uint16_t> a_bf16(a.size());
+    std::transform(a.begin(), a.end(), a_bf16.begin(), f32_to_bf16);
+    const void* input = operand == DType::bf16 ? static_cast<const void*>(a_bf16.data()) : a.data();
+    std::vector<Buffer<float>> c;
+    std::vector<Buffer<std::byte>> scratch;
+    for (int i = 0; i < pool.num_threads(); ++i) {
+      c.emplace_back(static_cast<size_t>(rows * kOut));
+      scratch.emplace_back(gemm.scratch_bytes());
+    }
+    const int64_t products = std::max<int64_t>(1, 1024 / rows) * pool.num_threads();
+    const double flops = 2.0 * static_cast<double>(rows * kIn * kOut * products);
+    const Json rate = measure(options.seconds / 8, flops / 1e9, [&](int64_t) {
+      pool.run(products, [&](int64_t, int worker) {
+        gemm.run(input, c[static_cast<size_t>(worker)].data(), scratch[static_cast<size_t>(worker)].data());
+      });
+    });
+    if (rate["median"] > best["gflops"])
+      best = {{"gflops", rate["median"]}, {"rows", rows}, {"processors", rate["processors"]}};
+  }
+  return best;
+}
+
+// The better of the two, as the machine's speed drifts.
+Json better(const Json& a, const Json& b) { return a["gflops"] > b["gflops"] ? a : b; }
+
+int64_t executed_flops(const ClassifierConfig& config) {
+  const CpuForm form = select_cpu_form(config, InputKind::embeddings, cpu::physical_memory_bytes());
+  return config.flops_per_sentence() - tail_flops(config, CpuForm{}) + tail_flops(config, form);
+}
+
+Json bench_embeddings(const std::shared_ptr<Model>& model, Precision precision, const Options& options,
+                      ThreadPool& pool) {
+  const ClassifierConfig& config = model->config;
+  const DType operand = precision == Precision::bf16 ? DType::bf16 : DType::f32;
+  const Json matmul_before = plain_matmul(operand, options, pool);
+  reset_peak_memory();
+  const auto load_begin = Clock::now();
+  const auto classifier = make_cpu_classifier(
+      model, {.input = InputKind::embeddings, .precision = precision, .num_threads = options.threads});
+  const double load_seconds = seconds_since(load_begin);
+  const int64_t batch = classifier->preferred_batch();
+  Buffer<float> embeddings(static_cast<size_t>(batch * config.embedding_size * config.sequence_length));
+  fill_normal(embeddings, 1.0f, 55, pool);
+  Buffer<float> logits(static_cast<size_t>(batch * config.num_classes));
+  const Json rate = measure(options.seconds, static_cast<double>(batch), [&](int64_t) {
+    classifier->run({.num_sentences = batch, .embeddings = embeddings.data()}, {.logits = logits.data()});
+  });
+  const double peak = peak_memory_mib();
+  const Json matmul = better(matmul_before, plain_matmul(operand, options, pool));
+  const double gflops = rate["median"].get<double>() * static_cast<double>(executed_flops(config)) / 1e9;
+  return {{"sentences_per_second", rate["median"]},
+          {"spread", {rate["min"], rate["max"]}},
+          {"processors_had", rate["processors"]},
+          {"batch", batch},
+          {"gflops", gflops},
+          {"plain_matmul_gflops", matmul["gflops"]},
+          {"plain_matmul_rows", matmul["rows"]},
+          {"plain_matmul_processors_had", matmul["processors"]},
+          {"ratio_to_plain_matmul", gflops / matmul["gflops"].get<double>()},
+          {"pack_seconds", load_seconds},
+          {"peak_memory_mib", peak},
+          {"description", classifier->description()}};
+}
+
+Json bench_ids(const std::shared_ptr<Model>& model, Precision precision, const Options& options) {
+  const ClassifierConfig& config = model->config;
+  const std::vector<int32_t> ids = load_ids(options, config, 16'384);
+  const auto num_sentences = static_cast<int64_t>(ids.size()) / config.sequence_length;
+  reset_peak_memory();
+  const auto load_begin = Clock::now();
+  const auto classifier =
+      make_cpu_classifier(model, {.input = InputKind::ids, .precision = precision, .num_threads = options.threads});
+  const double load_seconds = seconds_since(load_begin);
+  Buffer<float> logits(static_cast<size_t>(num_sentences * config.num_classes));
+  const auto first_begin = Clock::now();
+  classifier->run({.num_sentences = num_sentences, .ids = ids.data()}, {.logits = logits.data()});
+  const double first_seconds = seconds_since(first_begin);
+  const Json rate = measure(options.seconds, static_cast<double>(num_sentences), [&](int64_t) {
+    classifier->run({.num_sentences = num_sentences, .ids = ids.data()}, {.logits = logits.data()});
+  });
+  std::vector<int32_t> distinct = ids;
+  std::sort(distinct.begin(), distinct.end());
+  distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
+  const auto padding = std::count(ids.begin(), ids.end(), config.pad_id);
+  return {{"sentences_per_second", rate["median"]},
+          {"spread", {rate["min"], rate["max"]}},
+          {"processors_had", rate["processors"]},
+          {"sentences", num_sentences},
+          {"source", options.ids_file.empty() ? "Zipf" : "file"},
+          {"distinct_tokens", distinct.size()},
+          {"padding_share", static_cast<double>(padding) / static_cast<double>(ids.size())},
+          {"first_pass_seconds", first_seconds},
+          {"pack_seconds", load_seconds},
+          {"peak_memory_mib", peak_memory_mib()},
+          {"description", classifier->description()}};
+}
+
+Options parse(int argc, char** argv) {
+  Options options;
+  for (int i = 1; i < argc; i += 2) {
+    const std::string name = argv[i];
+    if (i + 1 == argc) throw Error(name, "no value", "one");
+    const std::string value = argv[i + 1];
+    if (name == "--ids") {
+      options.ids_file = value;
+    } else if (name == "--threads") {
+      options.threads = std::stoi(value);
+    } else if (name == "--seconds") {
+      options.seconds = std::stod(value);
+    } else {
+      throw Error(name, "an unknown option", "--ids FILE, --threads N or --seconds S");
+    }
+  }
+  return options;
+}
+
+Json bench(const Options& options) {
+  ThreadPool pool(options.threads);
+  const ClassifierConfig config = preset_config("apws25");
+  Json result = {{"cpu_model", cpu_name()},
+                 {"threads", options.threads},
+                 {"library", cpu::gemm_library_name()},
+                 {"compiler", __VERSION__},
+                 {"flops_per_sentence", config.flops_per_sentence()},
+                 {"flops_executed_per_sentence", executed_flops(config)}};
+  const std::shared_ptr<Model> model = random_model(config, pool);
+  const bool has_bf16 = cpu_supports_bf16();
+  result["embeddings_fp32"] = bench_embeddings(model, Precision::fp32, options, pool);
+  if (has_bf16) result["embeddings_bf16"] = bench_embeddings(model, Precision::bf16, options, pool);
+  result["ids_fp32"] = bench_ids(model, Precision::fp32, options);
+  if (has_bf16) result["ids_bf16"] = bench_ids(model, Precision::bf16, options);
+  return result;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  std::printf("%s\n", bench(parse(argc, argv)).dump(2).c_str());
+  return 0;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "bench_classifier_cpu: %s\n", error.what());
+  return 1;
+}
