@@ -59,7 +59,7 @@ class Pipeline {
     if (read_failure_) std::rethrow_exception(read_failure_);
   }
 
-  /// From any thread: no further intake; once the grace is over workers end at their next slice.
+  /// From any thread: no further intake, and workers start no slice that would end after the grace.
   void stop() {
     stop_deadline_ = Clock::now() + kStopGrace;
     stopping_ = true;
@@ -115,12 +115,15 @@ class Pipeline {
     const int num_threads = options_.num_encode_threads > 0 ? options_.num_encode_threads : available_processors();
     Worker worker(config_, encoder_, classifier,
                   {.num_encode_threads = num_threads, .router_weights = options_.router_weights});
+    const Worker::GiveUp give_up = [this](std::chrono::nanoseconds expected) { return gives_up(expected); };
     while (std::optional<EngineBatch> batch = queue_.pop()) {
-      if (!writer_.put(worker.label(*std::move(batch), [this] { return gave_up(); }))) return;
+      if (!writer_.put(worker.label(*std::move(batch), give_up))) return;
     }
   }
 
-  bool gave_up() const { return stopping_ && Clock::now() > stop_deadline_.load(); }
+  bool gives_up(std::chrono::nanoseconds expected) const {
+    return stopping_ && Clock::now() + expected > stop_deadline_.load();
+  }
 
   const ClassifierConfig& config_;
   const TextEncoder* encoder_;

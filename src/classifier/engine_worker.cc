@@ -56,7 +56,7 @@ Worker::Worker(const ClassifierConfig& config, const TextEncoder* encoder, Class
       encode_threads_(options.num_encode_threads),
       slice_size_(std::max<int64_t>(1, classifier.preferred_batch())) {}
 
-LabelledBatch Worker::label(EngineBatch batch, const std::function<bool()>& give_up) {
+LabelledBatch Worker::label(EngineBatch batch, const GiveUp& give_up) {
   io::RecordBatch& records = batch.records;
   const int64_t n = records.num_records;
   const size_t size = static_cast<size_t>(n);
@@ -70,8 +70,10 @@ LabelledBatch Worker::label(EngineBatch batch, const std::function<bool()>& give
   if (options_.router_weights) out.router_weights = Buffer<float>(size * static_cast<size_t>(config_.num_experts));
   if (!records.texts.empty()) encode_texts(records, out);
   blank_failed_records(out.errors, records);
-  while (out.num_done < n && !give_up()) {
+  while (out.num_done < n && !give_up(last_slice_)) {
+    const auto start = std::chrono::steady_clock::now();
     run_slice(records, out.num_done, std::min(slice_size_, n - out.num_done), out);
+    last_slice_ = std::chrono::steady_clock::now() - start;
   }
   out.texts = std::move(records.texts);
   return out;

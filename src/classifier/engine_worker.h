@@ -1,6 +1,7 @@
 // One worker of the engine: text to token ids, then the classifier, on one micro-batch at a time.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -58,9 +59,12 @@ class Worker {
   /// References are kept. `encoder` may be null where no text comes.
   Worker(const ClassifierConfig& config, const TextEncoder* encoder, Classifier& classifier, const Options& options);
 
-  /// Labels `batch` in slices of the classifier's preferred batch; asks `give_up` before each and leaves the rest when
-  /// it says so. When memory runs out slices are halved, down to one sentence.
-  LabelledBatch label(EngineBatch batch, const std::function<bool()>& give_up);
+  /// Whether to give up instead of starting a slice that will take about `expected`.
+  using GiveUp = std::function<bool(std::chrono::nanoseconds expected)>;
+
+  /// Labels `batch` in slices of the classifier's preferred batch; leaves the rest once `give_up` says so. When memory
+  /// runs out slices are halved, down to one sentence.
+  LabelledBatch label(EngineBatch batch, const GiveUp& give_up);
 
  private:
   void encode_texts(io::RecordBatch& records, LabelledBatch& out);
@@ -74,6 +78,7 @@ class Worker {
   Options options_;
   ThreadPool encode_threads_;
   int64_t slice_size_;
+  std::chrono::nanoseconds last_slice_{0};  // how long it took
   std::vector<RecordStatus> status_;
 };
 

@@ -12,9 +12,9 @@
 // Memory: at most `max_queued_records` and `max_queued_bytes` wait for a worker (one batch always fits), and a few
 // batches a worker wait for their turn to be written.
 //
-// Stop: once the token is stopped nothing more is read, and what has been read is labelled for kStopGrace longer; then
-// workers end with the slice they are in (preferred_batch() sentences) and the rest is given back. The results written
-// are those of the first `num_read` records of the input.
+// Stop: once the token is stopped nothing more is read. What has been read is labelled as far as slices
+// (preferred_batch() sentences) fit into kStopGrace, judged by how long the last one took; the slice that runs at the
+// stop is finished anyway. The results written are those of the first `num_read` records of the input.
 #pragma once
 
 #include <atomic>
@@ -58,8 +58,8 @@ class ResultSink {
   virtual void end_batch(int64_t num_written) { static_cast<void>(num_written); }
 };
 
-/// With a slice of at most a second this ends a stopped run within two seconds.
-inline constexpr std::chrono::seconds kStopGrace{1};
+/// Leaves the writer half a second of the two in which a stopped run ends.
+inline constexpr std::chrono::milliseconds kStopGrace{1500};
 
 struct EngineOptions {
   int64_t batch_size = 0;  ///< records read at a time; 0 = the largest preferred_batch() of the classifiers

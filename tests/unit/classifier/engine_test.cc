@@ -291,6 +291,26 @@ TEST(Engine, a_stop_with_slow_classifiers_ends_soon_with_a_prefix) {
   expect_all_in_order(sink, statistics.num_read);
 }
 
+TEST(Engine, a_stop_starts_no_slice_that_would_last_too_long) {
+  FakeReader reader(10'000);
+  Engine engine = make_engine(1, {.batch_size = 8, .stop_reader = &reader.stop}, [](FakeClassifier& c) {
+    c.preferred = 8;
+    c.delay = std::chrono::milliseconds(900);  // the one under way at the stop ends within the grace, another would not
+  });
+  FakeSink sink;
+  std::stop_source source;
+  std::chrono::steady_clock::time_point stopped_at;
+  sink.on_write = [&](int64_t index) {
+    if (index != 0) return;
+    stopped_at = std::chrono::steady_clock::now();
+    source.request_stop();
+  };
+  const RunStatistics statistics = engine.run(reader, sink, source.get_token());
+  EXPECT_LT(std::chrono::steady_clock::now() - stopped_at, std::chrono::milliseconds(1700));
+  EXPECT_GE(statistics.num_read, 16);
+  expect_all_in_order(sink, statistics.num_read);
+}
+
 TEST(Engine, a_stop_before_the_start_reads_nothing) {
   FakeReader reader(100);
   Engine engine = make_engine(1, {.stop_reader = &reader.stop});
