@@ -33,7 +33,7 @@ struct Case {
   const char* words;  // joined by one space
 };
 
-// The same table stands in training/test_tokenizer.py: the Python twin prepares the training data.
+// The cases of training/test_tokenizer.py, whose Python twin prepares the training data, and more.
 constexpr Case kReviewsCases[] = {
     {"empty", "", ""},
     {"white space only", " \t\r\n\u00a0\u3000 ", ""},
