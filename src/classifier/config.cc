@@ -199,7 +199,7 @@ ClassifierConfig load_config(const std::filesystem::path& path, std::vector<std:
        reader.unknown_keys({"format", "version", "vocab_size", "embedding_size", "sequence_length", "filter_widths",
                             "num_filters", "num_experts", "expert_size", "head_sizes", "num_classes", "class_names",
                             "tokenizer", "text_normalization", "unknown_id", "pad_id"})) {
-    warnings.push_back(where + ": unknown key '" + key + "' is ignored");
+    warnings.push_back(str_cat(where, ": unknown key '", key, "' is ignored"));
   }
   return config;
 }

@@ -106,16 +106,22 @@ class CpuClassifier final : public Classifier {
     if (projected_) bytes += projected_->memory_bytes();
     std::string text = str_cat("CPU, ", cpu::gemm_library_name(), ", ", operand_ == DType::bf16 ? "bf16" : "fp32", ", ",
                                pool_.num_threads(), " threads; ", form_);
-    if (direct_)
-      text += str_cat(" (", input_ == InputKind::ids ? "table too large" : "embeddings", "; ", direct_->policy(), ")");
-    if (projected_)
+    if (direct_) text += str_cat(" (", reason_for_direct(), "; ", direct_->policy(), ")");
+    if (projected_) {
       text += str_cat(" (", projected_->num_projected_tokens(), " of ", config_.vocab_size, " tokens so far)");
+    }
     return str_cat(text, "; ", (bytes + (size_t{1} << 19)) >> 20, " MiB");
   }
 
   int64_t preferred_batch() const override { return slice_; }
 
  private:
+  const char* reason_for_direct() const {
+    if (input_ == InputKind::embeddings) return "embeddings";
+    return config_.embedding_size < kMinProjectedEmbedding ? "embedding too narrow for a table to pay"
+                                                           : "table too large for this machine";
+  }
+
   static Buffer<float> zeros(size_t size) {
     Buffer<float> buffer(size);
     std::fill(buffer.begin(), buffer.end(), 0.0f);

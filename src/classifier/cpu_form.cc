@@ -5,13 +5,8 @@
 namespace tessera::classifier {
 namespace {
 
-// A projected sentence adds sequence_length * taps * filters table values; the direct form spends embedding_size
-// multiply-adds on each of them. An addition whose operand comes from memory costs about as much as this many
-// multiply-adds of a blocked product, so narrower embeddings are multiplied.
-constexpr int64_t kMinProjectedEmbedding = 16;
-
 // The table may grow to its full size, whatever the input; this leaves as much again for everything else.
-constexpr size_t kTableShareOfMemory = 2;
+constexpr double kTableShareOfMemory = 2;
 
 }  // namespace
 
@@ -25,7 +20,7 @@ CpuForm select_cpu_form(const ClassifierConfig& config, InputKind input, size_t 
   const auto table_bytes = static_cast<double>(config.vocab_size) * static_cast<double>(config.num_taps()) *
                            static_cast<double>(config.num_filters) * static_cast<double>(sizeof(float));
   form.projected_vocabulary = input == InputKind::ids && config.embedding_size >= kMinProjectedEmbedding &&
-                              table_bytes <= static_cast<double>(physical_memory_bytes / kTableShareOfMemory);
+                              table_bytes * kTableShareOfMemory <= static_cast<double>(physical_memory_bytes);
   if (!config.head_sizes.empty()) {
     CpuForm folded = form;
     folded.folded_head = true;

@@ -9,6 +9,11 @@
 
 namespace tessera::classifier {
 
+/// A projected sentence adds sequence_length * taps * filters table values; the direct form spends embedding_size
+/// multiply-adds on each of them. An addition whose operand comes from memory costs about as much as this many
+/// multiply-adds of a blocked product, so narrower embeddings are multiplied.
+inline constexpr int64_t kMinProjectedEmbedding = 16;
+
 struct CpuForm {
   /// Token ids: sums of rows of a projected vocabulary instead of products (cpu/projected_convolution.h).
   bool projected_vocabulary = false;

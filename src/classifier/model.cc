@@ -39,6 +39,7 @@ std::vector<std::string> load_vocabulary(const std::filesystem::path& path, cons
                 str_cat("the vocab_size of config.json, ", config.vocab_size));
   }
   std::vector<std::string> words;
+  words.reserve(static_cast<size_t>(vocabulary.size()));
   for (int32_t id = 0; id < vocabulary.size(); ++id) words.push_back(vocabulary.word(id));
   return words;
 }
@@ -54,6 +55,7 @@ void check_finite(const Buffer<float>& values, const std::string& file, const st
 void warn_of_extra_tensors(const io::SafetensorsFile& file, const std::vector<TensorSpec>& specs,
                            std::vector<std::string>& warnings) {
   std::vector<std::string> expected;
+  expected.reserve(specs.size());
   for (const TensorSpec& spec : specs) expected.push_back(spec.name);
   std::sort(expected.begin(), expected.end());
   size_t num_extra = 0;

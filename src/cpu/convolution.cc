@@ -194,7 +194,7 @@ int64_t Convolution::select_records_per_step(int64_t num_records) const {
   const int64_t num_tiles = ceil_div(num_records, policy_.records_per_tile);
   const int64_t num_widths = static_cast<int64_t>(taps_.size());
   int64_t tiles = kProductsPerPass;
-  while (tiles > 1 && num_widths * ceil_div(num_tiles, tiles) < 4 * pool_.num_threads()) tiles /= 2;
+  while (tiles > 1 && num_widths * ceil_div(num_tiles, tiles) < int64_t{4} * pool_.num_threads()) tiles /= 2;
   return tiles * policy_.records_per_tile;
 }
 
