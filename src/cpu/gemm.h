@@ -7,7 +7,8 @@
 // Sums and C are fp32 whatever the operands. The number of rows is part of the product: a caller with fewer rows pads.
 // That is what makes a row's result depend on that row alone: libraries choose their kernel by the number of rows, and
 // with it the order of the sums. For a given product, library and processor, equal rows of A give equal rows of C,
-// wherever in the tile they stand and whatever the other rows hold (tests/unit/cpu/gemm_test.cc).
+// wherever in the tile they stand and whatever the other rows hold. The constructor tries that out, and where oneDNN
+// does not keep it, the portable loops are used.
 #pragma once
 
 #include <cstddef>

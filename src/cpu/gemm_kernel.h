@@ -26,6 +26,9 @@ bool onednn_available();
 bool onednn_supports_bf16();
 std::string onednn_name();
 
+/// Whether a row gives the same bits wherever in the tile it stands: PackedGemm uses no kernel that does not.
+bool gives_equal_rows(const GemmSpec& spec, const GemmKernel& kernel);
+
 /// The weights as a dense [in_features, out_features] array.
 Buffer<float> dense_weights(const GemmSpec& spec, const WeightView& weights);
 

@@ -3,6 +3,7 @@
 #include <limits>
 #include <thread>
 
+#include "cpu/gemm_kernel.h"
 #include "tessera/core/buffer.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
@@ -202,6 +203,32 @@ TEST(PackedGemm, ARowDependsOnThatRowAlone) {
         }
       }
     }
+  }
+}
+
+// A kernel that treats its last row differently, by one unit in the last place of one column.
+class UnevenKernel final : public GemmKernel {
+ public:
+  UnevenKernel(const GemmSpec& spec, const std::vector<float>& weights)
+      : spec_(spec), even_(make_portable_gemm(spec, {weights.data(), spec.in_features, 1})) {}
+  size_t scratch_bytes() const override { return 0; }
+  size_t packed_bytes() const override { return 0; }
+  void run(const void* a, float* c, std::byte* scratch) const override {
+    even_->run(a, c, scratch);
+    float& last = c[spec_.rows * spec_.out_features - 1];
+    last = std::nextafter(last, 1e30f);
+  }
+
+ private:
+  GemmSpec spec_;
+  std::unique_ptr<const GemmKernel> even_;
+};
+
+TEST(PackedGemm, AKernelThatTreatsRowsDifferentlyIsFound) {
+  for (const GemmSpec& spec : {GemmSpec{8, 5, 7}, GemmSpec{64, 1, 1}, GemmSpec{126, 2000, 30}}) {
+    const auto w = test::random_normal(static_cast<size_t>(spec.out_features * spec.in_features), 1, 15);
+    EXPECT_TRUE(gives_equal_rows(spec, *make_portable_gemm(spec, {w.data(), spec.in_features, 1})));
+    EXPECT_FALSE(gives_equal_rows(spec, UnevenKernel(spec, w)));
   }
 }
 
