@@ -7,7 +7,6 @@
 // token ids as int32 little-endian rows of 16; without it ids follow Zipf's law, 4 to 16 words and padding.
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <cstdio>
 #include <ctime>
 #include <fstream>
@@ -19,9 +18,11 @@
 #include <vector>
 
 #include "classifier/cpu_form.h"
+#include "classifier/synth.h"
 #include "cpu/gemm.h"
 #include "cpu/page_buffer.h"
 #include "tessera/classifier/classifier.h"
+#include "tessera/core/check.h"
 #include "tessera/core/error.h"
 #include "tessera/core/thread_pool.h"
 
@@ -50,21 +51,6 @@ void fill_normal(Buffer<float>& values, float scale, uint64_t seed, ThreadPool& 
   });
 }
 
-std::shared_ptr<Model> random_model(const ClassifierConfig& config, ThreadPool& pool) {
-  auto model = std::make_shared<Model>();
-  model->config = config;
-  uint64_t seed = 0;
-  for (const TensorSpec& spec : tensor_specs(config, model->weights)) {
-    size_t size = 1;
-    for (const int64_t dim : spec.shape) size *= static_cast<size_t>(dim);
-    *spec.values = Buffer<float>(size);
-    const bool is_embedding = spec.name == "embedding.weight";
-    const auto inputs = static_cast<float>(size / static_cast<size_t>(spec.shape.front()));
-    fill_normal(*spec.values, is_embedding ? 1.0f : 1.0f / std::sqrt(inputs), ++seed, pool);
-  }
-  return model;
-}
-
 // Rows of 16 ids, as many as there are or `count` random ones.
 std::vector<int32_t> load_ids(const Options& options, const ClassifierConfig& config, int64_t count) {
   std::vector<int32_t> ids;
@@ -72,24 +58,15 @@ std::vector<int32_t> load_ids(const Options& options, const ClassifierConfig& co
     std::ifstream file(options.ids_file, std::ios::binary | std::ios::ate);
     const std::streamoff row_bytes = config.sequence_length * static_cast<std::streamoff>(sizeof(int32_t));
     if (!file || file.tellg() == 0 || file.tellg() % row_bytes != 0) {
-      throw Error(options.ids_file, "no file of whole rows", "int32 rows of " + std::to_string(config.sequence_length));
+      throw Error(options.ids_file, "no file of whole rows", str_cat("int32 rows of ", config.sequence_length));
     }
     ids.resize(static_cast<size_t>(file.tellg()) / sizeof(int32_t));
     file.seekg(0);
     file.read(reinterpret_cast<char*>(ids.data()), static_cast<std::streamsize>(ids.size() * sizeof(int32_t)));
     return ids;
   }
-  std::mt19937_64 random(7);
-  std::uniform_real_distribution<double> uniform(0, 1);
-  std::uniform_int_distribution<int64_t> words(4, config.sequence_length);
-  for (int64_t row = 0; row < count; ++row) {
-    const int64_t length = words(random);
-    for (int64_t position = 0; position < config.sequence_length; ++position) {
-      // Rank r with probability ~ 1 / r: the logarithm of the rank is uniform.
-      const double rank = std::exp(uniform(random) * std::log(static_cast<double>(config.vocab_size - 2)));
-      ids.push_back(position < length ? static_cast<int32_t>(rank) + 1 : config.pad_id);
-    }
-  }
+  ids.resize(static_cast<size_t>(count * config.sequence_length));
+  synthesize_ids(config, 1, 0, ids);
   return ids;
 }
 
@@ -236,7 +213,7 @@ Json bench_ids(const std::shared_ptr<Model>& model, Precision precision, const O
           {"spread", {rate["min"], rate["max"]}},
           {"processors_had", rate["processors"]},
           {"sentences", num_sentences},
-          {"source", options.ids_file.empty() ? "Zipf" : "file"},
+          {"source", options.ids_file.empty() ? "synthetic" : "file"},
           {"distinct_tokens", distinct.size()},
           {"padding_share", static_cast<double>(padding) / static_cast<double>(ids.size())},
           {"first_pass_seconds", first_seconds},
@@ -273,7 +250,7 @@ Json bench(const Options& options) {
                  {"compiler", __VERSION__},
                  {"flops_per_sentence", config.flops_per_sentence()},
                  {"flops_executed_per_sentence", executed_flops(config)}};
-  const std::shared_ptr<Model> model = random_model(config, pool);
+  const auto model = std::make_shared<Model>(synthesize_model(config, {}, {.num_threads = options.threads}));
   const bool has_bf16 = cpu_supports_bf16();
   result["embeddings_fp32"] = bench_embeddings(model, Precision::fp32, options, pool);
   if (has_bf16) result["embeddings_bf16"] = bench_embeddings(model, Precision::bf16, options, pool);

@@ -16,15 +16,20 @@ using batching::TileCoord;
 
 namespace {
 
-// Products that use a tap's weights one after the other. The weights (16 MiB for the full-size model in fp32) come from
-// memory for the first and from the last-level cache for the rest: +15 % for fp32, +25 % for bf16 over 1.
-constexpr int64_t kProductsPerPass = 4;
-
-// Rows of one product. Measured for 4096 inputs and 1024 outputs on a Sapphire Rapids core with oneDNN 2.6: fp32 keeps
-// its rate from 64 rows on, bf16 (AMX) from 48; above 128 bf16 falls when the neighbour core is busy (650 -> 350
-// GFLOP/s at 224).
-constexpr int64_t kMinProductRows = 64;
-constexpr int64_t kMaxProductRows = 128;
+// Measured for the full-size model on two Sapphire Rapids cores with oneDNN 2.6, a tap's weights being 16 MiB in fp32
+// and 8 MiB in bf16, far more than a cache of a core holds: GFLOP per processor second of all four convolutions.
+//
+//   rows of a product     64..112            128..224
+//   products per pass     4        8         2        4        the same weights again and again, 128 rows
+//   fp32                  176      189       188      191      191
+//   bf16 (AMX)            680      702       747      735      783
+//
+// So products are as large as they may be before one record alone becomes expensive (a tile is computed whole), and two
+// use a tap's weights one after the other: they come from memory for the first and from a cache for the second.
+constexpr int64_t kMinProductRows = 128;
+constexpr int64_t kMaxProductRows = 256;
+constexpr int64_t kMaxRecordsPerTile = 64;
+constexpr int64_t kProductsPerPass = 2;
 
 }  // namespace
 
@@ -41,7 +46,7 @@ ConvolutionPolicy select_policy(const ConvolutionShape& shape) {
   // that the last product of a tile holds few rows that nobody needs.
   ConvolutionPolicy policy;
   const int64_t fewest = shape.positions - *std::max_element(shape.widths.begin(), shape.widths.end()) + 1;
-  policy.records_per_tile = ceil_div(kMinProductRows, std::min(fewest, kMinProductRows));
+  policy.records_per_tile = std::clamp<int64_t>(ceil_div(kMinProductRows, fewest), 1, kMaxRecordsPerTile);
   for (size_t i = 0; i < shape.widths.size(); ++i) {
     const int64_t most = std::max<int64_t>(1, kMaxProductRows / policy.records_per_tile);
     const int64_t num_products = (shape.num_windows(i) + most - 1) / most;

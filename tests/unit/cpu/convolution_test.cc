@@ -35,10 +35,10 @@ std::vector<float> run(Convolution& convolution, const ConvolutionShape& shape, 
 
 TEST(ConvolutionPolicy, FullSizeModel) {
   const ConvolutionPolicy policy = select_policy({4096, 16, 1024, {3, 5, 7, 9}});
-  EXPECT_EQ(policy, (ConvolutionPolicy{8, {14, 12, 10, 8}}));
+  EXPECT_EQ(policy, (ConvolutionPolicy{16, {14, 12, 10, 8}}));
   std::ostringstream text;
   text << policy;
-  EXPECT_EQ(text.str(), "tiles of 8 records, products of 112 96 80 64 rows");
+  EXPECT_EQ(text.str(), "tiles of 16 records, products of 224 192 160 128 rows");
 }
 
 TEST(ConvolutionPolicy, ProductsAreNeitherTinyNorHuge) {
@@ -47,8 +47,8 @@ TEST(ConvolutionPolicy, ProductsAreNeitherTinyNorHuge) {
       const ConvolutionPolicy policy = select_policy({4, positions, 4, {1, width}});
       for (const int64_t windows : policy.windows_per_product) {
         ASSERT_GE(windows, 1);
-        ASSERT_GE(windows * policy.records_per_tile, 32) << positions << " " << width;
-        ASSERT_LE(windows * policy.records_per_tile, 128) << positions << " " << width;
+        ASSERT_GE(windows * policy.records_per_tile, 64) << positions << " " << width;
+        ASSERT_LE(windows * policy.records_per_tile, 256) << positions << " " << width;
       }
     }
   }

@@ -95,10 +95,10 @@ inline const std::vector<ConvolutionShape>& convolution_shapes() {
   static const std::vector<ConvolutionShape> shapes = {
       {7, 5, 5, {1, 5}},           // widths 1 and the whole sequence; nothing a multiple of anything
       {3, 1, 2, {1}},              // a sequence of one
-      {64, 16, 33, {3, 5, 7, 9}},  // the full-size model's positions: 8 records a tile
-      {8, 56, 16, {1, 2, 5, 56}},  // one window beside 56: 64 records a tile, two windows a product
-      {5, 300, 9, {2, 40}},        // one record a tile; three products a width, the last one padded
-      {17, 70, 20, {7}},           // exactly one product of 64 windows
+      {64, 16, 33, {3, 5, 7, 9}},  // the full-size model's positions: 16 records a tile
+      {8, 56, 16, {1, 2, 5, 56}},  // one window beside 56: 64 records a tile, four windows a product
+      {5, 300, 9, {2, 40}},        // one record a tile; two products a width, the last one padded
+      {17, 70, 20, {7}},           // two records a tile of 64 windows each
       {1, 2, 1, {1, 1, 2}},        // one channel, one filter, a width twice
       {40, 16, 64, {16, 15}},      // few windows
   };
