@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh Debian 12, set-up included:
 #   make demo   installs what is missing, builds, classifies real sentences
 #   make test   installs what is missing, builds, runs every test
-.PHONY: demo build test bench format figures clean help
+.PHONY: demo build test gpu-test bench format figures clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -17,6 +17,12 @@ build:
 test:
 	@scripts/install.sh test
 	@python3 scripts/run_tests.py
+
+#   make gpu-test   builds the kernels, runs every GPU test and the sanitizers, writes tests/gpu/RECORD.json
+gpu-test:
+	@cmake --preset cuda --log-level=WARNING
+	@cmake --build --preset cuda
+	@tests/gpu/run.sh build/cuda core moe
 
 #   make bench   measures the CPU back end and writes bench/results/
 bench:

@@ -18,8 +18,8 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-MARKER = re.compile(r"<!--fig (\S+)#(\S+) (\S+)-->(.*?)<!--/fig-->", re.S)
-TABLE = re.compile(r"<!--table (\S+)#(\S+)-->(.*?)<!--/table-->", re.S)
+MARKER = re.compile(r"<!--fig (\S+)#(\S+)\s+([\w,.]+)-->(.*?)<!--/fig-->", re.S)
+TABLE = re.compile(r"<!--table (\S+)#([\w.]+)-->(.*?)<!--/table-->", re.S)
 # What counts as a performance or accuracy figure in running text.
 CLAIM = re.compile(r"\d[\d,.]*\s*(?:%|(?:[kM]?\s?sentences|[kMGT]?FLOP|[kMGT]?B)/s)")
 

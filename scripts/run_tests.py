@@ -170,8 +170,8 @@ def stage_tidy(tally):
 
 
 def stage_clang_tidy(tally):
-    """Host sources only: clang 14 cannot parse the CUDA headers."""
-    sources = sorted((ROOT / "src").rglob("*.cc"))
+    """Host sources only: clang 14 cannot parse the CUDA headers, and without nvcc there are no commands for them."""
+    sources = [p for p in sorted((ROOT / "src").rglob("*.cc")) if "cuda" not in str(p.relative_to(ROOT))]
     half = (len(sources) + 1) // 2
     running = [subprocess.Popen(["clang-tidy", "-p", str(BUILD / "test"), "--quiet", *map(str, part)], cwd=ROOT,
                                 text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -181,13 +181,28 @@ def stage_clang_tidy(tally):
         tally.add(process.returncode == 0, f"clang-tidy over about {half} files", output)
 
 
+def stage_gpu(tally):
+    """GPU tests need a GPU and run by `make gpu-test`; here their sources must be those of the recorded run."""
+    programs = sorted(p for p in (BUILD / "test" / "tests" / "gpu").glob("gpu_test_*") if os.access(p, os.X_OK))
+    if not programs:
+        tally.skipped.append("CUDA kernels and their tests: not built, no nvcc on this machine")
+    for program in programs:
+        _, listing = run([program, "--gtest_list_tests"])
+        count = sum(line.startswith("  ") for line in listing.splitlines())
+        tally.skipped.append(f"{program.name}: {count} tests run by make gpu-test on a GPU, not by make test")
+    code, output = run([sys.executable, "tests/gpu/record.py", "check"])
+    tally.add(code == 0, "GPU record: the tests last passed on a GPU with these very sources", output)
+    if output.strip():
+        print(output.strip(), flush=True)
+
+
 def stage_figures(tally):
     code, output = run([sys.executable, "scripts/figures.py", "--check"])
     tally.add(code == 0, "figures of README, docs and model card agree with bench/results", output)
 
 
 STAGES = {"unit": stage_unit, "examples": stage_examples, "cli": stage_cli, "training": stage_training,
-          "tidy": stage_tidy, "figures": stage_figures, "sanitize": stage_sanitize, "portable": stage_portable,
+          "gpu": stage_gpu, "tidy": stage_tidy, "figures": stage_figures, "sanitize": stage_sanitize, "portable": stage_portable,
           "fuzz": stage_fuzz, "clang-tidy": stage_clang_tidy}
 
 

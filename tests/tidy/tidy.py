@@ -16,12 +16,13 @@ MAX_MAIN_LOOP_LINES = 100  # a device main loop
 MAY_INCLUDE = {
     "core": set(),
     "batching": {"core"},
+    "cuda/core": {"core", "batching"},  # host side of the kernels: error checks, tensor maps, arrays of the plan
     "cuda/ptx": {"core"},
-    "cuda/cta": {"core", "cuda/ptx"},
-    "cuda/kernels": {"core", "batching", "cuda/cta", "cuda/ptx"},
+    "cuda/cta": {"core", "cuda/core", "cuda/ptx"},
+    "cuda/kernels": {"core", "batching", "cuda/core", "cuda/cta", "cuda/ptx"},
     "cpu": {"core", "batching"},
     "comm": {"core", "batching"},
-    "moe": {"core", "batching", "cuda/kernels", "cpu", "comm"},
+    "moe": {"core", "batching", "cuda/core", "cuda/kernels", "cpu", "comm"},
     "io": {"core"},
     "classifier": {"core", "batching", "cuda/kernels", "cpu", "comm", "moe", "io"},
     "tools": {"core", "batching", "cuda/kernels", "cpu", "comm", "moe", "io", "classifier"},

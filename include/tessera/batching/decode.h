@@ -4,8 +4,8 @@
 //   TileCoord c = decode(prefix, flat_tile);                    // one thread
 //   TileCoord c = decode_warp(warp, prefix, flat_tile);         // 32 lanes together, all get the same answer
 //
-// Cost: log2(num_tasks) dependent loads for `decode`; ceil(num_tasks / 32) coalesced loads and ballots for
-// `decode_warp`, fewer when the task is found early. The caller keeps flat_tile in [0, prefix.num_tiles()).
+// Cost: log2(num_tasks) dependent loads for `decode`; one ballot for up to 32 tasks, two for up to 1024, one more for
+// every further 1024 for `decode_warp`. The caller keeps flat_tile in [0, prefix.num_tiles()).
 #pragma once
 
 #include <bit>
@@ -42,16 +42,21 @@ TESSERA_HOST_DEVICE constexpr TileCoord decode(TilePrefix prefix, int32_t flat_t
 
 /// The same by ballots. `Warp` has one member, `uint32_t ballot(predicate)`, where predicate(lane) is true or false for
 /// each of the 32 lanes; on the device each lane evaluates its own, HostWarp below evaluates them one after the other.
+/// Up to 1024 tasks take two ballots: the first, over every 32nd entry, finds 32 neighbours; the second finds the task.
 template <class Warp>
 TESSERA_HOST_DEVICE constexpr TileCoord decode_warp(const Warp& warp, TilePrefix prefix, int32_t flat_tile) {
-  int32_t num_passed = 0;
-  for (int32_t base = 0; base < prefix.num_tasks; base += kWarpSize) {
-    const uint32_t passed = warp.ballot(
-        [=](int32_t lane) { return base + lane < prefix.num_tasks && prefix.tile_end[base + lane] <= flat_tile; });
-    num_passed += std::popcount(passed);
-    if (passed != 0xFFFFFFFFu) break;  // totals do not decrease: no later task can have passed
+  int32_t first = 0;  // tasks before it have passed
+  while (prefix.num_tasks - first > kWarpSize) {
+    const uint32_t passed = warp.ballot([=](int32_t lane) {
+      const int32_t last_of_group = first + lane * kWarpSize + kWarpSize - 1;
+      return last_of_group < prefix.num_tasks && prefix.tile_end[last_of_group] <= flat_tile;
+    });
+    first += std::popcount(passed) * kWarpSize;
+    if (passed != 0xFFFFFFFFu) break;  // totals do not decrease: no later group can have passed
   }
-  return detail::coord_in_task(prefix, num_passed, flat_tile);
+  const uint32_t passed = warp.ballot(
+      [=](int32_t lane) { return first + lane < prefix.num_tasks && prefix.tile_end[first + lane] <= flat_tile; });
+  return detail::coord_in_task(prefix, first + std::popcount(passed), flat_tile);
 }
 
 /// A warp on the host, for tests and for reading the algorithm without a GPU.

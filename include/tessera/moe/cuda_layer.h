@@ -1,0 +1,90 @@
+// A mixture-of-experts layer on one CUDA device (Hopper).
+//
+//   CudaLayer layer(config, weights);      // device pointers, used as they lie, never copied
+//   void* workspace = ...;                 // layer.workspace_bytes(max_tokens), 16-byte aligned
+//   layer.run({x, topk_ids, false, topk_weights, out, num_tokens}, workspace, bytes, stream);
+//
+//   out[t] = sum_s topk_weights[t, s] * down[e] * act(gate[e] * x[t], up[e] * x[t])     with e = topk_ids[t, s]
+//
+// run enqueues four or five kernels and returns: no allocation, no synchronisation, no host read; capturable in a CUDA
+// graph, also with routing that changes between replays. A slot whose id lies outside [first_expert, first_expert +
+// num_experts) adds nothing; a token without slots is exactly +0. Accumulation is fp32; the intermediate, the expert's
+// rows and out are rounded once each to the layer's type. The same inputs give the same bits, whatever the batch, the
+// stream or the number of CTAs. The workspace belongs to the caller: one per run in flight.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "tessera/batching/plan.h"
+#include "tessera/core/activation.h"
+#include "tessera/core/dtype.h"
+
+struct CUstream_st;
+
+namespace tessera::moe {
+
+struct LayerConfig {
+  int32_t hidden_size = 0;        ///< H, a multiple of 8
+  int32_t intermediate_size = 0;  ///< I, a multiple of 8
+  int32_t num_experts = 0;        ///< E that these weights hold, 1..1024
+  int32_t top_k = 0;              ///< 1..32
+  DType dtype = DType::bf16;      ///< bf16 or f16: tokens, weights, biases, intermediate, out
+  bool gated = true;
+  Activation activation;
+  int32_t first_expert = 0;  ///< global id of expert 0 of this shard
+};
+
+/// Device memory, row-major, 16-byte aligned; must outlive the layer.
+struct LayerWeights {
+  const void* gate_up = nullptr;       ///< gated [E, 2I, H]: gate rows, then up rows; non-gated [E, I, H]
+  const void* down = nullptr;          ///< [E, H, I]
+  const void* gate_up_bias = nullptr;  ///< [E, 2I] or [E, I]; null: none
+  const void* down_bias = nullptr;     ///< [E, H]; null: none
+};
+
+/// How the work is laid out on the device; results do not depend on it.
+struct LaunchPolicy {
+  batching::TaskOrder order = batching::TaskOrder::heavy_first;
+  int32_t num_ctas = 0;      ///< 0: one a multiprocessor
+  int32_t cluster_size = 2;  ///< CTAs that share weights, 1 or 2
+  int32_t back_every = 6;    ///< every so-manyth cluster takes light experts first; 0: none
+};
+
+struct LayerInputs {
+  const void* x = nullptr;         ///< [T, H]
+  const void* topk_ids = nullptr;  ///< [T, k] int32 or int64
+  bool ids_are_64_bit = false;
+  const float* topk_weights = nullptr;  ///< [T, k]
+  void* out = nullptr;                  ///< [T, H]
+  int32_t num_tokens = 0;               ///< T; 0 does nothing
+};
+
+class CudaLayer {
+ public:
+  /// Throws Error naming the field for a configuration that is not supported.
+  CudaLayer(const LayerConfig& config, const LayerWeights& weights, const LaunchPolicy& policy = {});
+
+  /// Exact size of the workspace for up to `max_tokens` tokens.
+  size_t workspace_bytes(int32_t max_tokens) const;
+
+  /// Throws Error for arguments that cannot be right (null, misaligned, workspace too small) before any launch.
+  void run(const LayerInputs& inputs, void* workspace, size_t workspace_size, CUstream_st* stream) const;
+
+  /// The kernels of run one by one, for measurements: plan, GEMM 1, GEMM 2, combine. A GEMM needs a fresh plan each
+  /// time.
+  enum class Step : uint8_t { plan, gate_up, down, combine };
+  void run_step(Step step, const LayerInputs& inputs, void* workspace, size_t workspace_size,
+                CUstream_st* stream) const;
+
+  const LayerConfig& config() const { return config_; }
+
+ private:
+  void validate(const LayerInputs& inputs, const void* workspace, size_t workspace_size) const;
+
+  LayerConfig config_;
+  LayerWeights weights_;
+  LaunchPolicy policy_;
+};
+
+}  // namespace tessera::moe

@@ -1,0 +1,65 @@
+#include "cuda/core/tensor_map.h"
+
+#include <cuda_runtime_api.h>
+
+#include <array>
+
+#include "cuda/core/cuda_check.h"
+#include "tessera/core/check.h"
+#include "tessera/core/error.h"
+
+namespace tessera::gpu {
+namespace {
+
+constexpr uint64_t kElementBytes = 2;
+constexpr uint64_t kAlignment = 16;
+constexpr size_t kMaxRank = 5;
+
+using EncodeFunction = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*,
+                                    const cuuint64_t*, const cuuint32_t*, const cuuint32_t*, CUtensorMapInterleave,
+                                    CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+
+// The encoder lives in the driver; asking the runtime for it avoids linking libcuda.
+EncodeFunction encoder() {
+  static const EncodeFunction function = [] {
+    void* entry = nullptr;
+    cudaDriverEntryPointQueryResult found{};
+    TESSERA_CUDA_CHECK(
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found));
+    if (found != cudaDriverEntryPointSuccess)
+      throw Error("CUDA driver", "no cuTensorMapEncodeTiled", "a driver for CUDA 12 or later");
+    return reinterpret_cast<EncodeFunction>(entry);
+  }();
+  return function;
+}
+
+}  // namespace
+
+CUtensorMap make_tensor_map(const char* argument, DType dtype, const void* data, std::span<const uint64_t> extents,
+                            std::span<const uint32_t> box) {
+  TESSERA_CHECK(extents.size() >= 2 && extents.size() <= kMaxRank && extents.size() == box.size(), extents.size(),
+                box.size());
+  TESSERA_CHECK(dtype != DType::f32, argument);
+  if (reinterpret_cast<uintptr_t>(data) % kAlignment != 0)
+    throw Error(argument, "a pointer not aligned to 16 bytes", "16-byte alignment");
+  if (extents[0] * kElementBytes % kAlignment != 0) {
+    throw Error(argument, str_cat("rows of ", extents[0], " elements"), "a multiple of 8 elements");
+  }
+  std::array<uint64_t, kMaxRank - 1> strides{};
+  uint64_t stride = kElementBytes;
+  for (size_t i = 0; i + 1 < extents.size(); ++i) strides[i] = stride *= extents[i];
+  const std::array<uint32_t, kMaxRank> unit_steps = {1, 1, 1, 1, 1};
+  CUtensorMap map{};
+  const auto type = dtype == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+  const CUresult result =
+      encoder()(&map, type, static_cast<cuuint32_t>(extents.size()), const_cast<void*>(data), extents.data(),
+                strides.data(), box.data(), unit_steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE,
+                CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS) {
+    throw Error(argument, str_cat("tensor map refused (CUresult ", static_cast<int>(result), "), row of ", extents[0],
+                                  " elements, ", extents[1], " rows"));
+  }
+  return map;
+}
+
+}  // namespace tessera::gpu

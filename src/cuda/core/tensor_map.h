@@ -1,0 +1,21 @@
+// Tensor maps: the descriptors with which TMA reads boxes of a row-major tensor of 16-bit elements.
+//
+// Built on the host, immutable, passed to kernels as __grid_constant__ parameters.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+#include <span>
+
+#include "tessera/core/dtype.h"
+
+namespace tessera::gpu {
+
+// `extents` and `box` innermost first, rank 2 to 5; rows are `row_elements` apart, the other dimensions packed.
+// 128-byte swizzle: box[0] must be 64 elements. Elements outside the tensor read as zero. Throws Error naming
+// `argument` for a pointer or stride that is not a multiple of 16 bytes.
+CUtensorMap make_tensor_map(const char* argument, DType dtype, const void* data, std::span<const uint64_t> extents,
+                            std::span<const uint32_t> box);
+
+}  // namespace tessera::gpu

@@ -1,0 +1,49 @@
+#include "cuda/kernels/combine/launch.h"
+
+#include <limits>
+
+#include "cuda/core/cuda_check.h"
+#include "cuda/kernels/combine/kernel.cuh"
+#include "tessera/core/check.h"
+#include "tessera/core/error.h"
+
+namespace tessera::kernels::combine {
+
+void launch(const Args& args, cudaStream_t stream) {
+  if (args.num_tokens == 0) return;
+  if (args.dtype == DType::f32) throw Error("combine dtype", "f32", "bf16 or f16");
+  if (args.hidden_size <= 0 || args.hidden_size % kChunkElements != 0) {
+    throw Error("combine hidden_size", str_cat(args.hidden_size), "a positive multiple of 8");
+  }
+  for (const void* pointer : {args.rows, static_cast<const void*>(args.out)}) {
+    if (reinterpret_cast<uintptr_t>(pointer) % sizeof(uint4) != 0)
+      throw Error("combine argument", "a misaligned pointer", "16-byte alignment");
+  }
+  Params params{};
+  params.rows = static_cast<const uint4*>(args.rows);
+  params.token_row = args.token_row;
+  params.topk_weights = args.topk_weights;
+  params.out = static_cast<uint4*>(args.out);
+  params.row_chunks = args.hidden_size / kChunkElements;
+  params.num_chunks = static_cast<int64_t>(args.num_tokens) * params.row_chunks;
+  params.top_k = args.top_k;
+  const int64_t ctas = (params.num_chunks + kPolicy.threads - 1) / kPolicy.threads;
+  TESSERA_CHECK(ctas <= std::numeric_limits<int32_t>::max(), ctas);
+
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(ctas));
+  config.blockDim = dim3(kPolicy.threads);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  if (args.dtype == DType::bf16) {
+    TESSERA_CUDA_CHECK(cudaLaunchKernelEx(&config, combine_kernel<__nv_bfloat16>, params));
+  } else {
+    TESSERA_CUDA_CHECK(cudaLaunchKernelEx(&config, combine_kernel<__half>, params));
+  }
+}
+
+}  // namespace tessera::kernels::combine

@@ -1,0 +1,125 @@
+#include "cuda/kernels/expert_gemm/launch.h"
+
+#include <array>
+
+#include "cuda/core/cuda_check.h"
+#include "cuda/core/tensor_map.h"
+#include "cuda/kernels/expert_gemm/kernel.cuh"
+#include "tessera/core/check.h"
+#include "tessera/core/error.h"
+
+namespace tessera::kernels::expert_gemm {
+namespace {
+
+constexpr int32_t kGroupHeight = 4;  // 4 x 256 rows of A stay in L2 while the column blocks pass, see README.md
+constexpr uint64_t kMaxTokenChunks = uint64_t{1} << 32;  // the gather keeps row offsets in 32 bits of 16-byte units
+
+// A and weights as tensor maps. The weight's third dimension is gate/up: a tile's two boxes are found by coordinates
+// alone.
+CUtensorMap weight_map(const Args& args) {
+  const uint64_t halves = args.role == Role::gate_up ? 2 : 1;
+  const std::array<uint64_t, 4> extents = {static_cast<uint64_t>(args.k), static_cast<uint64_t>(args.n), halves,
+                                           static_cast<uint64_t>(args.num_experts)};
+  const std::array<uint32_t, 4> box = {64, 128, 1, 1};
+  return gpu::make_tensor_map("weight", args.dtype, args.weight, extents, box);
+}
+
+CUtensorMap row_map(const Args& args) {
+  const std::array<uint64_t, 2> extents = {static_cast<uint64_t>(args.k), static_cast<uint64_t>(args.max_rows)};
+  const std::array<uint32_t, 2> box = {64, cta::kTileRows};
+  return gpu::make_tensor_map("intermediate", args.dtype, args.a, extents, box);
+}
+
+// Boxes of one warp's 16 rows: never larger than what an expert surely owns of them, see store_tile.
+CUtensorMap out_map(const Args& args) {
+  const std::array<uint64_t, 2> extents = {static_cast<uint64_t>(args.n), static_cast<uint64_t>(args.max_rows)};
+  const std::array<uint32_t, 2> box = {64, kStagingRows};
+  return gpu::make_tensor_map("out", args.dtype, args.out, extents, box);
+}
+
+template <class C>
+void launch_config(const Args& args, const LaunchOptions& options, cudaStream_t stream) {
+  Params params{};
+  params.plan = args.plan;
+  params.gemm_idx = args.role == Role::down ? 1 : 0;
+  params.tiling = tiling(args.role, args.n, C::kCluster);
+  params.tokens = args.a;
+  params.out = args.out;
+  params.bias = args.bias;
+  params.n = args.n;
+  params.k = args.k;
+  params.back_every = options.back_every;
+  params.activation = args.activation;
+
+  const auto kernel = expert_gemm_kernel<C>;
+  TESSERA_CUDA_CHECK(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(SharedStorage<C>)));
+  std::array<cudaLaunchAttribute, 2> attributes{};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = options.overlap_previous ? 1 : 0;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim.x = C::kCluster;
+  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(options.num_ctas / C::kCluster * C::kCluster));
+  config.blockDim = dim3(C::kThreads);
+  config.dynamicSmemBytes = sizeof(SharedStorage<C>);
+  config.stream = stream;
+  config.attrs = attributes.data();
+  config.numAttrs = attributes.size();
+  TESSERA_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, weight_map(args),
+                                        args.role == Role::down ? row_map(args) : CUtensorMap{}, out_map(args),
+                                        params));
+}
+
+template <class Element, int kCluster>
+void launch_role(const Args& args, const LaunchOptions& options, cudaStream_t stream) {
+  switch (args.role) {
+    case Role::gate_up: return launch_config<Config<Element, true, true, kCluster>>(args, options, stream);
+    case Role::up_only: return launch_config<Config<Element, true, false, kCluster>>(args, options, stream);
+    case Role::down: return launch_config<Config<Element, false, false, kCluster>>(args, options, stream);
+  }
+}
+
+void validate(const Args& args) {
+  if (args.dtype == DType::f32) throw Error("expert GEMM dtype", "f32", "bf16 or f16");
+  if (args.k <= 0 || args.k % 8 != 0) throw Error("expert GEMM k", str_cat(args.k), "a positive multiple of 8");
+  if (args.n <= 0 || args.n % 8 != 0) throw Error("expert GEMM n", str_cat(args.n), "a positive multiple of 8");
+  for (const void* pointer : {args.a, args.weight, static_cast<const void*>(args.out), args.bias}) {
+    if (reinterpret_cast<uintptr_t>(pointer) % 16 != 0)
+      throw Error("expert GEMM argument", "a misaligned pointer", "16-byte alignment");
+  }
+  if (args.role != Role::down &&
+      static_cast<uint64_t>(args.num_tokens) * static_cast<uint64_t>(args.k / 8) > kMaxTokenChunks) {
+    throw Error("tokens", str_cat(args.num_tokens, " rows of ", args.k, " elements"), "at most 64 GiB");
+  }
+}
+
+}  // namespace
+
+cta::ExpertTiling tiling(Role role, int32_t n, int32_t cluster_size) {
+  const bool gated = role == Role::gate_up;
+  const int32_t columns = default_policy(role != Role::down, cluster_size).tile_columns / (gated ? 2 : 1);
+  return {cluster_size, (n + columns - 1) / columns, kGroupHeight};
+}
+
+void launch(const Args& args, const LaunchOptions& options, cudaStream_t stream) {
+  if (args.max_rows == 0) return;
+  validate(args);
+  LaunchOptions resolved = options;
+  if (resolved.num_ctas == 0) {
+    int device = 0;
+    TESSERA_CUDA_CHECK(cudaGetDevice(&device));
+    TESSERA_CUDA_CHECK(cudaDeviceGetAttribute(&resolved.num_ctas, cudaDevAttrMultiProcessorCount, device));
+  }
+  TESSERA_CHECK(resolved.num_ctas >= resolved.cluster_size, resolved.num_ctas, resolved.cluster_size);
+  if (args.dtype == DType::bf16) {
+    resolved.cluster_size == 2 ? launch_role<__nv_bfloat16, 2>(args, resolved, stream)
+                               : launch_role<__nv_bfloat16, 1>(args, resolved, stream);
+  } else {
+    resolved.cluster_size == 2 ? launch_role<__half, 2>(args, resolved, stream)
+                               : launch_role<__half, 1>(args, resolved, stream);
+  }
+}
+
+}  // namespace tessera::kernels::expert_gemm

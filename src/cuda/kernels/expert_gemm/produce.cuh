@@ -1,0 +1,183 @@
+// The loading warps: weights by TMA, rows of A by TMA (GEMM 2) or by 16-byte cp.async through the token index (GEMM 1).
+#pragma once
+
+#include "cuda/cta/smem_layout.cuh"
+#include "cuda/kernels/expert_gemm/kernel.cuh"
+#include "cuda/kernels/expert_gemm/schedule.cuh"
+
+namespace tessera::kernels::expert_gemm {
+
+// The weight tile is two boxes of 128 rows: gate and up rows of the same columns, or two neighbouring row blocks. A CTA
+// of a pair that shares weights loads one of them into both CTAs. Coordinates are innermost first: K, row, gate/up,
+// expert.
+template <class C>
+__device__ inline void load_weight_box(SharedStorage<C>& smem, const CUtensorMap& map, const TileSlot& tile, int stage,
+                                       int32_t k_begin, int half, bool multicast) {
+  const int32_t row = C::kGated ? tile.n_block * C::kBoxRows : (tile.n_block * 2 + half) * C::kBoxRows;
+  const int32_t coordinates[4] = {k_begin, row, C::kGated ? half : 0, tile.expert};
+  uint8_t* target = smem.b[stage] + half * C::kBoxBytes;
+  if (multicast) {
+    constexpr uint16_t kWholeCluster = (1u << C::kCluster) - 1;
+    ptx::tma_load_4d_multicast(target, &map, coordinates, &smem.full[stage], kWholeCluster);
+  } else {
+    ptx::tma_load_4d(target, &map, coordinates, &smem.full[stage]);
+  }
+}
+
+// By one thread: announces the bytes of the stage and starts its TMA loads.
+template <class C>
+__device__ inline void load_boxes(SharedStorage<C>& smem, const CUtensorMap& weight_map, const CUtensorMap& a_map,
+                                  const TileSlot& tile, int stage, int32_t k_begin) {
+  constexpr uint32_t kStageBytes = C::kBBytes + (C::kGather ? 0 : C::kABytes);
+  ptx::mbarrier_arrive_expect_tx(&smem.full[stage], kStageBytes);
+  if constexpr (!C::kGather) ptx::tma_load_2d(smem.a[stage], &a_map, k_begin, tile.row_begin, &smem.full[stage]);
+  if (C::kCluster > 1 && tile.shares_weights) {
+    load_weight_box(smem, weight_map, tile, stage, k_begin, static_cast<int>(ptx::cluster_cta_rank()), true);
+  } else {
+    load_weight_box(smem, weight_map, tile, stage, k_begin, 0, false);
+    load_weight_box(smem, weight_map, tile, stage, k_begin, 1, false);
+  }
+}
+
+// A thread's part of the gather: chunk lane % 8 (16 bytes) of row lane / 8 of every row quad that its warp copies; warp
+// w takes the quads w, w + warps, ... of the tile. Rows are kept as offsets in 16-byte units, so 32 bits reach 64 GiB
+// of tokens. Rows past the tile's last keep what the stage held: they only reach accumulator rows that are never
+// stored.
+template <class C>
+class RowGather {
+ public:
+  __device__ RowGather(SharedStorage<C>& smem, const Params& params, int warp)
+      : params_(params), row_chunks_(static_cast<uint32_t>(params.k) / 8) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    chunk_ = lane % kChunks;
+    first_row_ = warp * kQuadRows + lane / kChunks;
+    target_ = cta::smem_address(smem.a) + cta::swizzled_offset(first_row_, chunk_);
+  }
+
+  __device__ void select(const TileSlot& tile) {
+    num_rows_ = tile.num_rows;
+#pragma unroll
+    for (int i = 0; i < kQuads; ++i) {
+      const int row = first_row_ + i * kRowStep;
+      row_offset_[i] =
+          row < num_rows_ ? static_cast<uint32_t>(params_.plan.row_token[tile.row_begin + row]) * row_chunks_ : 0;
+    }
+  }
+
+  __device__ void load(int stage, int32_t k_begin) const {
+    const uint32_t column_chunk = static_cast<uint32_t>(k_begin / 8 + chunk_);
+    const uint32_t valid_bytes = column_chunk < row_chunks_ ? cta::kChunkBytes : 0;  // the K tail is zero
+    const char* source = static_cast<const char*>(params_.tokens) +
+                         (valid_bytes == 0 ? 0 : static_cast<uint64_t>(column_chunk) * cta::kChunkBytes);
+    const uint32_t stage_target = target_ + stage * C::kABytes;
+#pragma unroll
+    for (int i = 0; i < kQuads; ++i) {
+      if (first_row_ + i * kRowStep < num_rows_) {
+        // i odd moves half a swizzle atom: the row's place in the atom changes by 4, so chunk bit 2 flips.
+        const uint32_t place = (i * kRowStep) % 8 == 0 ? stage_target : stage_target ^ (4 * cta::kChunkBytes);
+        ptx::cp_async_16(place + i * kRowStep * cta::kSwizzleRowBytes,
+                         source + static_cast<uint64_t>(row_offset_[i]) * cta::kChunkBytes, valid_bytes);
+      }
+    }
+  }
+
+ private:
+  static constexpr int kChunks = cta::kSwizzleRowBytes / cta::kChunkBytes;
+  static constexpr int kQuadRows = 32 / kChunks;
+  static constexpr int kRowStep = kQuadRows * C::kGatherWarps;
+  static constexpr int kQuads = (cta::kTileRows + kRowStep - 1) / kRowStep;
+
+  const Params& params_;
+  uint32_t row_chunks_;  // 16-byte chunks of a token's row
+  int chunk_;
+  int first_row_;
+  int num_rows_ = 0;
+  uint32_t target_;
+  uint32_t row_offset_[kQuads];
+};
+
+// Consumers of both CTAs have released the stage: a multicast box also lands in the other CTA.
+template <class C>
+__device__ inline void wait_until_empty(SharedStorage<C>& smem, const cta::RingPosition<C::kStages>& ring) {
+  cta::wait_phase_cluster(&smem.empty[ring.stage], ring.phase ^ 1);
+}
+
+template <class C>
+__device__ inline void load_step(SharedStorage<C>& smem, const CUtensorMap& weight_map, const CUtensorMap& a_map,
+                                 const TileSlot& tile, cta::RingPosition<C::kStages>& ring, int step) {
+  wait_until_empty(smem, ring);
+  if (threadIdx.x % 32 == 0) load_boxes(smem, weight_map, a_map, tile, ring.stage, step * C::kTileK);
+  ring.advance();
+  __syncwarp();
+}
+
+// The first warp of GEMM 1, whose other three gather: loads weights, and meanwhile chooses the next tile, in parts that
+// never wait long.
+template <class C>
+__device__ inline void load_and_schedule(SharedStorage<C>& smem, const CUtensorMap& weight_map,
+                                         const CUtensorMap& a_map, const Params& params) {
+  constexpr int kForwardStep = 2;
+  constexpr int kPublishStep = C::kStages + 1;  // a stage was reused: the consumers have begun this tile
+  const int num_steps = (params.k + C::kTileK - 1) / C::kTileK;
+  TileScheduler<C> scheduler(smem, params);
+  cta::RingPosition<C::kStages> ring;
+  scheduler.request();
+  scheduler.forward();
+  TileSlot tile = scheduler.publish();
+  while (tile.expert >= 0) {
+    TileSlot next = tile;
+    scheduler.request();
+    for (int step = 0; step < num_steps; ++step) {
+      load_step(smem, weight_map, a_map, tile, ring, step);
+      if (step == min(kForwardStep, num_steps - 1)) scheduler.forward();
+      if (step == min(kPublishStep, num_steps - 1)) next = scheduler.publish();
+    }
+    tile = next;
+  }
+}
+
+// GEMM 2 has warps to spare: one loads, one chooses tiles.
+template <class C>
+__device__ inline void load_tiles(SharedStorage<C>& smem, const CUtensorMap& weight_map, const CUtensorMap& a_map,
+                                  const Params& params) {
+  const int num_steps = (params.k + C::kTileK - 1) / C::kTileK;
+  cta::RingPosition<C::kStages> ring;
+  uint32_t tile_phase = 0;
+  while (true) {
+    const TileSlot tile = next_tile(smem, tile_phase);
+    if (tile.expert < 0) return;
+    for (int step = 0; step < num_steps; ++step) load_step(smem, weight_map, a_map, tile, ring, step);
+  }
+}
+
+template <class C>
+__device__ inline void schedule_tiles(SharedStorage<C>& smem, const Params& params) {
+  TileScheduler<C> scheduler(smem, params);
+  TileSlot tile{};
+  while (tile.expert >= 0) {
+    scheduler.request();
+    scheduler.forward();
+    tile = scheduler.publish();
+  }
+}
+
+// The other loading warps of GEMM 1.
+template <class C>
+__device__ inline void gather_tiles(SharedStorage<C>& smem, const Params& params, int warp) {
+  RowGather<C> gather(smem, params, warp);
+  cta::RingPosition<C::kStages> ring;
+  uint32_t tile_phase = 0;
+  while (true) {
+    const TileSlot tile = next_tile(smem, tile_phase);
+    if (tile.expert < 0) return;
+    gather.select(tile);
+    for (int32_t k_begin = 0; k_begin < params.k; k_begin += C::kTileK) {
+      wait_until_empty(smem, ring);
+      gather.load(ring.stage, k_begin);
+      ptx::cp_async_arrive_noinc(&smem.full[ring.stage]);
+      ring.advance();
+    }
+  }
+}
+
+}  // namespace tessera::kernels::expert_gemm

@@ -1,0 +1,63 @@
+#include "cuda/kernels/moe_plan/launch.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "cuda/core/cuda_check.h"
+#include "cuda/kernels/moe_plan/kernel.cuh"
+#include "tessera/core/check.h"
+#include "tessera/core/error.h"
+
+namespace tessera::kernels::moe_plan {
+namespace {
+
+void validate(const Args& args) {
+  if (args.num_tokens < 0) throw Error("plan num_tokens", str_cat(args.num_tokens), "at least 0");
+  if (args.top_k < 1 || args.top_k > kMaxTopK) throw Error("plan top_k", str_cat(args.top_k), str_cat("1..", kMaxTopK));
+  if (args.num_experts < 1 || args.num_experts > kMaxExperts) {
+    throw Error("plan num_experts", str_cat(args.num_experts), str_cat("1..", kMaxExperts));
+  }
+  const int64_t pairs = static_cast<int64_t>(args.num_tokens) * args.top_k;
+  if (pairs > std::numeric_limits<int32_t>::max() / 2)
+    throw Error("plan num_tokens * top_k", str_cat(pairs), "less than 2^30");
+}
+
+template <class Kernel>
+void launch_overlapped(Kernel kernel, int32_t ctas, size_t shared_bytes, cudaStream_t stream, const Params& params) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(ctas));
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  TESSERA_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, params));
+}
+
+}  // namespace
+
+void launch(const Args& args, cudaStream_t stream) {
+  validate(args);
+  Params params{};
+  params.topk_ids = args.topk_ids;
+  params.ids_are_64_bit = args.ids_are_64_bit;
+  params.num_pairs = args.num_tokens * args.top_k;
+  params.top_k = args.top_k;
+  params.num_experts = args.num_experts;
+  params.first_expert = args.first_expert;
+  params.chunking = select_chunking(default_policy(), params.num_pairs, args.num_experts);
+  params.order = args.order;
+  std::copy(std::begin(args.tilings), std::end(args.tilings), std::begin(params.tilings));
+  params.plan = args.plan;
+  if (params.chunking.num_chunks > 1) launch_overlapped(count_kernel, params.chunking.num_chunks, 0, stream, params);
+  const size_t shared_bytes = static_cast<size_t>(kWarps) * args.num_experts * sizeof(uint16_t);
+  TESSERA_CUDA_CHECK(
+      cudaFuncSetAttribute(place_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
+  if (params.chunking.num_chunks == 0) params.chunking.num_chunks = 1;  // an empty plan is still written
+  launch_overlapped(place_kernel, params.chunking.num_chunks + 1, shared_bytes, stream, params);
+}
+
+}  // namespace tessera::kernels::moe_plan

@@ -1,0 +1,35 @@
+// Device plan, host side: from topk_ids to everything the expert GEMMs and the combine need, without a host read.
+//
+// Result (see cta/plan_view.h): bit-equal to moe::build_host_plan. Row order is stable by (token, slot): deterministic.
+// Two launches, one when T * k <= 1024. Capturable; allocates nothing. num_pairs may be 0: the plan is then empty.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "cuda/cta/expert_tiling.h"
+#include "cuda/core/plan_view.h"
+#include "cuda/kernels/moe_plan/policy.h"
+#include "tessera/batching/plan.h"
+
+namespace tessera::kernels::moe_plan {
+
+inline constexpr int32_t kMaxExperts = 1024;
+inline constexpr int32_t kMaxTopK = 32;
+
+struct Args {
+  const void* topk_ids;  // [T, k] int32 or int64
+  bool ids_are_64_bit;
+  int32_t num_tokens;    // T
+  int32_t top_k;         // 1..32
+  int32_t num_experts;   // E of this shard, 1..1024
+  int32_t first_expert;  // id of this shard's expert 0; ids outside [first_expert, first_expert + E) are skipped
+  batching::TaskOrder order;
+  cta::ExpertTiling tilings[cta::kNumExpertGemms];
+  cta::PlanView plan;  // arrays to fill; chunk_counts [num_chunks][E]
+};
+
+void launch(const Args& args, cudaStream_t stream);
+
+}  // namespace tessera::kernels::moe_plan

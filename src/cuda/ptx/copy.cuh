@@ -1,0 +1,69 @@
+// Asynchronous copies into shared memory: TMA boxes and 16-byte cp.async.
+#pragma once
+
+#include <cuda.h>
+#include <cuda/ptx>
+
+#include <cstdint>
+
+namespace tessera::ptx {
+
+// Fetches a tensor map into the descriptor cache, so that the first load does not wait for it.
+__device__ inline void prefetch_tensor_map(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+// One box of a 2-D tensor; completes its bytes on `barrier`. Coordinates are innermost first.
+__device__ inline void tma_load_2d(void* smem, const CUtensorMap* map, int32_t c0, int32_t c1, uint64_t* barrier) {
+  const int32_t coordinates[2] = {c0, c1};
+  ::cuda::ptx::cp_async_bulk_tensor(::cuda::ptx::space_cluster, ::cuda::ptx::space_global, smem, map, coordinates,
+                                    barrier);
+}
+
+// One box of a 4-D tensor; completes its bytes on `barrier`.
+__device__ inline void tma_load_4d(void* smem, const CUtensorMap* map, const int32_t (&coordinates)[4],
+                                   uint64_t* barrier) {
+  ::cuda::ptx::cp_async_bulk_tensor(::cuda::ptx::space_cluster, ::cuda::ptx::space_global, smem, map, coordinates,
+                                    barrier);
+}
+
+// The same box into every CTA of `cta_mask`, at the same shared-memory offset; completes on each CTA's own barrier.
+__device__ inline void tma_load_4d_multicast(void* smem, const CUtensorMap* map, const int32_t (&coordinates)[4],
+                                             uint64_t* barrier, uint16_t cta_mask) {
+  ::cuda::ptx::cp_async_bulk_tensor(::cuda::ptx::space_cluster, ::cuda::ptx::space_global, smem, map, coordinates,
+                                    barrier, cta_mask);
+}
+
+// One box from shared memory to a 2-D tensor; elements outside the tensor are not written. Part of this thread's bulk
+// group.
+__device__ inline void tma_store_2d(const CUtensorMap* map, int32_t c0, int32_t c1, const void* smem) {
+  const int32_t coordinates[2] = {c0, c1};
+  ::cuda::ptx::cp_async_bulk_tensor(::cuda::ptx::space_global, ::cuda::ptx::space_shared, map, coordinates, smem);
+}
+
+// Closes this thread's bulk group; waits until all its groups have read their shared memory.
+__device__ inline void bulk_commit() { ::cuda::ptx::cp_async_bulk_commit_group(); }
+__device__ inline void bulk_wait_read() { ::cuda::ptx::cp_async_bulk_wait_group_read(::cuda::ptx::n32_t<0>{}); }
+
+// Copies 16 bytes past L1, of which the first `valid_bytes` (0 or 16) are read and the others are zero. Asks L2 to
+// fetch the 256 bytes around them: the next K step of a gathered row.
+__device__ inline void cp_async_16(uint32_t smem_address, const void* global, uint32_t valid_bytes) {
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(smem_address), "l"(global),
+               "r"(valid_bytes)
+               : "memory");
+}
+
+// Reads 16 bytes of shared memory.
+__device__ inline uint4 load_shared_16(uint32_t smem_address) {
+  uint4 value;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "r"(smem_address)
+               : "memory");
+  return value;
+}
+
+// Orders this thread's view of generic-proxy writes to shared memory before its asynchronous-proxy reads (WGMMA, TMA).
+__device__ inline void fence_proxy_async() { ::cuda::ptx::fence_proxy_async(::cuda::ptx::space_shared); }
+
+}  // namespace tessera::ptx

@@ -1,0 +1,35 @@
+// stmatrix and fast fp32 functions: instructions of a warp or a thread.
+#pragma once
+
+#include <cstdint>
+
+namespace tessera::ptx {
+
+// Stores four 8x8 matrices of 16-bit elements; lane l names the address of row l % 8 of matrix l / 8, and register i of
+// lane l holds elements 2 * (l % 4) + {0, 1} of row l / 4 of matrix i: the fragment layout of the accumulators.
+__device__ inline void stmatrix_x4(uint32_t smem_address, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(smem_address), "r"(r0), "r"(r1),
+               "r"(r2), "r"(r3)
+               : "memory");
+}
+
+// The same value, but unknown to the compiler: keeps it from computing what depends on it long before it is used, and
+// holding that in registers the accumulators need.
+__device__ inline uint32_t opaque(uint32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
+// 2^x and 1/x to about one unit in the last place of fp32, results below 2^-126 flushed to zero.
+__device__ inline float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ inline float reciprocal_approx(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+}  // namespace tessera::ptx

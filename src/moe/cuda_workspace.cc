@@ -1,0 +1,50 @@
+#include "moe/cuda_workspace.h"
+
+#include "cuda/kernels/moe_plan/policy.h"
+
+namespace tessera::moe {
+namespace {
+
+constexpr size_t kArrayAlignment = 256;
+
+class Layout {
+ public:
+  explicit Layout(void* base) : base_(static_cast<std::byte*>(base)) {}
+
+  template <class T>
+  T* take(size_t count) {
+    std::byte* const place = base_ == nullptr ? nullptr : base_ + used_;
+    used_ += (count * sizeof(T) + kArrayAlignment - 1) / kArrayAlignment * kArrayAlignment;
+    return reinterpret_cast<T*>(place);
+  }
+  size_t used() const { return used_; }
+
+ private:
+  std::byte* base_;
+  size_t used_ = 0;
+};
+
+}  // namespace
+
+CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, void* base) {
+  const auto experts = static_cast<size_t>(config.num_experts);
+  const auto pairs = static_cast<size_t>(num_tokens) * static_cast<size_t>(config.top_k);
+  const auto chunking = kernels::moe_plan::select_chunking(kernels::moe_plan::default_policy(),
+                                                           static_cast<int64_t>(pairs), config.num_experts);
+  Layout layout(base);
+  CudaWorkspace workspace{};
+  workspace.plan.header = layout.take<cta::PlanHeader>(1);
+  workspace.plan.expert_counts = layout.take<int32_t>(experts);
+  workspace.plan.expert_offsets = layout.take<int32_t>(experts + 1);
+  workspace.plan.row_token = layout.take<int32_t>(pairs);
+  workspace.plan.token_row = layout.take<int32_t>(pairs);
+  workspace.plan.task_order = layout.take<int32_t>(experts);
+  for (int32_t*& tile_end : workspace.plan.tile_end) tile_end = layout.take<int32_t>(experts);
+  workspace.plan.chunk_counts = layout.take<int32_t>(static_cast<size_t>(chunking.num_chunks) * experts);
+  workspace.intermediate = layout.take<uint16_t>(pairs * static_cast<size_t>(config.intermediate_size));
+  workspace.rows = layout.take<uint16_t>(pairs * static_cast<size_t>(config.hidden_size));
+  workspace.bytes = layout.used();
+  return workspace;
+}
+
+}  // namespace tessera::moe

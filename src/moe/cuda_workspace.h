@@ -1,0 +1,23 @@
+// Where everything lies in the workspace of a CudaLayer: one pass over the arrays yields both the size and the
+// pointers.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/core/plan_view.h"
+#include "tessera/moe/cuda_layer.h"
+
+namespace tessera::moe {
+
+struct CudaWorkspace {
+  cta::PlanView plan;
+  void* intermediate;  // [T * k, I]
+  void* rows;          // [T * k, H]
+  size_t bytes;
+};
+
+/// `base` may be null when only `bytes` is wanted.
+CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, void* base);
+
+}  // namespace tessera::moe
