@@ -7,6 +7,7 @@
 // token ids as int32 little-endian rows of 16; without it ids follow Zipf's law, 4 to 16 words and padding.
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <ctime>
 #include <fstream>
@@ -150,6 +151,24 @@ Json plain_matmul(DType operand, const Options& options, ThreadPool& pool) {
 // The better of the two, as the machine's speed drifts.
 Json better(const Json& a, const Json& b) { return a["gflops"] > b["gflops"] ? a : b; }
 
+// Worst |logit - oracle| / max(1, |oracle|) over the first sentences of the batch.
+double worst_logit_error(const std::shared_ptr<Model>& model, Classifier& classifier, InputKind input, Batch batch,
+                         const Options& options) {
+  batch.num_sentences = std::min<int64_t>(batch.num_sentences, 8);  // the oracle takes about a second for each
+  const auto oracle =
+      make_cpu_classifier(model, {.input = input, .precision = Precision::fp64, .num_threads = options.threads});
+  Buffer<float> logits(static_cast<size_t>(batch.num_sentences * model->config.num_classes));
+  Buffer<float> expected(logits.size());
+  classifier.run(batch, {.logits = logits.data()});
+  oracle->run(batch, {.logits = expected.data()});
+  double worst = 0;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const double scale = std::max(1.0, std::abs(double{expected[i]}));
+    worst = std::max(worst, std::abs(double{logits[i]} - double{expected[i]}) / scale);
+  }
+  return worst;
+}
+
 int64_t executed_flops(const ClassifierConfig& config) {
   const CpuForm form = select_cpu_form(config, InputKind::embeddings, cpu::physical_memory_bytes());
   return config.flops_per_sentence() - tail_flops(config, CpuForm{}) + tail_flops(config, form);
@@ -169,9 +188,9 @@ Json bench_embeddings(const std::shared_ptr<Model>& model, Precision precision, 
   Buffer<float> embeddings(static_cast<size_t>(batch * config.embedding_size * config.sequence_length));
   fill_normal(embeddings, 1.0f, 55, pool);
   Buffer<float> logits(static_cast<size_t>(batch * config.num_classes));
-  const Json rate = measure(options.seconds, static_cast<double>(batch), [&](int64_t) {
-    classifier->run({.num_sentences = batch, .embeddings = embeddings.data()}, {.logits = logits.data()});
-  });
+  const Batch sentences = {.num_sentences = batch, .embeddings = embeddings.data()};
+  const Json rate = measure(options.seconds, static_cast<double>(batch),
+                            [&](int64_t) { classifier->run(sentences, {.logits = logits.data()}); });
   const double peak = peak_memory_mib();
   const Json matmul = better(matmul_before, plain_matmul(operand, options, pool));
   const double gflops = rate["median"].get<double>() * static_cast<double>(executed_flops(config)) / 1e9;
@@ -184,6 +203,7 @@ Json bench_embeddings(const std::shared_ptr<Model>& model, Precision precision, 
           {"plain_matmul_rows", matmul["rows"]},
           {"plain_matmul_processors_had", matmul["processors"]},
           {"ratio_to_plain_matmul", gflops / matmul["gflops"].get<double>()},
+          {"worst_logit_error", worst_logit_error(model, *classifier, InputKind::embeddings, sentences, options)},
           {"pack_seconds", load_seconds},
           {"peak_memory_mib", peak},
           {"description", classifier->description()}};
@@ -199,12 +219,13 @@ Json bench_ids(const std::shared_ptr<Model>& model, Precision precision, const O
       make_cpu_classifier(model, {.input = InputKind::ids, .precision = precision, .num_threads = options.threads});
   const double load_seconds = seconds_since(load_begin);
   Buffer<float> logits(static_cast<size_t>(num_sentences * config.num_classes));
+  const Batch sentences = {.num_sentences = num_sentences, .ids = ids.data()};
   const auto first_begin = Clock::now();
-  classifier->run({.num_sentences = num_sentences, .ids = ids.data()}, {.logits = logits.data()});
+  classifier->run(sentences, {.logits = logits.data()});
   const double first_seconds = seconds_since(first_begin);
-  const Json rate = measure(options.seconds, static_cast<double>(num_sentences), [&](int64_t) {
-    classifier->run({.num_sentences = num_sentences, .ids = ids.data()}, {.logits = logits.data()});
-  });
+  const Json rate = measure(options.seconds, static_cast<double>(num_sentences),
+                            [&](int64_t) { classifier->run(sentences, {.logits = logits.data()}); });
+  const double peak = peak_memory_mib();
   std::vector<int32_t> distinct = ids;
   std::sort(distinct.begin(), distinct.end());
   distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
@@ -216,9 +237,10 @@ Json bench_ids(const std::shared_ptr<Model>& model, Precision precision, const O
           {"source", options.ids_file.empty() ? "synthetic" : "file"},
           {"distinct_tokens", distinct.size()},
           {"padding_share", static_cast<double>(padding) / static_cast<double>(ids.size())},
+          {"worst_logit_error", worst_logit_error(model, *classifier, InputKind::ids, sentences, options)},
           {"first_pass_seconds", first_seconds},
           {"pack_seconds", load_seconds},
-          {"peak_memory_mib", peak_memory_mib()},
+          {"peak_memory_mib", peak},
           {"description", classifier->description()}};
 }
 
