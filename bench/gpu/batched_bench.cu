@@ -3,8 +3,9 @@
 // instead of decode.
 #include <algorithm>
 #include <cstdio>
-#include <functional>
+#include <memory>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "cuda/core/cuda_check.h"
@@ -42,18 +43,32 @@ __global__ void __launch_bounds__(kMixedThreads) table_kernel(const TileCoord* t
   Mixed::run_tile(params, table[blockIdx.x]);
 }
 
+struct CudaFree {
+  void operator()(void* memory) const { cudaFree(memory); }
+};
 template <class T>
-T* upload(const std::vector<T>& host) {
+using DeviceArray = std::unique_ptr<T[], CudaFree>;
+
+template <class T>
+DeviceArray<T> device_array(size_t count) {
   T* device = nullptr;
-  TESSERA_CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&device), host.size() * sizeof(T)));
-  TESSERA_CUDA_CHECK(cudaMemcpy(device, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice));
+  TESSERA_CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&device), count * sizeof(T)));
+  return DeviceArray<T>(device);
+}
+
+template <class T>
+DeviceArray<T> upload(const std::vector<T>& host) {
+  DeviceArray<T> device = device_array<T>(host.size());
+  TESSERA_CUDA_CHECK(cudaMemcpy(device.get(), host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice));
   return device;
 }
 
 struct Mix {
+  DeviceArray<float> pool;  // every task reads its operands from here
+  std::vector<DeviceArray<int32_t>> offsets;
   std::vector<MixedTask> tasks;
   size_t out_floats = 0;
-  float* out = nullptr;
+  DeviceArray<float> out;
 };
 
 // `num_tasks` of alternating kinds; sizes spread over a factor of 64 up to `scale`.
@@ -63,7 +78,8 @@ Mix make_mix(int num_tasks, int scale, uint32_t seed) {
   constexpr int kPool = 1 << 22;
   std::vector<float> numbers(kPool);
   for (float& x : numbers) x = static_cast<float>(static_cast<int>(rng() % 2001) - 1000) / 500.0f;
-  const float* pool = upload(numbers);
+  mix.pool = upload(numbers);
+  const float* pool = mix.pool.get();
   std::vector<size_t> out_begin;
   for (int i = 0; i < num_tasks; ++i) {
     const int size = std::max(8, scale >> (rng() % 7));
@@ -80,119 +96,198 @@ Mix make_mix(int num_tasks, int scale, uint32_t seed) {
     }
     if (task.kind == TaskKind::segment_sum) {
       std::vector<int32_t> offsets = {0};
-      for (int s = 0; s < task.n; ++s)
+      for (int segment = 0; segment < task.n; ++segment)
         offsets.push_back(std::min(kPool - 1, offsets.back() + static_cast<int>(rng() % 512)));
-      task.offsets = upload(offsets);
+      mix.offsets.push_back(upload(offsets));
+      task.offsets = mix.offsets.back().get();
     }
     mix.tasks.push_back(task);
   }
-  TESSERA_CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&mix.out), mix.out_floats * sizeof(float)));
-  for (int i = 0; i < num_tasks; ++i) mix.tasks[i].out = mix.out + out_begin[i];
+  mix.out = device_array<float>(mix.out_floats);
+  for (int i = 0; i < num_tasks; ++i) mix.tasks[i].out = mix.out.get() + out_begin[i];
   return mix;
 }
 
-double median_us(const std::function<void()>& work, cudaStream_t stream) {
+std::vector<int32_t> tiles_per_task(const Mix& mix) {
+  std::vector<int32_t> tiles;
+  for (const MixedTask& task : mix.tasks) tiles.push_back(mixed_tiles(task));
+  return tiles;
+}
+
+// Of one tile, not of the task: the tail of a launch is made of tiles.
+std::vector<double> cost_per_task(const Mix& mix) {
+  std::vector<double> cost;
+  for (const MixedTask& task : mix.tasks)
+    cost.push_back(task.kind == TaskKind::gemm ? static_cast<double>(task.k) : 16.0);
+  return cost;
+}
+
+std::vector<TileCoord> tile_table(const BatchPlan& plan) {
+  std::vector<TileCoord> table;
+  for (int32_t tile = 0; tile < plan.num_tiles(); ++tile) table.push_back(plan.locate(tile));
+  return table;
+}
+
+// As many CTAs as the device holds at once.
+int resident_ctas() {
+  int multiprocessors = 0, ctas_each = 0;
+  TESSERA_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0));
+  TESSERA_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&ctas_each, queue_kernel, kMixedThreads, 0));
+  return multiprocessors * ctas_each;
+}
+
+// One mix and every way to run it; each way enqueues the whole mix on stream().
+class MixRunner {
+ public:
+  explicit MixRunner(Mix mix)
+      : mix_(std::move(mix)),
+        tiles_(tiles_per_task(mix_)),
+        device_tasks_(upload(mix_.tasks)),
+        params_{device_tasks_.get()},
+        host_plan_(tiles_, TaskOrder::heavy_first, cost_per_task(mix_)),
+        device_plan_(host_plan_),
+        counter_(upload(std::vector<int32_t>{0})),
+        table_(upload(tile_table(host_plan_))),
+        resident_ctas_(resident_ctas()) {
+    TESSERA_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    TESSERA_CUDA_CHECK(cudaEventCreateWithFlags(&fork_, cudaEventDisableTiming));
+    for (int lane = 0; lane < kLanes; ++lane) {
+      TESSERA_CUDA_CHECK(cudaStreamCreateWithFlags(&lanes_[lane], cudaStreamNonBlocking));
+      TESSERA_CUDA_CHECK(cudaEventCreateWithFlags(&joined_[lane], cudaEventDisableTiming));
+    }
+    TESSERA_CUDA_CHECK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeGlobal));
+    streams();  // parallel branches, as a careful user would build it
+    TESSERA_CUDA_CHECK(cudaStreamEndCapture(stream_, &graph_));
+    TESSERA_CUDA_CHECK(cudaGraphInstantiate(&graph_exec_, graph_, 0));
+  }
+  ~MixRunner() {
+    cudaGraphExecDestroy(graph_exec_);
+    cudaGraphDestroy(graph_);
+    for (int lane = 0; lane < kLanes; ++lane) {
+      cudaEventDestroy(joined_[lane]);
+      cudaStreamDestroy(lanes_[lane]);
+    }
+    cudaEventDestroy(fork_);
+    cudaStreamDestroy(stream_);
+  }
+  MixRunner(const MixRunner&) = delete;
+  MixRunner& operator=(const MixRunner&) = delete;
+
+  void batched() const { batching::run_batched<Mixed>(device_plan_.view(), params_, stream_); }
+  void persistent() const { batching::run_batched<Mixed>(device_plan_.view(), params_, stream_, resident_ctas_); }
+  void atomic_queue() const {
+    TESSERA_CUDA_CHECK(cudaMemsetAsync(counter_.get(), 0, sizeof(int32_t), stream_));
+    queue_kernel<<<resident_ctas_, kMixedThreads, 0, stream_>>>(device_plan_.view(), params_, counter_.get());
+  }
+  void streams() const {
+    TESSERA_CUDA_CHECK(cudaEventRecord(fork_, stream_));
+    for (cudaStream_t lane : lanes_) TESSERA_CUDA_CHECK(cudaStreamWaitEvent(lane, fork_, 0));
+    for (int task = 0; task < num_tasks(); ++task) launch_task(task, lanes_[task % kLanes]);
+    for (int lane = 0; lane < kLanes; ++lane) {
+      TESSERA_CUDA_CHECK(cudaEventRecord(joined_[lane], lanes_[lane]));
+      TESSERA_CUDA_CHECK(cudaStreamWaitEvent(stream_, joined_[lane], 0));
+    }
+  }
+  void graph() const { TESSERA_CUDA_CHECK(cudaGraphLaunch(graph_exec_, stream_)); }
+  void separate() const {
+    for (int task = 0; task < num_tasks(); ++task) launch_task(task, stream_);
+  }
+  void by_table() const { table_kernel<<<host_plan_.num_tiles(), kMixedThreads, 0, stream_>>>(table_.get(), params_); }
+
+  // NaNs, equal to nothing: an element that the next run leaves out shows.
+  // On the runs' own stream: it does not wait for the default stream.
+  void clear_output() const {
+    TESSERA_CUDA_CHECK(cudaMemsetAsync(mix_.out.get(), 0xFF, mix_.out_floats * sizeof(float), stream_));
+  }
+  std::vector<float> take_output() const {
+    std::vector<float> host(mix_.out_floats);
+    TESSERA_CUDA_CHECK(cudaStreamSynchronize(stream_));
+    TESSERA_CUDA_CHECK(cudaMemcpy(host.data(), mix_.out.get(), host.size() * sizeof(float), cudaMemcpyDeviceToHost));
+    clear_output();
+    return host;
+  }
+
+  cudaStream_t stream() const { return stream_; }
+  int num_tasks() const { return static_cast<int>(mix_.tasks.size()); }
+  int num_tiles() const { return host_plan_.num_tiles(); }
+
+ private:
+  static constexpr int kLanes = 8;
+
+  void launch_task(int task, cudaStream_t on) const {
+    single_task_kernel<<<tiles_[task], kMixedThreads, 0, on>>>(params_, task);
+  }
+
+  Mix mix_;
+  std::vector<int32_t> tiles_;
+  DeviceArray<MixedTask> device_tasks_;
+  Mixed::Params params_;
+  BatchPlan host_plan_;
+  DeviceBatchPlan device_plan_;
+  DeviceArray<int32_t> counter_;
+  DeviceArray<TileCoord> table_;
+  int resident_ctas_;
+  cudaStream_t stream_ = nullptr;
+  cudaStream_t lanes_[kLanes] = {};
+  cudaEvent_t fork_ = nullptr;
+  cudaEvent_t joined_[kLanes] = {};
+  cudaGraph_t graph_ = nullptr;
+  cudaGraphExec_t graph_exec_ = nullptr;
+};
+
+using Way = void (MixRunner::*)() const;
+
+double median_us(const MixRunner& runner, Way way) {
   cudaEvent_t begin, end;
   TESSERA_CUDA_CHECK(cudaEventCreate(&begin));
   TESSERA_CUDA_CHECK(cudaEventCreate(&end));
   std::vector<float> times;
   for (int i = 0; i < 33; ++i) {
-    TESSERA_CUDA_CHECK(cudaEventRecord(begin, stream));
-    work();
-    TESSERA_CUDA_CHECK(cudaEventRecord(end, stream));
+    TESSERA_CUDA_CHECK(cudaEventRecord(begin, runner.stream()));
+    (runner.*way)();
+    TESSERA_CUDA_CHECK(cudaEventRecord(end, runner.stream()));
     TESSERA_CUDA_CHECK(cudaEventSynchronize(end));
     float ms = 0;
     TESSERA_CUDA_CHECK(cudaEventElapsedTime(&ms, begin, end));
-    if (i >= 3) times.push_back(ms * 1e3f);
+    if (i >= 3) times.push_back(ms * 1e3f);  // the first runs warm up
   }
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
   std::sort(times.begin(), times.end());
   return times[times.size() / 2];
 }
 
-void bench_mix(int num_tasks, int scale) {
-  const Mix mix = make_mix(num_tasks, scale, 5);
-  cudaStream_t stream;
-  TESSERA_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  std::vector<int32_t> tiles;
-  std::vector<double> cost;
-  for (const MixedTask& task : mix.tasks) {
-    tiles.push_back(mixed_tiles(task));
-    cost.push_back(task.kind == TaskKind::gemm ? static_cast<double>(task.k)
-                                               : 16.0);  // of a tile: what the tail is made of
-  }
-  const Mixed::Params params{upload(mix.tasks)};
-  const BatchPlan host_plan(tiles, TaskOrder::heavy_first, cost);
-  const DeviceBatchPlan plan(host_plan);
-  const BatchView view = plan.view();
-
-  auto fetch = [&] {
-    std::vector<float> host(mix.out_floats);
-    TESSERA_CUDA_CHECK(cudaStreamSynchronize(stream));
-    TESSERA_CUDA_CHECK(cudaMemcpy(host.data(), mix.out, host.size() * 4, cudaMemcpyDeviceToHost));
-    TESSERA_CUDA_CHECK(cudaMemset(mix.out, 0xFF, host.size() * 4));
-    return host;
-  };
-  auto separate = [&](cudaStream_t on) {
-    for (int i = 0; i < num_tasks; ++i) single_task_kernel<<<tiles[i], kMixedThreads, 0, on>>>(params, i);
-  };
-  constexpr int kStreams = 8;
-  cudaStream_t lanes[kStreams];
-  cudaEvent_t fork, joined[kStreams];
-  TESSERA_CUDA_CHECK(cudaEventCreateWithFlags(&fork, cudaEventDisableTiming));
-  for (int i = 0; i < kStreams; ++i) {
-    TESSERA_CUDA_CHECK(cudaStreamCreateWithFlags(&lanes[i], cudaStreamNonBlocking));
-    TESSERA_CUDA_CHECK(cudaEventCreateWithFlags(&joined[i], cudaEventDisableTiming));
-  }
-  auto streams = [&] {
-    TESSERA_CUDA_CHECK(cudaEventRecord(fork, stream));
-    for (cudaStream_t lane : lanes) TESSERA_CUDA_CHECK(cudaStreamWaitEvent(lane, fork, 0));
-    for (int i = 0; i < num_tasks; ++i)
-      single_task_kernel<<<tiles[i], kMixedThreads, 0, lanes[i % kStreams]>>>(params, i);
-    for (int i = 0; i < kStreams; ++i) {
-      TESSERA_CUDA_CHECK(cudaEventRecord(joined[i], lanes[i]));
-      TESSERA_CUDA_CHECK(cudaStreamWaitEvent(stream, joined[i], 0));
-    }
-  };
-  cudaGraph_t graph;
-  cudaGraphExec_t graph_exec;
-  TESSERA_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-  streams();  // parallel branches, as a careful user would build it
-  TESSERA_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
-  TESSERA_CUDA_CHECK(cudaGraphInstantiate(&graph_exec, graph, 0));
-
-  int sms = 0, per_sm = 0;
-  TESSERA_CUDA_CHECK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
-  TESSERA_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, queue_kernel, kMixedThreads, 0));
-  int32_t* counter = upload(std::vector<int32_t>{0});
-  auto queue = [&] {
-    TESSERA_CUDA_CHECK(cudaMemsetAsync(counter, 0, 4, stream));
-    queue_kernel<<<sms * per_sm, kMixedThreads, 0, stream>>>(view, params, counter);
-  };
-  std::vector<TileCoord> table;
-  for (int32_t t = 0; t < host_plan.num_tiles(); ++t) table.push_back(host_plan.locate(t));
-  const TileCoord* device_table = upload(table);
-
-  auto batched = [&] { batching::run_batched<Mixed>(view, params, stream); };
-  auto persistent = [&] { batching::run_batched<Mixed>(view, params, stream, sms * per_sm); };
-  auto by_table = [&] { table_kernel<<<host_plan.num_tiles(), kMixedThreads, 0, stream>>>(device_table, params); };
-  fetch();
-  separate(stream);
-  const auto expected = fetch();
+bool all_ways_agree(const MixRunner& runner) {
+  runner.clear_output();
+  runner.separate();
+  const std::vector<float> expected = runner.take_output();
   bool same = true;
-  for (const std::function<void()>& work :
-       std::vector<std::function<void()>>{batched, persistent, queue, streams, by_table}) {
-    work();
-    same = same && fetch() == expected;
+  for (const Way way : {&MixRunner::batched, &MixRunner::persistent, &MixRunner::atomic_queue, &MixRunner::streams,
+                        &MixRunner::by_table}) {
+    (runner.*way)();
+    same = same && runner.take_output() == expected;
   }
-  const double batched_us = median_us(batched, stream);
-  const double table_us = median_us(by_table, stream);
+  return same;
+}
+
+void bench_mix(int num_tasks, int scale) {
+  const MixRunner runner(make_mix(num_tasks, scale, 5));
+  const bool same = all_ways_agree(runner);
+  // One statement each: the order of a call's arguments is the compiler's, and the repetitions belong at the end.
+  const double batched = median_us(runner, &MixRunner::batched);
+  const double by_table = median_us(runner, &MixRunner::by_table);
+  const double persistent = median_us(runner, &MixRunner::persistent);
+  const double atomic_queue = median_us(runner, &MixRunner::atomic_queue);
+  const double graph = median_us(runner, &MixRunner::graph);
+  const double streams = median_us(runner, &MixRunner::streams);
+  const double separate = median_us(runner, &MixRunner::separate);
+  const double batched_again = median_us(runner, &MixRunner::batched);
+  const double by_table_again = median_us(runner, &MixRunner::by_table);
   std::printf(
       "%4d tasks %6d tiles: batched %.1f us, persistent %.1f, atomic queue %.1f, graph %.1f, streams %.1f, separate "
       "%.1f; table %.1f; again %.1f %.1f; %s\n",
-      num_tasks, host_plan.num_tiles(), batched_us, median_us(persistent, stream), median_us(queue, stream),
-      median_us([&] { TESSERA_CUDA_CHECK(cudaGraphLaunch(graph_exec, stream)); }, stream), median_us(streams, stream),
-      median_us([&] { separate(stream); }, stream), table_us, median_us(batched, stream), median_us(by_table, stream),
-      same ? "same bits" : "DIFFERENT");
+      runner.num_tasks(), runner.num_tiles(), batched, persistent, atomic_queue, graph, streams, separate, by_table,
+      batched_again, by_table_again, same ? "same bits" : "DIFFERENT");
 }
 
 }  // namespace

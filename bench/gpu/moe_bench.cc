@@ -10,7 +10,9 @@
 #include <cstdlib>
 #include <functional>
 #include <map>
+#include <memory>
 #include <numeric>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -25,7 +27,7 @@ namespace {
 
 struct Row {
   const char* name;
-  int h, i, e, k, t;
+  int hidden, intermediate, experts, top_k, tokens;
   const char* routing;
 };
 const Row kRows[] = {
@@ -37,61 +39,69 @@ const Row kRows[] = {
     {"gptoss", 2880, 2880, 128, 4, 16384, "balanced"},
 };
 
+size_t slots(const Row& row) { return static_cast<size_t>(row.tokens) * row.top_k; }
+
 std::vector<int32_t> make_ids(const Row& row) {
-  std::vector<int32_t> ids(static_cast<size_t>(row.t) * row.k);
+  std::vector<int32_t> ids(slots(row));
   const std::string kind = row.routing;
   std::mt19937 rng(7);
-  for (size_t n = 0; n < ids.size(); ++n) {
-    if (kind == "balanced") ids[n] = static_cast<int32_t>(n % row.e);
-    if (kind == "best" || kind == "worst") ids[n] = static_cast<int32_t>(n % row.k);
-    if (kind == "worst" && n < static_cast<size_t>(row.e - row.k)) ids[n] = row.k + static_cast<int32_t>(n);
+  for (size_t slot = 0; slot < ids.size(); ++slot) {
+    if (kind == "balanced") ids[slot] = static_cast<int32_t>(slot % row.experts);
+    if (kind == "best" || kind == "worst") ids[slot] = static_cast<int32_t>(slot % row.top_k);
+    if (kind == "worst" && slot < static_cast<size_t>(row.experts - row.top_k))
+      ids[slot] = row.top_k + static_cast<int32_t>(slot);
   }
   if (kind == "random") {
-    std::vector<int32_t> experts(row.e);
+    std::vector<int32_t> experts(row.experts);
     std::iota(experts.begin(), experts.end(), 0);
-    for (int t = 0; t < row.t; ++t) {
-      for (int s = 0; s < row.k; ++s) {
-        std::swap(experts[s], experts[s + rng() % (row.e - s)]);
-        ids[static_cast<size_t>(t) * row.k + s] = experts[s];
+    for (int token = 0; token < row.tokens; ++token) {
+      for (int choice = 0; choice < row.top_k; ++choice) {
+        std::swap(experts[choice], experts[choice + rng() % (row.experts - choice)]);
+        ids[static_cast<size_t>(token) * row.top_k + choice] = experts[choice];
       }
     }
   }
   return ids;
 }
 
-void* device_alloc(size_t bytes) {
-  void* p = nullptr;
-  TESSERA_CUDA_CHECK(cudaMalloc(&p, bytes));
-  return p;
+struct CudaFree {
+  void operator()(void* memory) const { cudaFree(memory); }
+};
+using DeviceMemory = std::unique_ptr<void, CudaFree>;
+
+DeviceMemory device_alloc(size_t bytes) {
+  void* memory = nullptr;
+  TESSERA_CUDA_CHECK(cudaMalloc(&memory, bytes));
+  return DeviceMemory(memory);
 }
 
-float time_ms(const std::function<void()>& f, int reps) {
-  static cudaEvent_t a = nullptr, b = nullptr;
-  if (a == nullptr) {
-    TESSERA_CUDA_CHECK(cudaEventCreate(&a));
-    TESSERA_CUDA_CHECK(cudaEventCreate(&b));
+float time_ms(const std::function<void()>& work, int repetitions) {
+  static cudaEvent_t begin = nullptr, end = nullptr;
+  if (begin == nullptr) {
+    TESSERA_CUDA_CHECK(cudaEventCreate(&begin));
+    TESSERA_CUDA_CHECK(cudaEventCreate(&end));
   }
-  TESSERA_CUDA_CHECK(cudaEventRecord(a));
-  for (int i = 0; i < reps; ++i) f();
-  TESSERA_CUDA_CHECK(cudaEventRecord(b));
-  TESSERA_CUDA_CHECK(cudaEventSynchronize(b));
+  TESSERA_CUDA_CHECK(cudaEventRecord(begin));
+  for (int i = 0; i < repetitions; ++i) work();
+  TESSERA_CUDA_CHECK(cudaEventRecord(end));
+  TESSERA_CUDA_CHECK(cudaEventSynchronize(end));
   float ms = 0;
-  TESSERA_CUDA_CHECK(cudaEventElapsedTime(&ms, a, b));
-  return ms / static_cast<float>(reps);
+  TESSERA_CUDA_CHECK(cudaEventElapsedTime(&ms, begin, end));
+  return ms / static_cast<float>(repetitions);
 }
 
-double median(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  return v[v.size() / 2];
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
 }
 
-void check_lt(cublasStatus_t s, int line) {
-  if (s != CUBLAS_STATUS_SUCCESS) {
-    std::fprintf(stderr, "cublasLt %d at line %d\n", static_cast<int>(s), line);
+void check_lt(cublasStatus_t status, int line) {
+  if (status != CUBLAS_STATUS_SUCCESS) {
+    std::fprintf(stderr, "cublasLt %d at line %d\n", static_cast<int>(status), line);
     std::exit(1);
   }
 }
-#define LT(x) check_lt((x), __LINE__)
+#define LT(call) check_lt((call), __LINE__)
 
 // D[m, n] = A[m, k] * B[n, k]^T, row-major, best of the heuristics by measurement.
 class DenseGemm {
@@ -100,22 +110,22 @@ class DenseGemm {
             void* workspace, size_t workspace_bytes)
       : handle_(handle), a_(a), b_(b), d_(d), workspace_(workspace), workspace_bytes_(workspace_bytes) {
     LT(cublasLtMatmulDescCreate(&desc_, CUBLAS_COMPUTE_32F, CUDA_R_32F));
-    const cublasOperation_t t = CUBLAS_OP_T, nn = CUBLAS_OP_N;
-    LT(cublasLtMatmulDescSetAttribute(desc_, CUBLASLT_MATMUL_DESC_TRANSA, &t, sizeof t));
-    LT(cublasLtMatmulDescSetAttribute(desc_, CUBLASLT_MATMUL_DESC_TRANSB, &nn, sizeof nn));
+    const cublasOperation_t transposed = CUBLAS_OP_T, as_it_lies = CUBLAS_OP_N;
+    LT(cublasLtMatmulDescSetAttribute(desc_, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed));
+    LT(cublasLtMatmulDescSetAttribute(desc_, CUBLASLT_MATMUL_DESC_TRANSB, &as_it_lies, sizeof as_it_lies));
     LT(cublasLtMatrixLayoutCreate(&lb_, CUDA_R_16BF, k, n, k));
     LT(cublasLtMatrixLayoutCreate(&la_, CUDA_R_16BF, k, m, k));
     LT(cublasLtMatrixLayoutCreate(&ld_, CUDA_R_16BF, n, m, n));
-    cublasLtMatmulPreference_t pref;
-    LT(cublasLtMatmulPreferenceCreate(&pref));
-    LT(cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes,
+    cublasLtMatmulPreference_t preference;
+    LT(cublasLtMatmulPreferenceCreate(&preference));
+    LT(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes,
                                             sizeof workspace_bytes));
     cublasLtMatmulHeuristicResult_t results[8];
     int found = 0;
-    LT(cublasLtMatmulAlgoGetHeuristic(handle_, desc_, lb_, la_, ld_, ld_, pref, 8, results, &found));
+    LT(cublasLtMatmulAlgoGetHeuristic(handle_, desc_, lb_, la_, ld_, ld_, preference, 8, results, &found));
     double best = 1e30;
-    for (int c = 0; c < found; ++c) {
-      algo_ = results[c].algo;
+    for (int candidate = 0; candidate < found; ++candidate) {
+      algo_ = results[candidate].algo;
       if (!run()) continue;
       time_ms([&] { run(); }, 2);
       const double ms = time_ms([&] { run(); }, 5);
@@ -151,153 +161,213 @@ std::map<std::string, std::string> parse(int argc, char** argv) {
   return options;
 }
 
-double number(const std::map<std::string, std::string>& o, const char* key, double fallback) {
-  const auto it = o.find(key);
-  return it == o.end() ? fallback : std::atof(it->second.c_str());
+double number(const std::map<std::string, std::string>& options, const char* key, double fallback) {
+  const auto found = options.find(key);
+  return found == options.end() ? fallback : std::atof(found->second.c_str());
+}
+
+moe::LaunchPolicy make_policy(const std::map<std::string, std::string>& options) {
+  moe::LaunchPolicy policy;
+  const auto order = options.find("--order");
+  if (order != options.end()) {
+    policy.order = order->second == "natural" ? batching::TaskOrder::natural
+                   : order->second == "heavy" ? batching::TaskOrder::heavy_first
+                                              : batching::TaskOrder::interleaved;
+  }
+  policy.back_every = static_cast<int32_t>(number(options, "--back", policy.back_every));
+  policy.cluster_size = static_cast<int32_t>(number(options, "--cluster", policy.cluster_size));
+  policy.num_ctas = static_cast<int32_t>(number(options, "--ctas", 0));
+  return policy;
 }
 
 // Largest error over bound, on a few sampled tokens; anything above 1 is wrong.
-double check(const moe::LayerConfig& config, const moe::LayerWeights& weights, const moe::LayerInputs& in) {
+double check(const moe::LayerConfig& config, const moe::LayerWeights& weights, const moe::LayerInputs& inputs) {
   std::vector<int32_t> tokens;
-  for (int n = 0; n < 6; ++n) tokens.push_back(static_cast<int32_t>(static_cast<int64_t>(n) * (in.num_tokens - 1) / 5));
-  const auto ref = testing::reference_layer(config, weights, in, tokens);
-  std::vector<uint16_t> row(config.hidden_size);
+  for (int64_t sample = 0; sample < 6; ++sample)
+    tokens.push_back(static_cast<int32_t>(sample * (inputs.num_tokens - 1) / 5));
+  const auto reference = testing::reference_layer(config, weights, inputs, tokens);
+  const auto* out = static_cast<const uint16_t*>(inputs.out);
+  std::vector<uint16_t> got(config.hidden_size);
   double worst = 0;
-  for (size_t n = 0; n < tokens.size(); ++n) {
-    TESSERA_CUDA_CHECK(cudaMemcpy(row.data(),
-                                  static_cast<const uint16_t*>(in.out) + static_cast<size_t>(tokens[n]) * row.size(),
-                                  row.size() * 2, cudaMemcpyDeviceToHost));
-    for (size_t c = 0; c < row.size(); ++c) {
-      const double got = bf16_to_f32(row[c]);
-      const double error = std::fabs(got - ref.out[n * row.size() + c]) / (ref.bound[n * row.size() + c] + 1e-30);
-      worst = std::isfinite(got) ? std::max(worst, error) : 1e30;
+  for (size_t sample = 0; sample < tokens.size(); ++sample) {
+    TESSERA_CUDA_CHECK(cudaMemcpy(got.data(), out + static_cast<size_t>(tokens[sample]) * got.size(), got.size() * 2,
+                                  cudaMemcpyDeviceToHost));
+    for (size_t column = 0; column < got.size(); ++column) {
+      const size_t element = sample * got.size() + column;
+      const double value = bf16_to_f32(got[column]);
+      const double error = std::fabs(value - reference.out[element]) / (reference.bound[element] + 1e-30);
+      worst = std::isfinite(value) ? std::max(worst, error) : 1e30;
     }
   }
   return worst;
 }
 
-struct Buffers {
-  void *x, *gate_up, *down, *ids, *topk_weights, *out, *workspace, *dense_a, *dense_d, *lt_workspace;
+// The device memory of a row, weights and inputs filled in.
+struct RowBuffers {
+  explicit RowBuffers(const Row& row)
+      : tokens_bytes(static_cast<size_t>(row.tokens) * row.hidden * 2),
+        x(device_alloc(tokens_bytes)),
+        gate_up(device_alloc(gate_up_count(row) * 2)),
+        down(device_alloc(down_count(row) * 2)),
+        ids(device_alloc(slots(row) * sizeof(int32_t))),
+        topk_weights(device_alloc(slots(row) * sizeof(float))),
+        out(device_alloc(tokens_bytes)),
+        dense_in(device_alloc(dense_in_count(row) * 2)),
+        dense_out(device_alloc(slots(row) * std::max(2 * row.intermediate, row.hidden) * 2)),
+        lt_workspace(device_alloc(kLtWorkspaceBytes)) {
+    testing::fill_normal(DType::bf16, x.get(), static_cast<size_t>(row.tokens) * row.hidden, 1.0f, 1);
+    testing::fill_normal(DType::bf16, gate_up.get(), gate_up_count(row), 0.02f, 2);
+    testing::fill_normal(DType::bf16, down.get(), down_count(row), 0.02f, 3);
+    testing::fill_normal(DType::bf16, dense_in.get(), dense_in_count(row), 1.0f, 4);
+    const std::vector<int32_t> host_ids = make_ids(row);
+    TESSERA_CUDA_CHECK(
+        cudaMemcpy(ids.get(), host_ids.data(), host_ids.size() * sizeof(int32_t), cudaMemcpyHostToDevice));
+    const std::vector<float> equal(slots(row), 1.0f / static_cast<float>(row.top_k));
+    TESSERA_CUDA_CHECK(
+        cudaMemcpy(topk_weights.get(), equal.data(), equal.size() * sizeof(float), cudaMemcpyHostToDevice));
+  }
+
+  // Its size is known only once the layer exists. All bits set here and in `out`: NaNs, so that a read of what was
+  // never written shows in the check.
+  void allocate_workspace(size_t bytes) {
+    workspace_bytes = bytes;
+    workspace = device_alloc(bytes);
+    TESSERA_CUDA_CHECK(cudaMemset(out.get(), 0xFF, tokens_bytes));
+    TESSERA_CUDA_CHECK(cudaMemset(workspace.get(), 0xFF, bytes));
+  }
+
+  moe::LayerWeights weights() const { return {gate_up.get(), down.get(), nullptr, nullptr}; }
+  moe::LayerInputs inputs(const Row& row) const {
+    return {x.get(), ids.get(), false, static_cast<const float*>(topk_weights.get()), out.get(), row.tokens};
+  }
+
+  static size_t gate_up_count(const Row& row) {
+    return static_cast<size_t>(row.experts) * 2 * row.intermediate * row.hidden;
+  }
+  static size_t down_count(const Row& row) { return static_cast<size_t>(row.experts) * row.hidden * row.intermediate; }
+  static size_t dense_in_count(const Row& row) { return slots(row) * std::max(row.hidden, row.intermediate); }
+
+  static constexpr size_t kLtWorkspaceBytes = size_t{64} << 20;
+
+  size_t tokens_bytes;  // of x, and of out
+  DeviceMemory x, gate_up, down, ids, topk_weights, out, dense_in, dense_out, lt_workspace;
+  DeviceMemory workspace;
+  size_t workspace_bytes = 0;
+};
+
+// The layer of a row with all that a run of it needs.
+struct LayerRun {
+  using Step = moe::CudaLayer::Step;
+
+  void operator()() const { layer.run(inputs, workspace, workspace_bytes, nullptr); }
+  void step(Step step) const { layer.run_step(step, inputs, workspace, workspace_bytes, nullptr); }
+
+  const moe::CudaLayer& layer;
+  moe::LayerInputs inputs;
+  void* workspace;
   size_t workspace_bytes;
 };
-constexpr size_t kLtWorkspace = size_t{64} << 20;
 
-moe::LaunchPolicy make_policy(const std::map<std::string, std::string>& o) {
-  moe::LaunchPolicy p;
-  const auto it = o.find("--order");
-  if (it != o.end()) {
-    p.order = it->second == "natural" ? batching::TaskOrder::natural
-              : it->second == "heavy" ? batching::TaskOrder::heavy_first
-                                      : batching::TaskOrder::interleaved;
+// The two dense products that cost as many FLOPs as the layer.
+struct DensePair {
+  DensePair(cublasLtHandle_t lt, const Row& row, const RowBuffers& buffers)
+      : gate_up(lt, static_cast<int64_t>(slots(row)), int64_t{2} * row.intermediate, row.hidden, buffers.dense_in.get(),
+                buffers.gate_up.get(), buffers.dense_out.get(), buffers.lt_workspace.get(),
+                RowBuffers::kLtWorkspaceBytes),
+        down(lt, static_cast<int64_t>(slots(row)), row.hidden, row.intermediate, buffers.dense_in.get(),
+             buffers.down.get(), buffers.dense_out.get(), buffers.lt_workspace.get(), RowBuffers::kLtWorkspaceBytes) {}
+  void operator()() const {
+    gate_up.run();
+    down.run();
   }
-  p.back_every = static_cast<int32_t>(number(o, "--back", p.back_every));
-  p.cluster_size = static_cast<int32_t>(number(o, "--cluster", p.cluster_size));
-  p.num_ctas = static_cast<int32_t>(number(o, "--ctas", 0));
-  return p;
+
+  DenseGemm gate_up, down;
+};
+
+struct BlockTimes {
+  std::vector<double> layer_ms, dense_ms, ratio;
+};
+
+// Alternating, so that clocks and heat fall on both alike.
+BlockTimes measure_blocks(const LayerRun& layer, const DensePair& dense, int repetitions) {
+  BlockTimes times;
+  for (int block = 0; block < 3; ++block) {
+    times.dense_ms.push_back(time_ms([&] { dense(); }, repetitions));
+    times.layer_ms.push_back(time_ms([&] { layer(); }, repetitions));
+    times.ratio.push_back(times.dense_ms.back() / times.layer_ms.back());
+  }
+  return times;
 }
 
-void bench_row(const Row& row, const std::map<std::string, std::string>& options, cublasLtHandle_t lt) {
-  const double seconds = number(options, "--seconds", 0.4);
-  moe::LayerConfig config{row.h, row.i, row.e, row.k, DType::bf16, true, {}, 0};
-  const size_t r = static_cast<size_t>(row.t) * row.k;
-  const size_t w1 = static_cast<size_t>(row.e) * 2 * row.i * row.h, w2 = static_cast<size_t>(row.e) * row.h * row.i;
-  Buffers b{};
-  b.x = device_alloc(static_cast<size_t>(row.t) * row.h * 2);
-  b.gate_up = device_alloc(w1 * 2);
-  b.down = device_alloc(w2 * 2);
-  b.ids = device_alloc(r * 4);
-  b.topk_weights = device_alloc(r * 4);
-  b.out = device_alloc(static_cast<size_t>(row.t) * row.h * 2);
-  b.dense_a = device_alloc(r * static_cast<size_t>(std::max(row.h, row.i)) * 2);
-  b.dense_d = device_alloc(r * static_cast<size_t>(std::max(2 * row.i, row.h)) * 2);
-  b.lt_workspace = device_alloc(kLtWorkspace);
-  testing::fill_normal(DType::bf16, b.x, static_cast<size_t>(row.t) * row.h, 1.0f, 1);
-  testing::fill_normal(DType::bf16, b.gate_up, w1, 0.02f, 2);
-  testing::fill_normal(DType::bf16, b.down, w2, 0.02f, 3);
-  testing::fill_normal(DType::bf16, b.dense_a, r * static_cast<size_t>(std::max(row.h, row.i)), 1.0f, 4);
-  const auto ids = make_ids(row);
-  TESSERA_CUDA_CHECK(cudaMemcpy(b.ids, ids.data(), r * 4, cudaMemcpyHostToDevice));
-  const std::vector<float> w(r, 1.0f / static_cast<float>(row.k));
-  TESSERA_CUDA_CHECK(cudaMemcpy(b.topk_weights, w.data(), r * 4, cudaMemcpyHostToDevice));
+struct StepTimes {
+  double plan_ms, gate_up_ms, down_ms, combine_ms, dense_gate_up_ms, dense_down_ms;
+};
 
-  const moe::LayerWeights weights{b.gate_up, b.down, nullptr, nullptr};
-  const moe::CudaLayer layer(config, weights, make_policy(options));
-  b.workspace_bytes = layer.workspace_bytes(row.t);
-  b.workspace = device_alloc(b.workspace_bytes);
-  TESSERA_CUDA_CHECK(cudaMemset(b.out, 0xFF, static_cast<size_t>(row.t) * row.h * 2));
-  TESSERA_CUDA_CHECK(cudaMemset(b.workspace, 0xFF, b.workspace_bytes));
-  const moe::LayerInputs in{b.x, b.ids, false, static_cast<const float*>(b.topk_weights), b.out, row.t};
-  auto run = [&] { layer.run(in, b.workspace, b.workspace_bytes, nullptr); };
-  run();
-  TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
-
-  const DenseGemm g1(lt, static_cast<int64_t>(r), 2 * row.i, row.h, b.dense_a, b.gate_up, b.dense_d, b.lt_workspace,
-                     kLtWorkspace);
-  const DenseGemm g2(lt, static_cast<int64_t>(r), row.h, row.i, b.dense_a, b.down, b.dense_d, b.lt_workspace,
-                     kLtWorkspace);
-  auto dense = [&] {
-    g1.run();
-    g2.run();
+// Each GEMM alone needs its tickets back; the memset of the counters costs about 2 us, measured and subtracted.
+StepTimes measure_steps(const LayerRun& layer, const DensePair& dense, int repetitions) {
+  using Step = LayerRun::Step;
+  const auto arrays = moe::lay_out_workspace(layer.layer.config(), layer.inputs.num_tokens, layer.workspace);
+  auto reset = [&] { TESSERA_CUDA_CHECK(cudaMemsetAsync(arrays.plan.header->tile_tickets, 0, 16)); };
+  const double reset_ms = time_ms(reset, 200);
+  auto gemm_ms = [&](Step step) {
+    auto reset_and_run = [&] {
+      reset();
+      layer.step(step);
+    };
+    return time_ms(reset_and_run, repetitions) - reset_ms;
   };
-  const double flops = 6.0 * static_cast<double>(r) * row.h * row.i;
+  StepTimes times{};
+  for (int pass = 0; pass < 2; ++pass) {  // the first warms up
+    times.dense_gate_up_ms = time_ms([&] { dense.gate_up.run(); }, repetitions);
+    times.gate_up_ms = gemm_ms(Step::gate_up);
+    times.dense_down_ms = time_ms([&] { dense.down.run(); }, repetitions);
+    times.down_ms = gemm_ms(Step::down);
+    times.plan_ms = time_ms([&] { layer.step(Step::plan); }, repetitions);
+    times.combine_ms = time_ms([&] { layer.step(Step::combine); }, repetitions);
+  }
+  return times;
+}
 
-  // Blocks of `seconds` each, alternating.
-  const double guess = time_ms(run, 3);
-  const int reps = std::max(3, static_cast<int>(seconds * 1000 / guess));
-  std::vector<double> layer_ms, dense_ms, ratio;
-  for (int n = 0; n < 3; ++n) {
-    dense_ms.push_back(time_ms(dense, reps));
-    layer_ms.push_back(time_ms(run, reps));
-    ratio.push_back(dense_ms.back() / layer_ms.back());
-  }
-  const double worst = check(config, weights, in);
-  // Steps: each GEMM alone needs its tickets back; a memset of the header's counters costs about 2 us, subtracted
-  // below.
-  double step_ms[4] = {}, dense1 = 0, dense2 = 0;
-  if (options.count("--steps")) {
-    using Step = moe::CudaLayer::Step;
-    const auto arrays = moe::lay_out_workspace(config, row.t, b.workspace);
-    auto reset = [&] { TESSERA_CUDA_CHECK(cudaMemsetAsync(arrays.plan.header->tile_tickets, 0, 16)); };
-    const double reset_ms = time_ms(reset, 200);
-    const int n = std::max(3, reps / 4);
-    for (int pass = 0; pass < 2; ++pass) {
-      dense1 = time_ms([&] { g1.run(); }, n);
-      step_ms[1] = time_ms(
-                       [&] {
-                         reset();
-                         layer.run_step(Step::gate_up, in, b.workspace, b.workspace_bytes, nullptr);
-                       },
-                       n) -
-                   reset_ms;
-      dense2 = time_ms([&] { g2.run(); }, n);
-      step_ms[2] = time_ms(
-                       [&] {
-                         reset();
-                         layer.run_step(Step::down, in, b.workspace, b.workspace_bytes, nullptr);
-                       },
-                       n) -
-                   reset_ms;
-      step_ms[0] = time_ms([&] { layer.run_step(Step::plan, in, b.workspace, b.workspace_bytes, nullptr); }, n);
-      step_ms[3] = time_ms([&] { layer.run_step(Step::combine, in, b.workspace, b.workspace_bytes, nullptr); }, n);
-    }
-  }
-  const double ms = median(layer_ms);
+void print_row(const Row& row, const BlockTimes& blocks, double worst_error, const std::optional<StepTimes>& steps) {
+  const double flops = 6.0 * static_cast<double>(slots(row)) * row.hidden * row.intermediate;
+  const double layer_ms = median(blocks.layer_ms), dense_ms = median(blocks.dense_ms);
+  const auto [lowest, highest] = std::minmax_element(blocks.ratio.begin(), blocks.ratio.end());
   std::printf("%-13s r %.3f (%.3f..%.3f)  layer %.3f ms %.0f TF  dense %.3f ms %.0f TF  err %.3f", row.name,
-              median(ratio), *std::min_element(ratio.begin(), ratio.end()),
-              *std::max_element(ratio.begin(), ratio.end()), ms, flops / ms / 1e9, median(dense_ms),
-              flops / median(dense_ms) / 1e9, worst);
-  if (options.count("--steps")) {
-    const double combine_bytes = (static_cast<double>(r) + row.t) * row.h * 2;
+              median(blocks.ratio), *lowest, *highest, layer_ms, flops / layer_ms / 1e9, dense_ms,
+              flops / dense_ms / 1e9, worst_error);
+  if (steps) {
+    const double gate_up_flops = flops / 1.5, down_flops = flops / 3;
+    const double combine_bytes = (static_cast<double>(slots(row)) + row.tokens) * row.hidden * 2;
     std::printf(" | plan %.1f us, g1 %.0f vs %.0f TF (%.3f), g2 %.0f vs %.0f TF (%.3f), combine %.1f us %.0f GB/s",
-                step_ms[0] * 1e3, flops / 1.5 / step_ms[1] / 1e9, flops / 1.5 / dense1 / 1e9, dense1 / step_ms[1],
-                flops / 3 / step_ms[2] / 1e9, flops / 3 / dense2 / 1e9, dense2 / step_ms[2], step_ms[3] * 1e3,
-                combine_bytes / step_ms[3] / 1e6);
+                steps->plan_ms * 1e3, gate_up_flops / steps->gate_up_ms / 1e9,
+                gate_up_flops / steps->dense_gate_up_ms / 1e9, steps->dense_gate_up_ms / steps->gate_up_ms,
+                down_flops / steps->down_ms / 1e9, down_flops / steps->dense_down_ms / 1e9,
+                steps->dense_down_ms / steps->down_ms, steps->combine_ms * 1e3,
+                combine_bytes / steps->combine_ms / 1e6);
   }
   std::printf("\n");
   std::fflush(stdout);
-  for (void* p :
-       {b.x, b.gate_up, b.down, b.ids, b.topk_weights, b.out, b.workspace, b.dense_a, b.dense_d, b.lt_workspace})
-    cudaFree(p);
+}
+
+void bench_row(const Row& row, const std::map<std::string, std::string>& options, cublasLtHandle_t lt) {
+  const moe::LayerConfig config{row.hidden, row.intermediate, row.experts, row.top_k, DType::bf16, true, {}, 0};
+  RowBuffers buffers(row);
+  const moe::CudaLayer layer(config, buffers.weights(), make_policy(options));
+  buffers.allocate_workspace(layer.workspace_bytes(row.tokens));
+  const LayerRun run{layer, buffers.inputs(row), buffers.workspace.get(), buffers.workspace_bytes};
+  run();
+  TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
+  const DensePair dense(lt, row, buffers);
+
+  // A block lasts about `--seconds`.
+  const double seconds = number(options, "--seconds", 0.4);
+  const double guess_ms = time_ms([&] { run(); }, 3);
+  const int repetitions = std::max(3, static_cast<int>(seconds * 1000 / guess_ms));
+  const BlockTimes blocks = measure_blocks(run, dense, repetitions);
+  const double worst_error = check(config, buffers.weights(), run.inputs);
+  std::optional<StepTimes> steps;
+  if (options.count("--steps")) steps = measure_steps(run, dense, std::max(3, repetitions / 4));
+  print_row(row, blocks, worst_error, steps);
 }
 
 }  // namespace
