@@ -15,9 +15,9 @@
 
 #include <cuda.h>
 
+#include "cuda/core/plan_view.h"
 #include "cuda/cta/expert_tiling.h"
 #include "cuda/cta/pipeline.cuh"
-#include "cuda/core/plan_view.h"
 #include "cuda/cta/smem_layout.cuh"
 #include "cuda/kernels/expert_gemm/policy.h"
 #include "cuda/ptx/cluster.cuh"

@@ -11,8 +11,8 @@
 
 #include <cstdint>
 
-#include "cuda/cta/expert_tiling.h"
 #include "cuda/core/plan_view.h"
+#include "cuda/cta/expert_tiling.h"
 #include "cuda/kernels/expert_gemm/policy.h"
 #include "tessera/core/activation.h"
 #include "tessera/core/dtype.h"

@@ -12,8 +12,8 @@
 
 #include <cstdint>
 
-#include "cuda/cta/expert_tiling.h"
 #include "cuda/core/plan_view.h"
+#include "cuda/cta/expert_tiling.h"
 #include "cuda/kernels/moe_plan/policy.h"
 #include "cuda/ptx/cluster.cuh"
 #include "tessera/batching/plan.h"
