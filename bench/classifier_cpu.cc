@@ -14,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -96,60 +97,88 @@ double process_cpu_seconds() {
   return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
 }
 
-// Calls `step` for about `seconds` after one call that is not counted: median, least and most of amount / time, and how
-// many processors this process had meanwhile (fewer than threads: something else was running).
-Json measure(double seconds, double amount_per_step, const std::function<void(int64_t step)>& step) {
-  step(0);
+// Calls `step` for about `seconds` after one call that is not counted. A step returns the seconds that it took, or of
+// them the part that counts. Median, least and most of amount / seconds, and how many processors this process had
+// meanwhile (fewer than threads: something else was running).
+Json measure(double seconds, double amount_per_step, const std::function<double()>& step) {
+  step();
   std::vector<double> rates;
   const auto begin = Clock::now();
   const double cpu_begin = process_cpu_seconds();
-  while (rates.size() < 3 || seconds_since(begin) < seconds) {
-    const auto step_begin = Clock::now();
-    step(static_cast<int64_t>(rates.size()) + 1);
-    rates.push_back(amount_per_step / seconds_since(step_begin));
-  }
+  while (rates.size() < 3 || seconds_since(begin) < seconds) rates.push_back(amount_per_step / step());
   const double processors = (process_cpu_seconds() - cpu_begin) / seconds_since(begin);
   std::sort(rates.begin(), rates.end());
   return {
       {"median", rates[rates.size() / 2]}, {"min", rates.front()}, {"max", rates.back()}, {"processors", processors}};
 }
 
-// GFLOP/s of [rows, 4096] x [4096, 1024], every thread running its own product, for the best number of rows.
-Json plain_matmul(DType operand, const Options& options, ThreadPool& pool) {
-  constexpr int64_t kIn = 4096;
-  constexpr int64_t kOut = 1024;
-  Buffer<float> weights(kIn * kOut);
-  fill_normal(weights, 1.0f, 99, pool);
-  Json best = {{"gflops", 0.0}};
-  for (const int64_t rows : {64, 96, 112, 128, 192, 256, 512, 1024}) {
-    const cpu::PackedGemm gemm({.rows = rows, .out_features = kOut, .in_features = kIn, .operand = operand},
-                               {weights.data(), kIn, 1});
-    Buffer<float> a(static_cast<size_t>(rows * kIn));
-    fill_normal(a, 1.0f, 98, pool);
-    Buffer<uint16_t> a_bf16(a.size());
-    std::transform(a.begin(), a.end(), a_bf16.begin(), f32_to_bf16);
-    const void* input = operand == DType::bf16 ? static_cast<const void*>(a_bf16.data()) : a.data();
-    std::vector<Buffer<float>> c;
-    std::vector<Buffer<std::byte>> scratch;
+double seconds_of(const std::function<void()>& work) {
+  const auto begin = Clock::now();
+  work();
+  return seconds_since(begin);
+}
+
+// A plain product [rows, 4096] x [4096, 1024] of which every thread runs its own, the weights in a cache.
+class PlainMatmul {
+ public:
+  PlainMatmul(int64_t rows, DType operand, ThreadPool& pool)
+      : rows_(rows),
+        pool_(pool),
+        weights_(kIn * kOut),
+        a_(static_cast<size_t>(rows * kIn)),
+        a_bf16_(a_.size()),
+        operand_(operand) {
+    fill_normal(weights_, 1.0f, 99, pool);
+    fill_normal(a_, 1.0f, 98, pool);
+    std::transform(a_.begin(), a_.end(), a_bf16_.begin(), f32_to_bf16);
+    gemm_.emplace(cpu::GemmSpec{.rows = rows, .out_features = kOut, .in_features = kIn, .operand = operand},
+                  cpu::WeightView{weights_.data(), kIn, 1});
     for (int i = 0; i < pool.num_threads(); ++i) {
-      c.emplace_back(static_cast<size_t>(rows * kOut));
-      scratch.emplace_back(gemm.scratch_bytes());
+      c_.emplace_back(static_cast<size_t>(rows * kOut));
+      scratch_.emplace_back(gemm_->scratch_bytes());
     }
-    const int64_t products = std::max<int64_t>(1, 1024 / rows) * pool.num_threads();
-    const double flops = 2.0 * static_cast<double>(rows * kIn * kOut * products);
-    const Json rate = measure(options.seconds / 8, flops / 1e9, [&](int64_t) {
-      pool.run(products, [&](int64_t, int worker) {
-        gemm.run(input, c[static_cast<size_t>(worker)].data(), scratch[static_cast<size_t>(worker)].data());
-      });
+  }
+  int64_t rows() const { return rows_; }
+
+  /// Multiplies `num_rows` rows or a few more; returns GFLOP.
+  double run(int64_t num_rows) {
+    const int64_t num_products = (num_rows + rows_ - 1) / rows_;
+    const void* input = operand_ == DType::bf16 ? static_cast<const void*>(a_bf16_.data()) : a_.data();
+    pool_.run(num_products, [&](int64_t, int worker) {
+      const auto i = static_cast<size_t>(worker);
+      gemm_->run(input, c_[i].data(), scratch_[i].data());
     });
-    if (rate["median"] > best["gflops"])
-      best = {{"gflops", rate["median"]}, {"rows", rows}, {"processors", rate["processors"]}};
+    return 2e-9 * static_cast<double>(num_products * rows_ * kIn * kOut);
+  }
+
+ private:
+  static constexpr int64_t kIn = 4096;
+  static constexpr int64_t kOut = 1024;
+  int64_t rows_;
+  ThreadPool& pool_;
+  Buffer<float> weights_, a_;
+  Buffer<uint16_t> a_bf16_;
+  DType operand_;
+  std::optional<cpu::PackedGemm> gemm_;
+  std::vector<Buffer<float>> c_;
+  std::vector<Buffer<std::byte>> scratch_;
+};
+
+// The number of rows that is fastest here.
+std::unique_ptr<PlainMatmul> fastest_matmul(DType operand, ThreadPool& pool) {
+  std::unique_ptr<PlainMatmul> best;
+  double best_rate = 0;
+  for (const int64_t rows : {64, 96, 112, 128, 192, 256, 512, 1024}) {
+    auto matmul = std::make_unique<PlainMatmul>(rows, operand, pool);
+    const Json rate = measure(0.5, 1, [&] { return seconds_of([&] { matmul->run(4096); }); });
+    const double gflops = rate["median"].get<double>() * matmul->run(4096);
+    if (gflops > best_rate) {
+      best_rate = gflops;
+      best = std::move(matmul);
+    }
   }
   return best;
 }
-
-// The better of the two, as the machine's speed drifts.
-Json better(const Json& a, const Json& b) { return a["gflops"] > b["gflops"] ? a : b; }
 
 // Worst |logit - oracle| / max(1, |oracle|) over the first sentences of the batch.
 double worst_logit_error(const std::shared_ptr<Model>& model, Classifier& classifier, InputKind input, Batch batch,
@@ -177,8 +206,7 @@ int64_t executed_flops(const ClassifierConfig& config) {
 Json bench_embeddings(const std::shared_ptr<Model>& model, Precision precision, const Options& options,
                       ThreadPool& pool) {
   const ClassifierConfig& config = model->config;
-  const DType operand = precision == Precision::bf16 ? DType::bf16 : DType::f32;
-  const Json matmul_before = plain_matmul(operand, options, pool);
+  const auto matmul = fastest_matmul(precision == Precision::bf16 ? DType::bf16 : DType::f32, pool);
   reset_peak_memory();
   const auto load_begin = Clock::now();
   const auto classifier = make_cpu_classifier(
@@ -189,20 +217,28 @@ Json bench_embeddings(const std::shared_ptr<Model>& model, Precision precision, 
   fill_normal(embeddings, 1.0f, 55, pool);
   Buffer<float> logits(static_cast<size_t>(batch * config.num_classes));
   const Batch sentences = {.num_sentences = batch, .embeddings = embeddings.data()};
-  const Json rate = measure(options.seconds, static_cast<double>(batch),
-                            [&](int64_t) { classifier->run(sentences, {.logits = logits.data()}); });
+  // A batch and plain products of about the same FLOPs take turns, as the machine's speed drifts.
+  const double batch_gflop = static_cast<double>(batch * executed_flops(config)) / 1e9;
+  const int64_t matmul_rows = batch * executed_flops(config) / (2 * 4096 * 1024);
+  std::vector<double> matmul_rates;
+  const Json rate = measure(options.seconds, static_cast<double>(batch), [&] {
+    double gflop = 0;
+    const double matmul_seconds = seconds_of([&] { gflop = matmul->run(matmul_rows); });
+    matmul_rates.push_back(gflop / matmul_seconds);
+    return seconds_of([&] { classifier->run(sentences, {.logits = logits.data()}); });
+  });
   const double peak = peak_memory_mib();
-  const Json matmul = better(matmul_before, plain_matmul(operand, options, pool));
-  const double gflops = rate["median"].get<double>() * static_cast<double>(executed_flops(config)) / 1e9;
+  std::sort(matmul_rates.begin(), matmul_rates.end());
+  const double matmul_gflops = matmul_rates[matmul_rates.size() / 2];
+  const double gflops = rate["median"].get<double>() / static_cast<double>(batch) * batch_gflop;
   return {{"sentences_per_second", rate["median"]},
           {"spread", {rate["min"], rate["max"]}},
           {"processors_had", rate["processors"]},
           {"batch", batch},
           {"gflops", gflops},
-          {"plain_matmul_gflops", matmul["gflops"]},
-          {"plain_matmul_rows", matmul["rows"]},
-          {"plain_matmul_processors_had", matmul["processors"]},
-          {"ratio_to_plain_matmul", gflops / matmul["gflops"].get<double>()},
+          {"plain_matmul_gflops", matmul_gflops},
+          {"plain_matmul_rows", matmul->rows()},
+          {"ratio_to_plain_matmul", gflops / matmul_gflops},
           {"worst_logit_error", worst_logit_error(model, *classifier, InputKind::embeddings, sentences, options)},
           {"pack_seconds", load_seconds},
           {"peak_memory_mib", peak},
@@ -224,7 +260,7 @@ Json bench_ids(const std::shared_ptr<Model>& model, Precision precision, const O
   classifier->run(sentences, {.logits = logits.data()});
   const double first_seconds = seconds_since(first_begin);
   const Json rate = measure(options.seconds, static_cast<double>(num_sentences),
-                            [&](int64_t) { classifier->run(sentences, {.logits = logits.data()}); });
+                            [&] { return seconds_of([&] { classifier->run(sentences, {.logits = logits.data()}); }); });
   const double peak = peak_memory_mib();
   std::vector<int32_t> distinct = ids;
   std::sort(distinct.begin(), distinct.end());

@@ -43,18 +43,20 @@ std::vector<cpu::ConvolutionWeights> convolution_weights(const Model& model) {
   return weights;
 }
 
-// Sentences computed at once. Enough to fill every thread; at most about a second of work, so that a run can be
-// stopped; whole tiles of rows.
-int64_t select_slice(const ClassifierConfig& config, const CpuForm& form, InputKind input, int num_threads) {
-  constexpr int64_t kFlopsPerThread = 64'000'000'000;  // a second at the 75 GFLOP/s of the portable loops
+// Sentences computed at once. Enough to fill every thread; at most about a second of work on slow processors, so that a
+// run can be stopped; whole tiles of rows.
+int64_t select_slice(const ClassifierConfig& config, const CpuForm& form, DType operand, int num_threads) {
+  constexpr int64_t kFlopsPerThread = 64'000'000'000;       // fp32: the portable loops reach 75 GFLOP/s
+  constexpr int64_t kBf16FlopsPerThread = 256'000'000'000;  // only in hardware: 500 GFLOP/s and more
   constexpr int64_t kMaxSlice = 256;  // beyond it nothing is gained; new tokens are projected per slice
+  const int64_t flops_per_thread = operand == DType::bf16 ? kBf16FlopsPerThread : kFlopsPerThread;
   const int64_t flops = form.projected_vocabulary ? tail_flops(config, form) : config.flops_per_sentence();
-  const int64_t affordable = std::clamp<int64_t>(num_threads * (kFlopsPerThread / flops), 1, kMaxSlice);
-  const int64_t tile = input == InputKind::ids && form.projected_vocabulary
-                           ? cpu::kRowTile
-                           : cpu::select_policy(convolution_shape(config)).records_per_tile;
-  const int64_t whole = affordable >= cpu::kRowTile / 2 ? cpu::kRowTile : tile;
-  return (affordable + whole - 1) / whole * whole;
+  const int64_t affordable = std::clamp<int64_t>(num_threads * (flops_per_thread / flops), 1, kMaxSlice);
+  int64_t tile = cpu::kRowTile;
+  if (!form.projected_vocabulary && affordable < cpu::kRowTile / 2) {
+    tile = cpu::select_policy(convolution_shape(config)).records_per_tile;
+  }
+  return (affordable + tile - 1) / tile * tile;
 }
 
 class CpuClassifier final : public Classifier {
@@ -65,7 +67,7 @@ class CpuClassifier final : public Classifier {
         operand_(options.precision == Precision::bf16 ? DType::bf16 : DType::f32),
         pool_(options.num_threads),
         form_(select_cpu_form(config_, input_, cpu::physical_memory_bytes())),
-        slice_(select_slice(config_, form_, input_, pool_.num_threads())) {
+        slice_(select_slice(config_, form_, operand_, pool_.num_threads())) {
     build_convolutions(*model);
     build_tail(*model);
     const size_t rows = static_cast<size_t>(cpu::padded_rows(slice_));
@@ -75,6 +77,7 @@ class CpuClassifier final : public Classifier {
     router_weights_ = zeros(rows * static_cast<size_t>(config_.num_experts));
     logits_ = zeros(rows * static_cast<size_t>(config_.num_classes));
     finite_ = Buffer<uint8_t>(rows);
+    status_.resize(rows);
     if (input_ == InputKind::ids) {
       ids_ = Buffer<int32_t>(rows * static_cast<size_t>(config_.sequence_length));
       model_ = std::move(model);
@@ -85,7 +88,6 @@ class CpuClassifier final : public Classifier {
     TESSERA_CHECK(batch.num_sentences >= 0, batch.num_sentences);
     const bool has_input = input_ == InputKind::ids ? batch.ids != nullptr : batch.embeddings != nullptr;
     TESSERA_CHECK(has_input || batch.num_sentences == 0, batch.num_sentences);
-    status_.resize(static_cast<size_t>(slice_));
     for (int64_t begin = 0; begin < batch.num_sentences; begin += slice_) {
       const int64_t count = std::min(slice_, batch.num_sentences - begin);
       std::fill(status_.begin(), status_.end(), RecordStatus::ok);
@@ -253,9 +255,6 @@ std::unique_ptr<Classifier> make_cpu_classifier(std::shared_ptr<const Model> mod
   if (options.num_threads < 0) throw Error("threads", str_cat(options.num_threads), "0 (all processors) or more");
   if (options.input == InputKind::ids && model->weights.embedding.empty()) {
     throw Error("model", "no tensor 'embedding.weight'", "one: text and token ids need it, embeddings as input do not");
-  }
-  if (options.precision == Precision::bf16 && !cpu_supports_bf16()) {
-    throw Error("precision", "bf16", "fp32 or fp64: bf16 needs oneDNN and a processor with AVX512-BF16 or AMX");
   }
   CpuOptions resolved = options;
   if (resolved.num_threads == 0) resolved.num_threads = available_processors();

@@ -70,7 +70,7 @@ PackedGemm::PackedGemm(const GemmSpec& spec, const WeightView& weights, GemmLibr
                 spec.in_features);
   TESSERA_CHECK(spec.operand != DType::f16, dtype_name(spec.operand));
   if (spec.operand == DType::bf16 && (library == GemmLibrary::portable || !gemm_supports_bf16())) {
-    throw Error("precision", "bf16", "fp32: bf16 needs oneDNN and a processor with AVX512-BF16 or AMX");
+    throw Error("precision", "bf16", "fp32 or fp64: bf16 needs oneDNN and a processor with AVX512-BF16 or AMX");
   }
   if (library == GemmLibrary::onednn) {
     kernel_ = make_onednn_gemm(spec, weights);
@@ -78,7 +78,8 @@ PackedGemm::PackedGemm(const GemmSpec& spec, const WeightView& weights, GemmLibr
     if (gives_equal_rows(spec, *kernel_)) return;
     // oneDNN 2.6 and 3.2 on AVX2 treat the last rows of some tiles (8, 44, 126 rows) by another kernel.
     if (spec.operand != DType::f32) {
-      throw Error("precision", "bf16", "fp32: on this processor a row's bf16 products depend on its place in the tile");
+      throw Error("precision", "bf16",
+                  "fp32 or fp64: on this processor a row's bf16 products depend on its place in the tile");
     }
   }
   kernel_ = make_portable_gemm(spec, weights);
