@@ -1,5 +1,7 @@
 #include "cpu/gemm.h"
 
+#include <cstdlib>
+#include <filesystem>
 #include <limits>
 #include <thread>
 
@@ -231,6 +233,15 @@ TEST(PackedGemm, AKernelThatTreatsRowsDifferentlyIsFound) {
     EXPECT_TRUE(gives_equal_rows(spec, *make_portable_gemm(spec, {w.data(), spec.in_features, 1})));
     EXPECT_FALSE(gives_equal_rows(spec, UnevenKernel(spec, w)));
   }
+}
+
+// oneDNN chooses its kernels by the processor, once: this program again, as on one that has AVX2 alone.
+TEST(PackedGemm, ARowDependsOnThatRowAloneWithAvx2Too) {
+  if (default_gemm_library() != GemmLibrary::onednn) GTEST_SKIP() << "a build without oneDNN";
+  const std::string program = std::filesystem::read_symlink("/proc/self/exe").string();
+  const std::string command = "ONEDNN_MAX_CPU_ISA=AVX2 '" + program +
+                              "' --gtest_filter=PackedGemm.ARowDependsOnThatRowAlone --gtest_output= >/dev/null 2>&1";
+  EXPECT_EQ(std::system(command.c_str()), 0);
 }
 
 TEST(PackedGemm, ManyThreadsMayRunOneProduct) {
