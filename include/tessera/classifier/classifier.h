@@ -27,6 +27,7 @@ struct Batch {
   const float* embeddings = nullptr;  ///< [num_sentences, embedding_size, sequence_length]
 };
 
+/// not_finite: the input is not finite in the precision asked for, or sums of finite input overflowed.
 enum class RecordStatus : uint8_t { ok, id_out_of_range, not_finite };
 
 /// Every non-null array is written completely; a record whose status is not ok gets NaN.
