@@ -32,7 +32,7 @@ MAY_INCLUDE = {
 BANNED_WORDS = {
     r"\b(TODO|FIXME|XXX|HACK)\b": "unfinished work belongs in no commit",
     r"\b(not implemented|placeholder)\b": "unfinished work belongs in no commit",
-    r"/work/|/root/|/home/": "a path of somebody's machine",
+    r"/(work|root|home)/": "a path of somebody's machine",
     r"\bstd::endl\b": "use '\\n': a flush in the middle of output is slow",
 }
 BANNED_IN_LIBRARY = {
