@@ -17,7 +17,9 @@ using batching::TileCoord;
 namespace {
 
 // Measured for the full-size model on two Sapphire Rapids cores with oneDNN 2.6, a tap's weights being 16 MiB in fp32
-// and 8 MiB in bf16, far more than a cache of a core holds: GFLOP per processor second of all four convolutions.
+// and 8 MiB in bf16, far more than a cache of a core holds: GFLOP per processor second of all four convolutions,
+// medians of variants that took turns while other programs ran. Batches were 64 records (columns 1 and 3) or 128 (2 and
+// 4), which by itself is worth up to 6 %: the columns of more products per pass are no better than that.
 //
 //   rows of a product     64..112            128..224
 //   products per pass     4        8         2        4        the same weights again and again, 128 rows
@@ -25,7 +27,8 @@ namespace {
 //   bf16 (AMX)            680      702       747      735      783
 //
 // So products are as large as they may be before one record alone becomes expensive (a tile is computed whole), and two
-// use a tap's weights one after the other: they come from memory for the first and from a cache for the second.
+// use a tap's weights one after the other: they come from memory for the first and from a cache for the second. Twice
+// the rows (256 to 448) gave bf16 another 6 % in batches of 256, not enough for making one record cost twice as much.
 constexpr int64_t kMinProductRows = 128;
 constexpr int64_t kMaxProductRows = 256;
 constexpr int64_t kMaxRecordsPerTile = 64;
