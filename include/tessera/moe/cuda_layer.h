@@ -17,31 +17,11 @@
 #include <cstdint>
 
 #include "tessera/batching/plan.h"
-#include "tessera/core/activation.h"
-#include "tessera/core/dtype.h"
+#include "tessera/moe/layer_config.h"
 
 struct CUstream_st;
 
 namespace tessera::moe {
-
-struct LayerConfig {
-  int32_t hidden_size = 0;        ///< H, a multiple of 8
-  int32_t intermediate_size = 0;  ///< I, a multiple of 8
-  int32_t num_experts = 0;        ///< E that these weights hold, 1..1024
-  int32_t top_k = 0;              ///< 1..32
-  DType dtype = DType::bf16;      ///< bf16 or f16: tokens, weights, biases, intermediate, out
-  bool gated = true;
-  Activation activation;
-  int32_t first_expert = 0;  ///< global id of expert 0 of this shard
-};
-
-/// Device memory, row-major, 16-byte aligned; must outlive the layer.
-struct LayerWeights {
-  const void* gate_up = nullptr;       ///< gated [E, 2I, H]: gate rows, then up rows; non-gated [E, I, H]
-  const void* down = nullptr;          ///< [E, H, I]
-  const void* gate_up_bias = nullptr;  ///< [E, 2I] or [E, I]; null: none
-  const void* down_bias = nullptr;     ///< [E, H]; null: none
-};
 
 /// How the work is laid out on the device; results do not depend on it.
 struct LaunchPolicy {
@@ -49,15 +29,6 @@ struct LaunchPolicy {
   int32_t num_ctas = 0;      ///< 0: one a multiprocessor
   int32_t cluster_size = 2;  ///< CTAs that share weights, 1 or 2
   int32_t back_every = 6;    ///< every so-manyth cluster takes light experts first; 0: none
-};
-
-struct LayerInputs {
-  const void* x = nullptr;         ///< [T, H]
-  const void* topk_ids = nullptr;  ///< [T, k] int32 or int64
-  bool ids_are_64_bit = false;
-  const float* topk_weights = nullptr;  ///< [T, k]
-  void* out = nullptr;                  ///< [T, H]
-  int32_t num_tokens = 0;               ///< T; 0 does nothing
 };
 
 class CudaLayer {
