@@ -45,11 +45,15 @@ __device__ inline void tma_store_2d(const CUtensorMap* map, int32_t c0, int32_t 
 __device__ inline void bulk_commit() { ::cuda::ptx::cp_async_bulk_commit_group(); }
 __device__ inline void bulk_wait_read() { ::cuda::ptx::cp_async_bulk_wait_group_read(::cuda::ptx::n32_t<0>{}); }
 
-// Copies 16 bytes past L1, of which the first `valid_bytes` (0 or 16) are read and the others are zero. Asks L2 to
-// fetch the 256 bytes around them: the next K step of a gathered row.
-__device__ inline void cp_async_16(uint32_t smem_address, const void* global, uint32_t valid_bytes) {
+// Copies 16 bytes past L1. Asks L2 to fetch the 256 bytes around them: the next K step of a gathered row.
+__device__ inline void cp_async_16(uint32_t smem_address, const void* global) {
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(smem_address), "l"(global) : "memory");
+}
+
+// The same if `exists`, else writes zeros and reads nothing (`global` must still be an address of global memory).
+__device__ inline void cp_async_16_or_zero(uint32_t smem_address, const void* global, bool exists) {
   asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(smem_address), "l"(global),
-               "r"(valid_bytes)
+               "r"(exists ? 16 : 0)
                : "memory");
 }
 

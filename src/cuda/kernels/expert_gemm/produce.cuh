@@ -40,14 +40,13 @@ __device__ inline void load_boxes(SharedStorage<C>& smem, const CUtensorMap& wei
 }
 
 // A thread's part of the gather: chunk lane % 8 (16 bytes) of row lane / 8 of every row quad that its warp copies; warp
-// w takes the quads w, w + warps, ... of the tile. Rows are kept as offsets in 16-byte units, so 32 bits reach 64 GiB
-// of tokens. Rows past the tile's last keep what the stage held: they only reach accumulator rows that are never
-// stored.
+// w takes the quads w, w + warps, ... of the tile. A warp that issues one instruction at a time is what limits the
+// gather, so addresses are kept as pointers that advance by a step, and quads are predicated only in tiles that are not
+// full. Rows past the tile's last keep what the stage held: they only reach accumulator rows that are never stored.
 template <class C>
 class RowGather {
  public:
-  __device__ RowGather(SharedStorage<C>& smem, const Params& params, int warp)
-      : params_(params), row_chunks_(static_cast<uint32_t>(params.k) / 8) {
+  __device__ RowGather(SharedStorage<C>& smem, const Params& params, int warp) : params_(params) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     chunk_ = lane % kChunks;
     first_row_ = warp * kQuadRows + lane / kChunks;
@@ -56,29 +55,34 @@ class RowGather {
 
   __device__ void select(const TileSlot& tile) {
     num_rows_ = tile.num_rows;
+    const int64_t row_bytes = static_cast<int64_t>(params_.k) * 2;
+    const char* column = static_cast<const char*>(params_.tokens) + chunk_ * cta::kChunkBytes;
 #pragma unroll
     for (int i = 0; i < kQuads; ++i) {
       const int row = first_row_ + i * kRowStep;
-      row_offset_[i] =
-          row < num_rows_ ? static_cast<uint32_t>(params_.plan.row_token[tile.row_begin + row]) * row_chunks_ : 0;
+      source_[i] = row < num_rows_ ? column + params_.plan.row_token[tile.row_begin + row] * row_bytes : column;
     }
   }
 
-  __device__ void load(int stage, int32_t k_begin) const {
-    const uint32_t column_chunk = static_cast<uint32_t>(k_begin / 8 + chunk_);
-    const uint32_t valid_bytes = column_chunk < row_chunks_ ? cta::kChunkBytes : 0;  // the K tail is zero
-    const char* source = static_cast<const char*>(params_.tokens) +
-                         (valid_bytes == 0 ? 0 : static_cast<uint64_t>(column_chunk) * cta::kChunkBytes);
+  // Copies the next 64 columns, of which `columns_left` (8 or more) exist, the others being zero.
+  __device__ void load(int stage, int columns_left) {
     const uint32_t stage_target = target_ + stage * C::kABytes;
+    if (num_rows_ == cta::kTileRows && columns_left >= C::kTileK) {
 #pragma unroll
-    for (int i = 0; i < kQuads; ++i) {
-      if (first_row_ + i * kRowStep < num_rows_) {
-        // i odd moves half a swizzle atom: the row's place in the atom changes by 4, so chunk bit 2 flips.
-        const uint32_t place = (i * kRowStep) % 8 == 0 ? stage_target : stage_target ^ (4 * cta::kChunkBytes);
-        ptx::cp_async_16(place + i * kRowStep * cta::kSwizzleRowBytes,
-                         source + static_cast<uint64_t>(row_offset_[i]) * cta::kChunkBytes, valid_bytes);
+      for (int i = 0; i < kQuads; ++i) {
+        if (i < kQuads - 1 || kFullQuads || first_row_ + i * kRowStep < cta::kTileRows)
+          ptx::cp_async_16(place(stage_target, i), source_[i]);
+      }
+    } else {
+      const bool exists = chunk_ * 8 < columns_left;
+#pragma unroll
+      for (int i = 0; i < kQuads; ++i) {
+        if (first_row_ + i * kRowStep < num_rows_)
+          ptx::cp_async_16_or_zero(place(stage_target, i), exists ? source_[i] : params_.tokens, exists);
       }
     }
+#pragma unroll
+    for (int i = 0; i < kQuads; ++i) source_[i] += C::kTileK * 2;
   }
 
  private:
@@ -86,20 +90,26 @@ class RowGather {
   static constexpr int kQuadRows = 32 / kChunks;
   static constexpr int kRowStep = kQuadRows * C::kGatherWarps;
   static constexpr int kQuads = (cta::kTileRows + kRowStep - 1) / kRowStep;
+  static constexpr bool kFullQuads = kQuads * kRowStep == cta::kTileRows;
+
+  // i odd moves half a swizzle atom: the row's place in the atom changes by 4, so chunk bit 2 flips.
+  __device__ static uint32_t place(uint32_t stage_target, int i) {
+    const uint32_t row_zero = (i * kRowStep) % 8 == 0 ? stage_target : stage_target ^ (4 * cta::kChunkBytes);
+    return row_zero + i * kRowStep * cta::kSwizzleRowBytes;
+  }
 
   const Params& params_;
-  uint32_t row_chunks_;  // 16-byte chunks of a token's row
   int chunk_;
   int first_row_;
   int num_rows_ = 0;
   uint32_t target_;
-  uint32_t row_offset_[kQuads];
+  const char* source_[kQuads];
 };
 
 // Consumers of both CTAs have released the stage: a multicast box also lands in the other CTA.
 template <class C>
 __device__ inline void wait_until_empty(SharedStorage<C>& smem, const cta::RingPosition<C::kStages>& ring) {
-  cta::wait_phase_cluster(&smem.empty[ring.stage], ring.phase ^ 1);
+  cta::wait_phase(&smem.empty[ring.stage], ring.phase ^ 1);
 }
 
 template <class C>
@@ -173,7 +183,7 @@ __device__ inline void gather_tiles(SharedStorage<C>& smem, const Params& params
     gather.select(tile);
     for (int32_t k_begin = 0; k_begin < params.k; k_begin += C::kTileK) {
       wait_until_empty(smem, ring);
-      gather.load(ring.stage, k_begin);
+      gather.load(ring.stage, params.k - k_begin);
       ptx::cp_async_arrive_noinc(&smem.full[ring.stage]);
       ring.advance();
     }
