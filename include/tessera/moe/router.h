@@ -6,21 +6,19 @@
 // The definition, per token; a GPU computes the same bits. Every operation below is one fp32 operation rounded to
 // nearest; exp and sigmoid are those of tessera/core/exact_math.h. Logits l[i] are converted to fp32 first (exact).
 //
-//   score     s[i] = sigmoid(l[i]) + bias[i]   for sigmoid_grouped (bias absent: s[i] = sigmoid(l[i])), else s[i] =
-//   l[i] choice    k times the expert of highest score not yet chosen: order (score descending, id ascending), numbers
+//   score     s[i] = sigmoid(l[i]) + bias[i] for sigmoid_grouped (without bias: sigmoid(l[i])), else s[i] = l[i]
+//   choice    k times the expert of highest score not yet chosen: order (score descending, id ascending), numbers
 //             before NaN, +0 equal to -0. The slots of a token are in the order of choice.
-//   groups    sigmoid_grouped chooses only from the topk_groups groups of highest group score, ordered as above (ties
-//   to
-//             the lowest group). Group score: the sum (rounded once) of the two highest s in the group, a NaN counting
-//             as -inf; of a group of one expert, that s.
-//   weights   in the order of choice, c[j] being the expert of slot j and m the largest logit that is a number:
-//       e[i] = 1 if l[i] == m, else exp(l[i] - m)                         softmax kinds; NaN gives 0
-//       softmax_topk                              w[j] = e[c[j]] / sum_i e[i]
-//       topk_softmax, softmax_topk_renormalize    w[j] = e[c[j]] / sum_j e[c[j]]
-//       both sigmoid kinds                        w[j] = sigmoid(l[c[j]]) / sum_j sigmoid(l[c[j]]), NaN counting as 0
-//       in
-//                                                 the sum; all 0 if that sum is 0
-//             then w[j] = w[j] * scale. A chosen expert whose logit is NaN has weight NaN (the quiet one, 0x7FC00000).
+//   groups    sigmoid_grouped chooses only from the topk_groups groups of highest group score, in the same order (ties
+//             go to the lowest group). Group score: the sum, rounded once, of the two highest s in the group, a NaN
+//             counting as -inf; in a group of one expert, that s, a NaN again counting as -inf.
+//   weights   in the order of choice, c[j] the expert of slot j, m the largest logit that is a number:
+//               e[i] = 1 if l[i] == m, else exp(l[i] - m); a NaN gives 0              the softmax kinds
+//               softmax_topk           w[j] = e[c[j]] / sum of e over all experts
+//               topk_softmax           w[j] = e[c[j]] / sum of e over the chosen; softmax_topk_renormalize too
+//               both sigmoid kinds     w[j] = sigmoid(l[c[j]]) / the sum of these over the chosen, a NaN counting as 0
+//                                      there; all 0 if that sum is 0
+//             then w[j] = w[j] * scale. A chosen expert whose logit is NaN has weight NaN, bits 0x7FC00000.
 //   sums      32 partial sums: p[n] adds the terms n, n + 32, n + 64, ... in this order, starting from +0; then, for
 //             d = 16, 8, 4, 2, 1, p[n] = p[n] + p[n + d] for n < d; the sum is p[0]. (One warp, one butterfly.)
 //
