@@ -132,21 +132,28 @@ class RouterRun {
   std::vector<float> bias_;
 };
 
-std::vector<float> random_bias(int experts) {
+enum class Bias : uint8_t { none, numbers, hard };
+
+/// hard: with NaNs and infinities.
+std::vector<float> make_bias(Bias bias, int experts) {
+  if (bias == Bias::none) return {};
   std::mt19937 rng(8);
   std::normal_distribution<float> normal(0.0f, 0.3f);
-  std::vector<float> bias(static_cast<size_t>(experts));
-  for (float& b : bias) b = rng() % 4 == 0 ? 0.0f : normal(rng);
-  return bias;
+  std::vector<float> values(static_cast<size_t>(experts));
+  for (float& value : values) {
+    const auto dice = rng() % 12;
+    value = dice < 3 ? 0.0f : normal(rng);
+    if (bias == Bias::hard && dice >= 9) value = dice == 9 ? NAN : dice == 10 ? -INFINITY : INFINITY;
+  }
+  return values;
 }
 
-void expect_host_bits(const RouterConfig& config, int tokens, bool with_bias = false) {
-  const auto bias = with_bias ? random_bias(config.num_experts) : std::vector<float>{};
-  const RouterRun run(config, tokens, hard_logits(tokens, config.num_experts, 3), bias);
+void expect_host_bits(const RouterConfig& config, int tokens, Bias bias = Bias::none) {
+  const RouterRun run(config, tokens, hard_logits(tokens, config.num_experts, 3), make_bias(bias, config.num_experts));
   EXPECT_EQ(difference(run.on_device(), run.on_host(), config.top_k), "")
       << "kind " << static_cast<int>(config.kind) << " E " << config.num_experts << " k " << config.top_k << " T "
-      << tokens << " groups " << config.topk_groups << " of " << config.num_groups << " "
-      << dtype_name(config.logits_dtype);
+      << tokens << " groups " << config.topk_groups << " of " << config.num_groups << " bias " << static_cast<int>(bias)
+      << " " << dtype_name(config.logits_dtype);
 }
 
 RouterConfig make_config(RouterKind kind, int experts, int top_k, DType dtype = DType::f32) {
@@ -196,8 +203,7 @@ TEST(MoeRouter, GroupsOfEverySize) {
       RouterConfig config = make_config(RouterKind::sigmoid_grouped, experts, top_k, dtype);
       config.num_groups = num_groups;
       config.topk_groups = topk_groups;
-      expect_host_bits(config, 33, false);
-      expect_host_bits(config, 33, true);
+      for (const Bias bias : {Bias::none, Bias::numbers, Bias::hard}) expect_host_bits(config, 33, bias);
     }
   }
 }
@@ -356,7 +362,7 @@ TEST(MoeRouterSmall, EveryInstance) {
     RouterConfig config = make_config(RouterKind::sigmoid_grouped, experts, 4, DType::f16);
     config.num_groups = 4;
     config.topk_groups = 2;
-    expect_host_bits(config, 11, true);
+    expect_host_bits(config, 11, Bias::numbers);
   }
 }
 
