@@ -1,0 +1,155 @@
+// Arguments that cannot be right are refused before any launch, by name; what is allowed at the edge works.
+#include <functional>
+
+#include "gpu/moe/gpu_fixture.h"
+
+namespace tessera::testing {
+namespace {
+
+/// `call` must throw an error that starts with `word`, and nothing may have been enqueued that CUDA complains about.
+void expect_error(const std::string& word, const std::function<void()>& call) {
+  try {
+    call();
+    ADD_FAILURE() << word << ": no error";
+  } catch (const std::exception& error) {
+    EXPECT_EQ(std::string(error.what()).substr(0, word.size()), word) << error.what();
+  }
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess) << word;
+}
+
+template <class T>
+T* shifted(T* pointer, int bytes) {
+  return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(pointer) + static_cast<uintptr_t>(bytes));
+}
+
+const LayerCase kCase{64, 64, 4, 2, 8, "random", DType::bf16, true, {}, true};
+
+// E3 and F8: nothing misaligned reaches a tensor map or a vector load.
+TEST(MoeBadArguments, E3_MisalignedPointers) {
+  LayerRun run(kCase);
+  for (const int bytes : {2, 4, 8}) {
+    auto weights = run.weights();
+    weights.gate_up = shifted(weights.gate_up, bytes);
+    expect_error("gate_up weight: ", [&] { moe::CudaLayer(run.config(), weights); });
+    weights = run.weights();
+    weights.down = shifted(weights.down, bytes);
+    expect_error("down weight: ", [&] { moe::CudaLayer(run.config(), weights); });
+    weights = run.weights();
+    weights.gate_up_bias = shifted(weights.gate_up_bias, bytes);
+    expect_error("gate_up bias: ", [&] { moe::CudaLayer(run.config(), weights); });
+    weights = run.weights();
+    weights.down_bias = shifted(weights.down_bias, bytes);
+    expect_error("down bias: ", [&] { moe::CudaLayer(run.config(), weights); });
+
+    const moe::CudaLayer layer(run.config(), run.weights());
+    GuardedBuffer workspace(layer.workspace_bytes(kCase.tokens) + 16);
+    auto run_with = [&](const moe::LayerInputs& inputs, void* place) {
+      return [&layer, &workspace, inputs, place] { layer.run(inputs, place, workspace.bytes() - 16, nullptr); };
+    };
+    auto inputs = run.inputs();
+    inputs.x = shifted(inputs.x, bytes);
+    expect_error("x: ", run_with(inputs, workspace.data()));
+    inputs = run.inputs();
+    inputs.out = shifted(inputs.out, bytes);
+    expect_error("out: ", run_with(inputs, workspace.data()));
+    expect_error("workspace: ", run_with(run.inputs(), shifted(workspace.data(), bytes)));
+  }
+}
+
+TEST(MoeBadArguments, NullPointers) {
+  LayerRun run(kCase);
+  const moe::CudaLayer layer(run.config(), run.weights());
+  GuardedBuffer workspace(layer.workspace_bytes(kCase.tokens));
+  const auto run_with = [&](const moe::LayerInputs& inputs) {
+    layer.run(inputs, workspace.data(), workspace.bytes(), nullptr);
+  };
+  auto inputs = run.inputs();
+  inputs.x = nullptr;
+  expect_error("x: ", [&] { run_with(inputs); });
+  inputs = run.inputs();
+  inputs.out = nullptr;
+  expect_error("out: ", [&] { run_with(inputs); });
+  inputs = run.inputs();
+  inputs.topk_ids = nullptr;
+  expect_error("topk_ids: ", [&] { run_with(inputs); });
+  inputs = run.inputs();
+  inputs.topk_weights = nullptr;
+  expect_error("topk_weights: ", [&] { run_with(inputs); });
+  expect_error("workspace: ", [&] { layer.run(run.inputs(), nullptr, workspace.bytes(), nullptr); });
+  expect_error("gate_up weight: ", [&] { moe::CudaLayer(run.config(), {nullptr, run.down()}); });
+  expect_error("down weight: ", [&] { moe::CudaLayer(run.config(), {run.gate_up(), nullptr}); });
+  inputs = run.inputs();
+  inputs.num_tokens = -1;
+  expect_error("num_tokens: ", [&] { run_with(inputs); });
+}
+
+// The size is exact: one byte less is refused, and at exactly that size nothing is written beyond.
+TEST(MoeBadArguments, WorkspaceOneByteTooSmall) {
+  for (const int tokens : {1, 8, 129, 700}) {
+    LayerCase c = kCase;
+    c.tokens = tokens;
+    LayerRun run(c);
+    const moe::CudaLayer layer(run.config(), run.weights());
+    GuardedBuffer workspace(layer.workspace_bytes(tokens));
+    expect_error("workspace: ", [&] { layer.run(run.inputs(), workspace.data(), workspace.bytes() - 1, nullptr); });
+    EXPECT_EQ(run.judge(run.run(), run.reference()), "") << c;  // run() uses the exact size between guards
+  }
+}
+
+TEST(MoeBadArguments, SizesAndTypes) {
+  LayerRun run(kCase);
+  const auto with = [&](auto&& change) {
+    return [&run, change] {
+      moe::LayerConfig config = run.config();
+      change(config);
+      moe::CudaLayer(config, run.weights());
+    };
+  };
+  using Config = moe::LayerConfig;
+  for (const int value : {0, -8, 4, 63}) {
+    expect_error("hidden_size: ", with([&](Config& c) { c.hidden_size = value; }));
+    expect_error("intermediate_size: ", with([&](Config& c) { c.intermediate_size = value; }));
+  }
+  for (const int value : {0, -1, 33}) expect_error("top_k: ", with([&](Config& c) { c.top_k = value; }));
+  for (const int value : {0, -1, 1025}) expect_error("num_experts: ", with([&](Config& c) { c.num_experts = value; }));
+  expect_error("first_expert: ", with([](Config& c) { c.first_expert = -1; }));
+  expect_error("first_expert: ", with([](Config& c) { c.first_expert = INT32_MAX; }));
+  expect_error("dtype: ", with([](Config& c) { c.dtype = DType::f32; }));
+  expect_error("activation: ", with([](Config& c) { c.activation.kind = ActivationKind::relu_squared; }));
+  expect_error("activation: ", with([](Config& c) {
+                 c.gated = false;
+                 c.activation.kind = ActivationKind::clamped_swiglu;
+               }));
+  expect_error("cluster_size: ", [&] {
+    moe::CudaLayer(run.config(), run.weights(), {batching::TaskOrder::natural, 0, 3});
+  });
+}
+
+// A shard of an expert-parallel model has fewer experts than a token has slots.
+TEST(MoeBadArguments, MoreSlotsThanExpertsOfTheShardIsAllowed) {
+  LayerCase c{128, 1024, 3, 8, 90, "random"};
+  c.first_expert = 4;
+  LayerRun run(c);
+  run.set_ids(make_ids("random", c.tokens, c.top_k, 12, 5));  // of 12 experts, 4, 5 and 6 are here
+  EXPECT_EQ(run.judge(run.run(), run.reference()), "") << c;
+}
+
+// Memory of one device, run on another. With one device there is nothing to mix up, and the report says so.
+TEST(MoeBadArguments, WrongDevice) {
+  int devices = 0;
+  TESSERA_CUDA_CHECK(cudaGetDeviceCount(&devices));
+  if (devices < 2) {
+    RecordProperty("devices", "one device visible: nothing can be mixed up");
+    return;
+  }
+  LayerRun run(kCase);
+  const moe::CudaLayer layer(run.config(), run.weights());
+  GuardedBuffer workspace(layer.workspace_bytes(kCase.tokens));
+  TESSERA_CUDA_CHECK(cudaSetDevice(1));
+  expect_error("device: ", [&] { layer.run(run.inputs(), workspace.data(), workspace.bytes(), nullptr); });
+  TESSERA_CUDA_CHECK(cudaSetDevice(0));
+  EXPECT_EQ(run.judge(run.run(), run.reference()), "");
+}
+
+}  // namespace
+}  // namespace tessera::testing
