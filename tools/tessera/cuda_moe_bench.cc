@@ -37,8 +37,6 @@ constexpr size_t kSparedBytes = size_t{1} << 30;  // for the driver, and for wha
 constexpr size_t kLtWorkspaceBytes = size_t{64} << 20;
 constexpr int64_t kResetRuns = 200;
 
-size_t elements(int64_t rows, int64_t columns) { return static_cast<size_t>(rows) * static_cast<size_t>(columns); }
-
 /// Rounded up, at least 1.
 int64_t sets_needed(double bytes_a_set, double bytes_to_pass) {
   return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(bytes_to_pass / std::max(bytes_a_set, 1.0))));

@@ -13,6 +13,11 @@ namespace tessera::cli {
 inline constexpr float kTokenScale = 1.0f;
 inline constexpr float kWeightScale = 0.02f;  ///< as trained weights have it; keeps every product in range
 
+/// Of a matrix.
+constexpr size_t elements(int64_t rows, int64_t columns) {
+  return static_cast<size_t>(rows) * static_cast<size_t>(columns);
+}
+
 class NormalPattern {
  public:
   static constexpr size_t kMaxElements = 16'777'259;  // the first prime above 2^24: 32 MiB of 16-bit elements
