@@ -8,6 +8,7 @@
 #include "cuda/kernels/expert_gemm/launch.h"
 #include "cuda/kernels/moe_plan/launch.h"
 #include "moe/cuda_workspace.h"
+#include "moe/validation.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 
@@ -16,71 +17,30 @@ namespace {
 
 namespace expert_gemm = kernels::expert_gemm;
 
-constexpr size_t kPointerAlignment = 16;
-constexpr int32_t kSizeMultiple = 8;
-
-void require_range(const char* name, int32_t value, int32_t low, int32_t high) {
-  if (value < low || value > high) throw Error(name, str_cat(value), str_cat(low, "..", high));
-}
-
-void require_width(const char* name, int32_t value) {
-  if (value <= 0 || value % kSizeMultiple != 0)
-    throw Error(name, str_cat(value), str_cat("a positive multiple of ", kSizeMultiple));
-}
-
-void require_pointer(const char* name, const void* pointer, bool optional = false) {
-  if (pointer == nullptr && !optional) throw Error(name, "a null pointer", "device memory");
-  if (reinterpret_cast<uintptr_t>(pointer) % kPointerAlignment != 0)
-    throw Error(name, "a misaligned pointer", "16-byte alignment");
-}
+constexpr BackEndTraits kTraits{"device memory", false};
 
 expert_gemm::Role first_role(const LayerConfig& config) {
   return config.gated ? expert_gemm::Role::gate_up : expert_gemm::Role::up_only;
-}
-
-void validate_activation(const LayerConfig& config) {
-  const ActivationKind kind = config.activation.kind;
-  if (config.gated && kind == ActivationKind::relu_squared)
-    throw Error("activation", "relu_squared", "a gated activation, or gated = false");
-  if (!config.gated && kind == ActivationKind::clamped_swiglu)
-    throw Error("activation", "clamped_swiglu", "gated = true");
 }
 
 }  // namespace
 
 CudaLayer::CudaLayer(const LayerConfig& config, const LayerWeights& weights, const LaunchPolicy& policy)
     : config_(config), weights_(weights), policy_(policy) {
-  require_width("hidden_size", config.hidden_size);
-  require_width("intermediate_size", config.intermediate_size);
-  require_range("num_experts", config.num_experts, 1, kernels::moe_plan::kMaxExperts);
-  require_range("top_k", config.top_k, 1, kernels::moe_plan::kMaxTopK);
-  require_range("first_expert", config.first_expert, 0, INT32_MAX - config.num_experts);
+  moe::validate(config, weights, kTraits);
   require_range("cluster_size", policy.cluster_size, 1, cta::kMaxClusterSize);
   require_range("back_every", policy.back_every, 0, INT32_MAX);
   if (policy.num_ctas != 0) require_range("num_ctas", policy.num_ctas, 1, INT32_MAX);
   if (policy.num_ctas == 1) policy_.cluster_size = 1;
-  if (config.dtype == DType::f32) throw Error("dtype", "f32", "bf16 or f16");
-  validate_activation(config);
-  require_pointer("gate_up weight", weights.gate_up);
-  require_pointer("down weight", weights.down);
-  require_pointer("gate_up bias", weights.gate_up_bias, true);
-  require_pointer("down bias", weights.down_bias, true);
 }
 
 size_t CudaLayer::workspace_bytes(int32_t max_tokens) const {
-  require_range("max_tokens", max_tokens, 0, INT32_MAX);
+  validate_num_tokens(config_, max_tokens, "max_tokens");
   return lay_out_workspace(config_, max_tokens, nullptr).bytes;
 }
 
 void CudaLayer::validate(const LayerInputs& inputs, const void* workspace, size_t workspace_size) const {
-  require_pointer("x", inputs.x);
-  require_pointer("out", inputs.out);
-  if (inputs.topk_ids == nullptr) throw Error("topk_ids", "a null pointer", "device memory");
-  if (inputs.topk_weights == nullptr) throw Error("topk_weights", "a null pointer", "device memory");
-  require_pointer("workspace", workspace);
-  const size_t needed = workspace_bytes(inputs.num_tokens);
-  if (workspace_size < needed)
-    throw Error("workspace", str_cat(workspace_size, " bytes"), str_cat("at least ", needed));
+  moe::validate(config_, inputs, workspace, workspace_size, workspace_bytes(inputs.num_tokens), kTraits);
 }
 
 void CudaLayer::run_step(Step step, const LayerInputs& inputs, void* workspace, size_t workspace_size,
@@ -132,7 +92,7 @@ void CudaLayer::run_step(Step step, const LayerInputs& inputs, void* workspace, 
 }
 
 void CudaLayer::run(const LayerInputs& inputs, void* workspace, size_t workspace_size, CUstream_st* stream) const {
-  require_range("num_tokens", inputs.num_tokens, 0, INT32_MAX / config_.top_k / 2);
+  validate_num_tokens(config_, inputs.num_tokens);
   if (inputs.num_tokens == 0) return;
   for (const Step step : {Step::plan, Step::gate_up, Step::down, Step::combine})
     run_step(step, inputs, workspace, workspace_size, stream);

@@ -1,0 +1,48 @@
+#include <cmath>
+#include <string>
+
+#include "moe/validation.h"
+#include "tessera/core/check.h"
+#include "tessera/core/error.h"
+#include "tessera/moe/router.h"
+#include "tessera/moe/routing_plan.h"
+
+namespace tessera::moe {
+
+void validate(const RouterConfig& config) {
+  require_range("router kind", static_cast<int64_t>(config.kind), 0,
+                static_cast<int64_t>(RouterKind::sigmoid_renormalize));
+  require_range("num_experts", config.num_experts, 1, kMaxExperts);
+  require_range("top_k", config.top_k, 1, std::min(kMaxTopK, config.num_experts));
+  if (!std::isfinite(config.scale)) throw Error("scale", str_cat(config.scale), "a finite number");
+  require_range("logits_dtype", static_cast<int64_t>(config.logits_dtype), 0, static_cast<int64_t>(DType::bf16));
+  if (config.kind != RouterKind::sigmoid_grouped) {
+    if (config.num_groups != 1)
+      throw Error("num_groups", str_cat(config.num_groups), "1: only sigmoid_grouped has groups");
+    if (config.topk_groups != 1)
+      throw Error("topk_groups", str_cat(config.topk_groups), "1: only sigmoid_grouped has groups");
+    return;
+  }
+  require_range("num_groups", config.num_groups, 1, config.num_experts);
+  if (config.num_experts % config.num_groups != 0)
+    throw Error("num_groups", str_cat(config.num_groups), str_cat("a divisor of num_experts = ", config.num_experts));
+  require_range("topk_groups", config.topk_groups, 1, config.num_groups);
+  const int32_t choosable = config.num_experts / config.num_groups * config.topk_groups;
+  if (config.top_k > choosable)
+    throw Error("top_k", str_cat(config.top_k), str_cat("at most ", choosable, ", what topk_groups groups hold"));
+}
+
+void validate(const RouterConfig& config, const RouterInputs& inputs, const char* memory) {
+  require_range("num_tokens", inputs.num_tokens, 0, INT32_MAX / config.top_k / 2);
+  if (inputs.num_tokens == 0) return;
+  constexpr size_t kVectorAlignment = 16;
+  require_pointer("logits", inputs.logits, memory, kVectorAlignment);
+  require_pointer("bias", inputs.bias, memory, kVectorAlignment, true);
+  if (inputs.bias != nullptr && config.kind != RouterKind::sigmoid_grouped)
+    throw Error("bias", "a pointer", "null: only sigmoid_grouped has a bias");
+  require_pointer("topk_ids", inputs.topk_ids, memory, alignof(int32_t));
+  require_pointer("topk_weights", inputs.topk_weights, memory, alignof(float));
+  require_pointer("num_nan_rows", inputs.num_nan_rows, memory, alignof(int32_t), true);
+}
+
+}  // namespace tessera::moe

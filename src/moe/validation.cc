@@ -1,0 +1,90 @@
+#include "moe/validation.h"
+
+#include <cmath>
+#include <string>
+
+#include "tessera/core/check.h"
+#include "tessera/core/error.h"
+#include "tessera/moe/routing_plan.h"
+
+namespace tessera::moe {
+namespace {
+
+constexpr size_t kAlignment = 16;  // one vector load of every back end
+constexpr int32_t kSizeMultiple = 8;
+
+void require_width(const char* name, int32_t value) {
+  if (value <= 0 || value % kSizeMultiple != 0)
+    throw Error(name, str_cat(value), str_cat("a positive multiple of ", kSizeMultiple));
+}
+
+void validate_activation(const LayerConfig& config) {
+  const Activation& activation = config.activation;
+  require_range("activation", static_cast<int64_t>(activation.kind), 0,
+                static_cast<int64_t>(ActivationKind::clamped_swiglu));
+  if (config.gated && activation.kind == ActivationKind::relu_squared)
+    throw Error("activation", "relu_squared", "a gated activation, or gated = false");
+  if (activation.kind != ActivationKind::clamped_swiglu) return;
+  if (!config.gated) throw Error("activation", "clamped_swiglu", "gated = true");
+  if (!std::isfinite(activation.alpha)) throw Error("activation alpha", str_cat(activation.alpha), "a finite number");
+  if (!std::isfinite(activation.beta)) throw Error("activation beta", str_cat(activation.beta), "a finite number");
+  if (!(activation.limit > 0.0f)) throw Error("activation limit", str_cat(activation.limit), "a positive number");
+}
+
+}  // namespace
+
+void require_range(const char* name, int64_t value, int64_t low, int64_t high) {
+  if (value < low || value > high) throw Error(name, str_cat(value), str_cat(low, "..", high));
+}
+
+void require_pointer(const char* name, const void* pointer, const char* memory, size_t alignment, bool optional) {
+  if (pointer == nullptr && !optional) throw Error(name, "a null pointer", memory);
+  if (reinterpret_cast<uintptr_t>(pointer) % alignment != 0)
+    throw Error(name, "a misaligned pointer", str_cat(alignment, "-byte alignment"));
+}
+
+void validate(const LayerConfig& config, const LayerWeights& weights, const BackEndTraits& traits) {
+  require_width("hidden_size", config.hidden_size);
+  require_width("intermediate_size", config.intermediate_size);
+  require_range("num_experts", config.num_experts, 1, kMaxExperts);
+  require_range("top_k", config.top_k, 1, kMaxTopK);
+  require_range("first_expert", config.first_expert, 0, INT32_MAX - config.num_experts);
+  require_range("num_mapped_experts", config.num_mapped_experts, 0, INT32_MAX);
+  if (config.shared_intermediate_size != 0) require_width("shared_intermediate_size", config.shared_intermediate_size);
+  if (config.dtype == DType::f32 && !traits.has_f32) throw Error("dtype", "f32", "bf16 or f16");
+  validate_activation(config);
+  const auto require = [&](const char* name, const void* pointer, bool optional) {
+    require_pointer(name, pointer, traits.memory, kAlignment, optional);
+  };
+  require("gate_up weight", weights.gate_up, false);
+  require("down weight", weights.down, false);
+  require("gate_up bias", weights.gate_up_bias, true);
+  require("down bias", weights.down_bias, true);
+  if (config.shared_intermediate_size != 0) {
+    require("shared gate_up weight", weights.shared_gate_up, false);
+    require("shared down weight", weights.shared_down, false);
+  }
+  if (config.num_mapped_experts != 0)
+    require_pointer("expert_map", weights.expert_map, traits.memory, alignof(int32_t));
+}
+
+void validate_num_tokens(const LayerConfig& config, int32_t num_tokens, const char* name) {
+  // Half the range of int32, so that a row index plus a tile's height never wraps.
+  require_range(name, num_tokens, 0, INT32_MAX / config.top_k / 2);
+}
+
+void validate(const LayerConfig& config, const LayerInputs& inputs, const void* workspace, size_t workspace_size,
+              size_t needed, const BackEndTraits& traits) {
+  validate_num_tokens(config, inputs.num_tokens);
+  require_pointer("x", inputs.x, traits.memory, kAlignment);
+  require_pointer("out", inputs.out, traits.memory, kAlignment);
+  require_pointer("topk_ids", inputs.topk_ids, traits.memory,
+                  inputs.ids_are_64_bit ? alignof(int64_t) : alignof(int32_t));
+  require_pointer("topk_weights", inputs.topk_weights, traits.memory, alignof(float));
+  require_pointer("shared_weight", inputs.shared_weight, traits.memory, alignof(float), true);
+  require_pointer("workspace", workspace, traits.memory, kAlignment);
+  if (workspace_size < needed)
+    throw Error("workspace", str_cat(workspace_size, " bytes"), str_cat("at least ", needed));
+}
+
+}  // namespace tessera::moe
