@@ -27,10 +27,10 @@ const std::string kFooter =
     "  tessera bench moe --preset mixtral-8x7b --tokens 1,64,4096 --routing balanced,random --json moe.json\n"
     "  tessera bench moe --hidden 512 --intermediate 256 --experts 8 --top-k 2 --tokens 64 --device cpu --seconds 0\n"
     "Layer and dense products (cuBLASLt on a GPU) take turns, A B A B, first in blocks of 50 ms (burst),\n"
-    "then in blocks of --seconds (sustained); each kernel is measured alone. r = time of the dense\n"
-    "products of as many FLOPs / time of the layer. Data are random normal numbers; on a GPU several\n"
-    "copies take turns where one would fit the cache. The result of the timed runs is compared with fp64\n"
-    "on a few tokens; the exit code is 1 if it is wrong.\n";
+    "then in blocks of --seconds (sustained); on a GPU each kernel is measured alone too. r = time of\n"
+    "the dense products of as many FLOPs / time of the layer. Data are random normal numbers; on a GPU\n"
+    "several copies take turns where one would fit the cache. The result of the timed runs is compared\n"
+    "with fp64 on a few tokens; the exit code is 1 if it is wrong.\n";
 
 struct Options {
   MoeOptions moe;

@@ -8,6 +8,7 @@
 #include "cpu/gemm.h"
 #include "moe/cpu_experts.h"
 #include "moe/explain.h"
+#include "moe/oracle.h"
 #include "moe_bench.h"
 #include "moe_check.h"
 #include "moe_data.h"
@@ -148,7 +149,6 @@ class CpuMoeBench : public MoeBench {
   }
   void prepare_weights();
   std::function<void(int64_t)> make_dense(int64_t rows);
-  CheckResult check(const moe::LayerInputs& inputs) const;
   Duel duel(const std::function<void(int64_t)>& layer, const std::function<void(int64_t)>& dense, int num_blocks,
             double seconds) const;
 
@@ -220,17 +220,6 @@ std::function<void(int64_t)> CpuMoeBench::make_dense(int64_t rows) {
   };
 }
 
-CheckResult CpuMoeBench::check(const moe::LayerInputs& inputs) const {
-  const CopyToHost copy = [](void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); };
-  CheckResult result;
-  for (const int32_t token : sampled_tokens(inputs.num_tokens)) {
-    const double error = error_of_bound(config_, weights(), inputs, token, copy);
-    result.largest_error_of_bound = std::max(result.largest_error_of_bound, error);
-    ++result.num_tokens;
-  }
-  return result;
-}
-
 MoeResult CpuMoeBench::measure(const MoeCase& moe_case) {
   prepare_weights();
   const moe::Explanation work =
@@ -252,7 +241,9 @@ MoeResult CpuMoeBench::measure(const MoeCase& moe_case) {
     const bool long_enough = result.burst.seconds_a_block >= options_.seconds;  // one run takes longer than a block
     result.sustained = long_enough ? result.burst : duel(run_layer, run_dense, kSustainedBlocks, options_.seconds);
   }
-  result.check = check(load.inputs);
+  const FinishedRun finished{weights(), load.inputs};
+  result.check = check_runs(config_, {&finished, 1}, moe::kCpuAccumulatorUnit,
+                            [](void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); });
   return result;
 }
 

@@ -15,6 +15,7 @@
 #include "cuda_monitor.h"
 #include "moe/cuda_workspace.h"
 #include "moe/explain.h"
+#include "moe/oracle.h"
 #include "moe_bench.h"
 #include "moe_check.h"
 #include "moe_data.h"
@@ -388,17 +389,12 @@ std::vector<KernelTime> CudaMoeBench::measure_kernels(const LayerRuns& layer, co
 }
 
 CheckResult CudaMoeBench::check(const LayerRuns& layer) const {
-  const CopyToHost copy = [](void* to, const void* from, size_t bytes) {
+  std::vector<FinishedRun> runs;
+  for (size_t set = 0; set < layer.num_sets(); ++set)
+    runs.push_back({weights_[set].view(), layer.tokens(set).inputs()});
+  return check_runs(shape_.config, runs, moe::kWgmmaAccumulatorUnit, [](void* to, const void* from, size_t bytes) {
     require_cuda(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost), "copy results");
-  };
-  CheckResult result;
-  for (const int32_t token : sampled_tokens(layer.tokens(0).num_tokens)) {
-    const size_t set = static_cast<size_t>(result.num_tokens) % layer.num_sets();
-    const double error = error_of_bound(shape_.config, weights_[set].view(), layer.tokens(set).inputs(), token, copy);
-    result.largest_error_of_bound = std::max(result.largest_error_of_bound, error);
-    ++result.num_tokens;
-  }
-  return result;
+  });
 }
 
 MoeResult CudaMoeBench::measure(const MoeCase& moe_case) {

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "moe_check.h"
 #include "moe_options.h"
 #include "tessera/core/dtype.h"
 
@@ -42,13 +43,6 @@ struct KernelTime {
   double seconds = 0.0;
   double flops = 0.0, bytes = 0.0;  ///< necessary ones, see moe/explain.h
   std::optional<double> dense_seconds;
-};
-
-/// The timed result against fp64.
-struct CheckResult {
-  int num_tokens = 0;
-  double largest_error_of_bound = 0.0;  ///< above 1 is wrong; infinite where something is not finite
-  bool passed() const { return num_tokens > 0 && largest_error_of_bound <= 1.0; }
 };
 
 struct MoeResult {

@@ -1,25 +1,33 @@
-// The result of a timed run against the fp64 oracle, on a few tokens: only their experts' weights are read.
+// The result of timed runs against the fp64 oracle, on a few tokens: only their experts' weights are read.
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <functional>
-#include <vector>
+#include <span>
 
-#include "moe_bench.h"
 #include "tessera/moe/layer_config.h"
 
 namespace tessera::cli {
 
-/// Copies `bytes` from the memory in which the layer runs to the host's.
+/// The timed result against fp64.
+struct CheckResult {
+  int num_tokens = 0;
+  double largest_error_of_bound = 0.0;  ///< above 1 is wrong; infinite where something is not finite
+  bool passed() const { return num_tokens > 0 && largest_error_of_bound <= 1.0; }
+};
+
+/// A run that has ended; pointers to the memory in which it ran. ids are int32; no biases, maps or shared experts.
+struct FinishedRun {
+  moe::LayerWeights weights;
+  moe::LayerInputs inputs;
+};
+
+/// Copies `bytes` from that memory to the host's; called by several threads at once.
 using CopyToHost = std::function<void(void* to, const void* from, size_t bytes)>;
 
-/// Tokens that are checked, from the first to the last of `num_tokens`.
-std::vector<int32_t> sampled_tokens(int32_t num_tokens);
-
-/// The largest error of inputs.out[token], as a part of what the numeric policy allows for each element; infinite if
-/// an element is not finite. ids are int32; biases, maps and shared experts are not looked at.
-double error_of_bound(const moe::LayerConfig& config, const moe::LayerWeights& weights, const moe::LayerInputs& inputs,
-                      int32_t token, const CopyToHost& copy);
+/// Up to six tokens, from the first to the last, of the runs in turn. `accumulator_unit`: what their sums round to, see
+/// moe/oracle.h.
+CheckResult check_runs(const moe::LayerConfig& config, std::span<const FinishedRun> runs, double accumulator_unit,
+                       const CopyToHost& copy);
 
 }  // namespace tessera::cli

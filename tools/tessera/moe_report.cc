@@ -46,10 +46,10 @@ std::string shown_name(const std::string& kernel) {
   return kernel == "gemm1" ? "GEMM 1" : kernel == "gemm2" ? "GEMM 2" : kernel;
 }
 
-std::string check_line(const CheckResult& check) {
+std::string check_line(const CheckResult& check, int32_t num_tokens) {
   if (check.num_tokens == 0) return "  no token was checked: FAILED\n";
-  return format_text("  result of the timed run: %.3f of the error that is allowed, on %d tokens: %s\n",
-                     check.largest_error_of_bound, check.num_tokens, check.passed() ? "ok" : "FAILED");
+  return format_text("  result of the timed run: %.3f of the error that is allowed, on %d of %d tokens: %s\n",
+                     check.largest_error_of_bound, check.num_tokens, num_tokens, check.passed() ? "ok" : "FAILED");
 }
 
 /// JSON has no infinity.
@@ -107,7 +107,7 @@ Spread spread_of(std::vector<double> values) {
 
 std::string moe_result_text(const MoeCase& moe_case, const MoeResult& result, bool on_gpu) {
   const Unit unit = unit_of(on_gpu);
-  std::string text = format_text("%d tokens, %s: %lld rows, %d experts with rows\n", moe_case.num_tokens,
+  std::string text = format_text("T = %d, %s: %lld rows on %d experts\n", moe_case.num_tokens,
                                  std::string(moe::routing_name(moe_case.routing)).c_str(),
                                  static_cast<long long>(result.num_rows), result.num_tasks);
   text += format_text("  %-16s %11s %9s %8s  %-20s %8s\n", "", "us", unit.name, "GB/s", "r = dense / this", "dense");
@@ -118,7 +118,7 @@ std::string moe_result_text(const MoeCase& moe_case, const MoeResult& result, bo
     const std::string dense = kernel.dense_seconds ? rate_text(kernel.flops, *kernel.dense_seconds, unit.flops) : "-";
     text += line(shown_name(kernel.name), kernel.seconds, kernel.flops, kernel.bytes, unit, ratio, dense) + "\n";
   }
-  return text + check_line(result.check);
+  return text + check_line(result.check, moe_case.num_tokens);
 }
 
 nlohmann::ordered_json moe_result_json(const MoeCase& moe_case, const MoeResult& result) {
