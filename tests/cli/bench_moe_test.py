@@ -1,6 +1,8 @@
 """tessera bench moe on the CPU back end: tiny layers, what is printed, what is written, what is refused."""
 import importlib.util
 import json
+import subprocess
+import sys
 import unittest
 
 from cli_support import ROOT, CommandTest, tessera
@@ -107,6 +109,33 @@ class TableTest(CommandTest):
             self.assertEqual(table["columns"], self.committed[name]["columns"])
             self.assertEqual([len(row) for row in table["rows"]], [len(table["columns"])])
             self.assertEqual(table["rows"][0][0], "mixtral")
+
+    def run_table(self, measured, *arguments, exit_code=0):
+        """The script with a command that writes `measured` wherever it is told to."""
+        command = self.folder / "tessera"
+        command.write_text("#!/bin/sh\nwhile [ \"$1\" != --json ]; do shift; done\n"
+                           f"cp {self.write('measured.json', json.dumps(measured))} \"$2\"\nexit {exit_code}\n")
+        command.chmod(0o755)
+        return subprocess.run([sys.executable, ROOT / "bench" / "gpu" / "moe_table.py", command, "--output",
+                               self.folder / "table.json", *arguments], text=True, capture_output=True, check=False)
+
+    def test_rows_of_one_machine_come_together_others_are_dropped(self):
+        measured = self.measured()
+        measured["machine"] = {"GPU": "a GPU", "CUDA": "13", "dense": "cuBLASLt"}
+        for rows, machine, expected in (("qwen30", "a GPU", ["qwen30"]), ("mixtral", "a GPU", ["mixtral", "qwen30"]),
+                                        ("dsv3", "another GPU", ["dsv3"])):
+            measured["machine"]["GPU"] = machine
+            done = self.run_table(measured, "--rows", rows)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            table = json.loads((self.folder / "table.json").read_text())
+            self.assertEqual([row[0] for row in table["layer_table"]["rows"]], expected)
+            self.assertIn(machine, table["what"])
+
+    def test_a_wrong_result_or_row_writes_nothing(self):
+        done = self.run_table(self.measured() | {"machine": {}}, "--rows", "mixtral", exit_code=1)
+        self.assertEqual((done.returncode, done.stderr), (1, "moe_table: mixtral-8x7b 4096 balanced: exit code 1\n"))
+        self.assertIn("got qwen9, expected some of mixtral", self.run_table({}, "--rows", "qwen9").stderr)
+        self.assertFalse((self.folder / "table.json").exists())
 
     def test_the_rows_are_the_committed_ones(self):
         self.assertEqual(set(self.table.ROWS), set(self.committed["burst"]))

@@ -1,11 +1,12 @@
 // The CPU measurements of `tessera bench moe`.
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <string>
 
 #include "cpu/gemm.h"
+#include "machine.h"
 #include "moe/cpu_experts.h"
 #include "moe/explain.h"
 #include "moe/oracle.h"
@@ -28,12 +29,8 @@ int32_t gate_up_matrices(const moe::LayerConfig& config) { return config.gated ?
 
 /// Bytes that the kernel could hand out, or 0 if it does not tell.
 size_t available_memory() {
-  std::ifstream file("/proc/meminfo");
-  for (std::string name; file >> name;) {
-    size_t kib = 0;
-    if (name == "MemAvailable:" && file >> kib) return kib << 10;
-  }
-  return 0;
+  const std::string kib = proc_value("/proc/meminfo", "MemAvailable");
+  return kib.empty() ? 0 : size_t{1024} * std::strtoull(kib.c_str(), nullptr, 10);
 }
 
 /// Seconds a run of work(0), work(1), ..., work(repetitions - 1).
@@ -133,7 +130,9 @@ class CpuMoeBench : public MoeBench {
 
   std::string device() const override { return "cpu"; }
   std::vector<std::pair<std::string, std::string>> description() const override {
-    return {{"threads", format_text("%d", pool_.num_threads())},
+    const std::string processor = proc_value("/proc/cpuinfo", "model name");
+    return {{"processor", processor.empty() ? "unknown" : escaped(processor)},
+            {"threads", format_text("%d", pool_.num_threads())},
             {"products", cpu::gemm_library_name()},
             {"dense", options_.dense ? "the same library's, in the layer's panels" : "not asked for"}};
   }

@@ -107,9 +107,10 @@ Spread spread_of(std::vector<double> values) {
 
 std::string moe_result_text(const MoeCase& moe_case, const MoeResult& result, bool on_gpu) {
   const Unit unit = unit_of(on_gpu);
-  std::string text = format_text("T = %d, %s: %lld rows on %d experts\n", moe_case.num_tokens,
+  const std::string sets = result.num_sets > 1 ? format_text("; %d sets of buffers in turn", result.num_sets) : "";
+  std::string text = format_text("T = %d, %s: %lld rows on %d experts%s\n", moe_case.num_tokens,
                                  std::string(moe::routing_name(moe_case.routing)).c_str(),
-                                 static_cast<long long>(result.num_rows), result.num_tasks);
+                                 static_cast<long long>(result.num_rows), result.num_tasks, sets.c_str());
   text += format_text("  %-16s %11s %9s %8s  %-20s %8s\n", "", "us", unit.name, "GB/s", "r = dense / this", "dense");
   text += duel_line("layer, burst", result.burst, result, unit);
   if (result.sustained) text += duel_line("layer, sustained", *result.sustained, result, unit);

@@ -9,13 +9,14 @@
 
 namespace tessera::cli {
 
+/// Stays loaded until the program ends: CUDA's libraries leave handlers behind that run then.
 class SharedLibrary {
  public:
   /// The first of `names` that the dynamic linker finds (its own paths and LD_LIBRARY_PATH); is_open() tells.
   explicit SharedLibrary(std::initializer_list<const char*> names) {
     for (const char* name : names) {
       if (handle_) break;
-      handle_.reset(dlopen(name, RTLD_NOW | RTLD_LOCAL));
+      handle_.reset(dlopen(name, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE));
       name_ = handle_ ? name : name_ + (name_.empty() ? "" : ", ") + name;
     }
   }
