@@ -85,8 +85,8 @@ class Random {
   /// A random permutation's first `count` items move to the front of `items`.
   void shuffle_front(std::vector<int32_t>& items, int32_t count) {
     for (int32_t i = 0; i < count; ++i) {
-      std::swap(items[static_cast<size_t>(i)],
-                items[static_cast<size_t>(i + below(static_cast<int32_t>(items.size()) - i))]);
+      const int32_t other = i + below(static_cast<int32_t>(items.size()) - i);
+      std::swap(items[static_cast<size_t>(i)], items[static_cast<size_t>(other)]);
     }
   }
 
@@ -114,14 +114,13 @@ void fill_zipf(std::span<int32_t> ids, int32_t num_experts, int32_t top_k, uint6
   Random random(seed);
   std::vector<int32_t> expert_of_rank = iota(num_experts);
   random.shuffle_front(expert_of_rank, num_experts);
-  std::vector<double> running;
-  for (int32_t rank = 0; rank < num_experts; ++rank) {
-    running.push_back((running.empty() ? 0.0 : running.back()) + 1.0 / (rank + 1));
-  }
+  std::vector<double> running(static_cast<size_t>(num_experts));  // totals of 1 / rank, ranks from 1
+  double total = 0.0;
+  for (size_t rank = 0; rank < running.size(); ++rank) running[rank] = total += 1.0 / static_cast<double>(rank + 1);
   for (size_t first = 0; first < ids.size(); first += static_cast<size_t>(top_k)) {
     const std::span<int32_t> token = ids.subspan(first, static_cast<size_t>(top_k));
     for (size_t slot = 0; slot < token.size();) {
-      const auto rank = std::upper_bound(running.begin(), running.end() - 1, random.unit() * running.back());
+      const auto rank = std::upper_bound(running.begin(), running.end() - 1, random.unit() * total);
       const int32_t expert = expert_of_rank[static_cast<size_t>(rank - running.begin())];
       const auto end = token.begin() + static_cast<std::ptrdiff_t>(slot);
       if (std::find(token.begin(), end, expert) == end) token[slot++] = expert;
