@@ -146,9 +146,8 @@ class LayerRuns {
   /// Gives the GEMMs of the plan in the workspace their tiles back.
   void reset_tickets() const {
     const auto arrays = moe::lay_out_workspace(layers_.front()->config(), tokens_.front().num_tokens, workspace_.get());
-    const auto* header = arrays.plan.header;
-    require_cuda(cudaMemsetAsync(const_cast<uint64_t*>(header->tile_tickets), 0, sizeof(header->tile_tickets), nullptr),
-                 "reset the tickets");
+    auto* const header = arrays.plan.header;
+    require_cuda(cudaMemsetAsync(header->tile_tickets, 0, sizeof(header->tile_tickets), nullptr), "reset the tickets");
   }
 
  private:
@@ -295,6 +294,10 @@ std::vector<TokenSet> CudaMoeBench::prepare_sets(const MoeCase& moe_case, double
   const auto& config = shape_.config;
   const size_t weight_bytes = kElementBytes * static_cast<size_t>(config.hidden_size) *
                               elements(config.num_experts, int64_t{config.gated ? 3 : 2} * config.intermediate_size);
+  while (static_cast<int64_t>(weights_.size()) > wanted) {  // a smaller load before this one needed more
+    layers_.pop_back();
+    weights_.pop_back();
+  }
   std::vector<TokenSet> tokens;
   while (static_cast<int64_t>(tokens.size()) < wanted) {
     const size_t set = tokens.size();
