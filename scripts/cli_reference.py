@@ -16,7 +16,7 @@ Results go to standard output or to `--output`; progress, statistics and errors 
 | exit code | meaning |
 |---|---|
 | 0 | all ok |
-| 1 | some records failed (they are listed), or a comparison found differences |
+| 1 | some records failed (they are listed), or a comparison found differences; a measured result is wrong |
 | 2 | usage, a file or a model is wrong; nothing was run |
 | 4 | incomplete: the input could not be read further or the output not written |
 | 130 | interrupted by Ctrl-C; what was finished is in `OUTPUT.partial` (143 after SIGTERM) |
@@ -29,16 +29,19 @@ def help_of(program, *command):
     return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
 
 
-def commands(program):
-    """Names of the sub-commands, from the list that the program's help shows."""
-    lines = help_of(program).split("Subcommands:\n")[1].split("\n\n")[0].splitlines()
-    return [line.split()[0] for line in lines]
+def commands(program, *group):
+    """The commands as lists of words, from the lists that the help shows; a group counts by what is in it."""
+    _, marker, rest = help_of(program, *group).partition("Subcommands:\n")
+    if not marker:
+        return [group]
+    names = [line.split()[0] for line in rest.split("\n\n")[0].splitlines()]
+    return [command for name in names for command in commands(program, *group, name)]
 
 
 def reference(program):
     parts = [HEAD]
-    for name in commands(program):
-        parts.append(f"\n## {name}\n\n```\n{help_of(program, name)}\n```\n")
+    for command in commands(program):
+        parts.append(f"\n## {' '.join(command)}\n\n```\n{help_of(program, *command)}\n```\n")
     return "".join(parts)
 
 

@@ -4,8 +4,10 @@
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "cpu/gemm.h"
+#include "cpu/plain_gemm.h"
 #include "tessera/core/buffer.h"
 
 namespace tessera::cpu {
@@ -22,6 +24,22 @@ std::unique_ptr<const GemmKernel> make_portable_gemm(const GemmSpec& spec, const
 
 /// nullptr in a build without oneDNN.
 std::unique_ptr<const GemmKernel> make_onednn_gemm(const GemmSpec& spec, const WeightView& weights);
+/// What PlainGemm is the face of. `height` is one of those that the kernel was made for; the weights are of the operand
+/// type.
+class PlainGemmKernel {
+ public:
+  virtual ~PlainGemmKernel() = default;
+  virtual size_t scratch_bytes() const = 0;
+  virtual void run(int64_t height, const void* a, const void* weights, float* c, std::byte* scratch) const = 0;
+};
+
+/// fp32, any height.
+std::unique_ptr<const PlainGemmKernel> make_portable_plain_gemm(const PlainGemmSpec& spec);
+
+/// nullptr in a build without oneDNN.
+std::unique_ptr<const PlainGemmKernel> make_onednn_plain_gemm(const PlainGemmSpec& spec, DType operand,
+                                                              const std::vector<int64_t>& heights);
+
 bool onednn_available();
 bool onednn_supports_bf16();
 std::string onednn_name();

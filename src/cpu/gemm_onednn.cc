@@ -6,8 +6,10 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <unordered_map>
+#include <vector>
 
 #include "cpu/page_buffer.h"
 #include "tessera/core/check.h"
@@ -44,15 +46,12 @@ dnnl::stream& thread_stream() {
   return stream;
 }
 
-dnnl::matmul::primitive_desc make_description(const GemmSpec& spec) {
-  const auto operand = spec.operand == DType::bf16 ? memory::data_type::bf16 : memory::data_type::f32;
-  const memory::desc a({spec.rows, spec.in_features}, operand, memory::format_tag::ab);
-  const memory::desc weights({spec.in_features, spec.out_features}, operand, memory::format_tag::any);
-  const memory::desc c({spec.rows, spec.out_features}, memory::data_type::f32, memory::format_tag::ab);
+dnnl::matmul::primitive_desc describe(const memory::desc& a, const memory::desc& weights, const memory::desc& c,
+                                      bool accumulate) {
   dnnl::primitive_attr attributes;
   // The library's own scratch memory belongs to the thread that made the product, not to the one that runs it.
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-  if (spec.accumulate) {
+  if (accumulate) {
     dnnl::post_ops sum;
     sum.append_sum(1.0f);
     attributes.set_post_ops(sum);
@@ -62,6 +61,31 @@ dnnl::matmul::primitive_desc make_description(const GemmSpec& spec) {
 #else
   return dnnl::matmul::primitive_desc(dnnl::matmul::desc(a, weights, c), attributes, cpu_engine());
 #endif
+}
+
+memory::data_type data_type_of(DType operand) {
+  return operand == DType::bf16 ? memory::data_type::bf16 : memory::data_type::f32;
+}
+
+dnnl::matmul::primitive_desc make_description(const GemmSpec& spec) {
+  const memory::data_type operand = data_type_of(spec.operand);
+  return describe({{spec.rows, spec.in_features}, operand, memory::format_tag::ab},
+                  {{spec.in_features, spec.out_features}, operand, memory::format_tag::any},
+                  {{spec.rows, spec.out_features}, memory::data_type::f32, memory::format_tag::ab}, spec.accumulate);
+}
+
+// c = a x weights^T, or c += ..., as described.
+void execute(const dnnl::matmul& product, const dnnl::matmul::primitive_desc& description, const void* a,
+             const memory& weights, float* c, std::byte* scratch) {
+  // oneDNN takes its sources through pointers to non-const and does not write to them.
+  const memory source(description.src_desc(), cpu_engine(), const_cast<void*>(a));
+  const memory destination(description.dst_desc(), cpu_engine(), c);
+  const memory scratchpad(description.scratchpad_desc(), cpu_engine(), scratch);
+  product.execute(thread_stream(), {{DNNL_ARG_SRC, source},
+                                    {DNNL_ARG_WEIGHTS, weights},
+                                    {DNNL_ARG_DST, destination},
+                                    {DNNL_ARG_SCRATCHPAD, scratchpad}});
+  thread_stream().wait();
 }
 
 class OneDnnGemm final : public GemmKernel {
@@ -84,15 +108,7 @@ class OneDnnGemm final : public GemmKernel {
 
   void run(const void* a, float* c, std::byte* scratch) const override {
     const OneOpenMpThread one_thread;
-    // oneDNN takes its sources through pointers to non-const and does not write to them.
-    const memory source(description_.src_desc(), cpu_engine(), const_cast<void*>(a));
-    const memory destination(description_.dst_desc(), cpu_engine(), c);
-    const memory scratchpad(description_.scratchpad_desc(), cpu_engine(), scratch);
-    product_.execute(thread_stream(), {{DNNL_ARG_SRC, source},
-                                       {DNNL_ARG_WEIGHTS, packed_},
-                                       {DNNL_ARG_DST, destination},
-                                       {DNNL_ARG_SCRATCHPAD, scratchpad}});
-    thread_stream().wait();
+    execute(product_, description_, a, packed_, c, scratch);
   }
 
  private:
@@ -100,6 +116,46 @@ class OneDnnGemm final : public GemmKernel {
   dnnl::matmul product_;
   PageBuffer storage_;
   memory packed_;  // in storage_
+};
+
+// One product a height. The weights are transposed where they lie; oneDNN rearranges 64 columns of them at a time in
+// its scratch memory.
+class OneDnnPlainGemm final : public PlainGemmKernel {
+ public:
+  OneDnnPlainGemm(const PlainGemmSpec& spec, DType operand, const std::vector<int64_t>& heights)
+      : weights_({spec.in_features, spec.out_features}, data_type_of(operand), memory::format_tag::ba) {
+    const OneOpenMpThread one_thread;
+    for (const int64_t height : heights) {
+      const auto description =
+          describe({{height, spec.in_features}, data_type_of(operand), memory::format_tag::ab}, weights_,
+                   {{height, spec.out_features}, memory::data_type::f32, memory::format_tag::ab}, false);
+      products_.push_back({height, description, dnnl::matmul(description)});
+    }
+  }
+
+  size_t scratch_bytes() const override {
+    size_t bytes = 0;
+    for (const Product& product : products_) bytes = std::max(bytes, product.description.scratchpad_desc().get_size());
+    return bytes;
+  }
+
+  void run(int64_t height, const void* a, const void* weights, float* c, std::byte* scratch) const override {
+    const OneOpenMpThread one_thread;
+    const auto product = std::find_if(products_.begin(), products_.end(),
+                                      [height](const Product& each) { return each.height == height; });
+    TESSERA_CHECK(product != products_.end(), height);
+    execute(product->multiply, product->description, a, memory(weights_, cpu_engine(), const_cast<void*>(weights)), c,
+            scratch);
+  }
+
+ private:
+  struct Product {
+    int64_t height;
+    dnnl::matmul::primitive_desc description;
+    dnnl::matmul multiply;
+  };
+  memory::desc weights_;
+  std::vector<Product> products_;
 };
 
 // Instruction sets are bit sets: one that contains another has all of its bits.
@@ -112,6 +168,11 @@ bool runs(dnnl::cpu_isa wanted) {
 
 std::unique_ptr<const GemmKernel> make_onednn_gemm(const GemmSpec& spec, const WeightView& weights) {
   return std::make_unique<OneDnnGemm>(spec, weights);
+}
+
+std::unique_ptr<const PlainGemmKernel> make_onednn_plain_gemm(const PlainGemmSpec& spec, DType operand,
+                                                              const std::vector<int64_t>& heights) {
+  return std::make_unique<OneDnnPlainGemm>(spec, operand, heights);
 }
 
 bool onednn_available() { return true; }
@@ -135,6 +196,10 @@ std::string onednn_name() {
 namespace tessera::cpu {
 
 std::unique_ptr<const GemmKernel> make_onednn_gemm(const GemmSpec&, const WeightView&) { return nullptr; }
+std::unique_ptr<const PlainGemmKernel> make_onednn_plain_gemm(const PlainGemmSpec&, DType,
+                                                              const std::vector<int64_t>&) {
+  return nullptr;
+}
 bool onednn_available() { return false; }
 bool onednn_supports_bf16() { return false; }
 std::string onednn_name() { return "no oneDNN"; }

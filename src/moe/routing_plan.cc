@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "moe/routing_plan_arrays.h"
 #include "tessera/batching/launch.h"
 #include "tessera/core/check.h"
 
@@ -17,7 +18,6 @@ std::vector<int32_t> RoutingPlan::tiles_per_expert(int32_t tile_rows) const {
 
 namespace {
 
-// A counting sort by expert: one pass counts, one places. Passing over tokens in order makes it stable.
 template <class Id>
 RoutingPlan build(std::span<const Id> topk_ids, int64_t num_tokens, int32_t top_k, int32_t num_experts) {
   TESSERA_CHECK(top_k >= 1 && top_k <= kMaxTopK, top_k);
@@ -25,29 +25,20 @@ RoutingPlan build(std::span<const Id> topk_ids, int64_t num_tokens, int32_t top_
   TESSERA_CHECK(num_tokens >= 0 && num_tokens <= std::numeric_limits<int32_t>::max() / top_k, num_tokens, top_k);
   TESSERA_CHECK(topk_ids.size() == static_cast<size_t>(num_tokens) * static_cast<size_t>(top_k), topk_ids.size(),
                 num_tokens, top_k);
-  const auto valid = [&](Id id) { return id >= 0 && id < static_cast<Id>(num_experts); };
-
   RoutingPlan plan;
   plan.num_tokens = static_cast<int32_t>(num_tokens);
   plan.top_k = top_k;
   plan.num_experts = num_experts;
-  plan.expert_counts.assign(static_cast<size_t>(num_experts), 0);
-  for (const Id id : topk_ids) {
-    if (valid(id)) ++plan.expert_counts[static_cast<size_t>(id)];
-  }
-  plan.expert_offsets.assign(1, 0);
-  for (const int32_t count : plan.expert_counts) {
-    plan.expert_offsets.push_back(plan.expert_offsets.back() + count);
-  }
-  std::vector<int32_t> next_row(plan.expert_offsets.begin(), plan.expert_offsets.end() - 1);
-  plan.row_token.resize(static_cast<size_t>(plan.expert_offsets.back()));
-  plan.token_row.assign(topk_ids.size(), -1);
-  for (size_t i = 0; i < topk_ids.size(); ++i) {
-    if (!valid(topk_ids[i])) continue;
-    const int32_t row = next_row[static_cast<size_t>(topk_ids[i])]++;
-    plan.row_token[static_cast<size_t>(row)] = static_cast<int32_t>(i / static_cast<size_t>(top_k));
-    plan.token_row[i] = row;
-  }
+  plan.expert_counts.resize(static_cast<size_t>(num_experts));
+  plan.expert_offsets.resize(static_cast<size_t>(num_experts) + 1);
+  plan.row_token.resize(topk_ids.size());
+  plan.token_row.resize(topk_ids.size());
+  const auto expert_of = [&](int64_t i) {
+    const Id id = topk_ids[static_cast<size_t>(i)];
+    return id >= 0 && id < static_cast<Id>(num_experts) ? static_cast<int32_t>(id) : -1;
+  };
+  fill_routing_plan(expert_of, top_k, {plan.expert_counts, plan.expert_offsets, plan.row_token, plan.token_row});
+  plan.row_token.resize(static_cast<size_t>(plan.num_routed_rows()));
   return plan;
 }
 

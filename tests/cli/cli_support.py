@@ -56,21 +56,8 @@ def as_bytes(code, values):
     return array.array(code, values).tobytes()
 
 
-class CliTest(unittest.TestCase):
-    """A folder of its own, and a small synthetic model with 100 inputs that all tests of a class share."""
-
-    @classmethod
-    def setUpClass(cls):
-        cls.class_folder = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(cls.class_folder.cleanup)
-        cls.model = pathlib.Path(cls.class_folder.name) / "model"
-        made = tessera("synth", "--preset", "small", "--seed", 1, "--output", cls.model, "--inputs", 100, "--embeddings")
-        if made.code != 0:
-            raise RuntimeError(f"synth failed: {made.err}")
-        cls.sequence_length = json.loads((cls.model / "config.json").read_text())["sequence_length"]
-        cls.ids = cls.model / "inputs.bin"
-        cls.embeddings = cls.model / "input_embeddings.bin"
-        cls.text = cls.model / "inputs.txt"
+class CommandTest(unittest.TestCase):
+    """A folder of its own for each test, and what the tests of all commands assert."""
 
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -81,9 +68,6 @@ class CliTest(unittest.TestCase):
         path = self.folder / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return path
-
-    def classify(self, *arguments, stdin=b"", model=None):
-        return tessera("classify", "--model", model or self.model, *arguments, stdin=stdin)
 
     def assert_code(self, result, code):
         self.assertEqual(result.code, code, f"messages:\n{result.err}\noutput:\n{result.out_bytes[-2000:]!r}")
@@ -99,3 +83,23 @@ class CliTest(unittest.TestCase):
     def assert_nothing_left(self, *names):
         """The test's folder holds just these names: no output, whole or partial."""
         self.assertEqual(sorted(path.name for path in self.folder.iterdir()), sorted(names))
+
+
+class CliTest(CommandTest):
+    """A small synthetic model with 100 inputs that all tests of a class share."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.class_folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(cls.class_folder.cleanup)
+        cls.model = pathlib.Path(cls.class_folder.name) / "model"
+        made = tessera("synth", "--preset", "small", "--seed", 1, "--output", cls.model, "--inputs", 100, "--embeddings")
+        if made.code != 0:
+            raise RuntimeError(f"synth failed: {made.err}")
+        cls.sequence_length = json.loads((cls.model / "config.json").read_text())["sequence_length"]
+        cls.ids = cls.model / "inputs.bin"
+        cls.embeddings = cls.model / "input_embeddings.bin"
+        cls.text = cls.model / "inputs.txt"
+
+    def classify(self, *arguments, stdin=b"", model=None):
+        return tessera("classify", "--model", model or self.model, *arguments, stdin=stdin)

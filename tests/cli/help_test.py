@@ -4,7 +4,7 @@ import unittest
 
 from cli_support import CliTest, tessera
 
-COMMANDS = ("classify", "evaluate", "verify", "convert", "synth", "doctor")
+COMMANDS = ("classify", "evaluate", "verify", "convert", "synth", "doctor", "bench moe", "explain moe")
 
 
 class HelpTest(CliTest):
@@ -16,19 +16,19 @@ class HelpTest(CliTest):
     def test_help_names_every_command_and_exit_code(self):
         result = tessera("--help")
         self.assert_code(result, 0)
-        for part in (*COMMANDS, "Examples:", "Exit codes:", "130"):
+        for part in (*(command.split()[0] for command in COMMANDS), "Examples:", "Exit codes:", "130"):
             self.assertIn(part, result.out)
 
     def test_every_command_has_help_with_examples(self):
         for command in COMMANDS:
-            result = tessera(command, "--help")
+            result = tessera(*command.split(), "--help")
             self.assert_code(result, 0)
             self.assertIn("Examples:", result.out)
             self.assertRegex(result.out, rf"\n  tessera {command}\b")
 
     def test_the_options_in_the_examples_exist(self):
         for command in COMMANDS:
-            options, _, examples = tessera(command, "--help").out.partition("Examples:")
+            options, _, examples = tessera(*command.split(), "--help").out.partition("Examples:")
             used = {option for line in examples.splitlines() if f"tessera {command}" in line
                     for option in re.findall(r"--[a-z-]+", line)}
             self.assertLessEqual(used, set(re.findall(r"--[a-z-]+", options)), command)
@@ -37,6 +37,8 @@ class HelpTest(CliTest):
         self.assert_error(tessera(), 2, "subcommand")
         self.assert_error(tessera("clasify"), 2, "'clasify'", "tessera --help")
         self.assert_error(tessera("--nonsense"), 2)
+        self.assert_error(tessera("bench"), 2, "subcommand")
+        self.assert_error(tessera("explain", "classify"), 2)
         self.assert_error(tessera("classify"), 2, "--model")
 
 

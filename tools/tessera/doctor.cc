@@ -17,6 +17,7 @@
 #include "comparison.h"
 #include "cpu/gemm.h"
 #include "exit_codes.h"
+#include "machine.h"
 #include "output.h"
 #include "run_report.h"
 #include "tessera/classifier/classifier.h"
@@ -36,17 +37,6 @@ constexpr const char* kFooter =
     "and compares it with the fp64 oracle. The exit code is 0 when all agree, else 1.";
 
 constexpr int64_t kSmokeSentences = 512;
-
-/// The value of the first line "name : value" in a file of /proc, or empty.
-std::string proc_value(const char* path, std::string_view name) {
-  std::ifstream file(path);
-  for (std::string line; std::getline(file, line);) {
-    if (!line.starts_with(name)) continue;
-    const size_t colon = line.find(": ");
-    return colon == std::string::npos ? "" : line.substr(colon + 2);
-  }
-  return "";
-}
 
 std::string processor_features() {
   std::istringstream flags(proc_value("/proc/cpuinfo", "flags"));

@@ -1,5 +1,5 @@
-// tessera: labels sentences with a mixture-of-experts classifier, and looks after its models.
-#include <algorithm>
+// tessera: labels sentences with a mixture-of-experts classifier, looks after its models, and measures the layer
+// itself.
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -18,7 +18,7 @@ namespace {
 using namespace tessera::cli;
 
 constexpr const char* kDescription =
-    "Labels sentences with a mixture-of-experts text classifier.\n"
+    "Labels sentences with a mixture-of-experts text classifier, and measures and explains mixture-of-experts layers.\n"
     "Results go to standard output or a file, everything else to standard error.";
 
 constexpr const char* kFooter =
@@ -27,6 +27,7 @@ constexpr const char* kFooter =
     "  tessera classify --model models/movie-reviews --input reviews.csv --output labels.jsonl\n"
     "  tessera synth --preset apws25 --seed 1 --output full-size\n"
     "  tessera doctor\n"
+    "  tessera bench moe --preset qwen3-30b --tokens 4096\n"
     "Exit codes: 0 all ok; 1 some records failed or differ; 2 usage, files or configuration; 4 incomplete;\n"
     "130 interrupted (143 by SIGTERM); 141 standard output was closed. `tessera COMMAND --help` says more.";
 
@@ -41,9 +42,16 @@ int run_command(int argc, char** argv) {
   app.set_version_flag("--version", std::string("tessera " TESSERA_VERSION));
   app.require_subcommand(1);
   std::vector<std::pair<CLI::App*, Command>> commands;
-  const auto add = [&](const char* name, const char* description, Command (*add_command)(CLI::App&)) {
-    CLI::App* command = app.add_subcommand(name, description);
+  const auto add_to = [&](CLI::App& parent, const char* name, const char* description,
+                          Command (*add_command)(CLI::App&)) {
+    CLI::App* command = parent.add_subcommand(name, description);
     commands.emplace_back(command, add_command(*command));
+  };
+  const auto add = [&](const char* name, const char* description, Command (*add_command)(CLI::App&)) {
+    add_to(app, name, description, add_command);
+  };
+  const auto add_group = [&](const char* name, const char* description) -> CLI::App& {
+    return *app.add_subcommand(name, description)->require_subcommand(1);
   };
   add("classify", "Label text, token ids or embeddings", add_classify);
   add("evaluate", "Label sentences whose labels are known and print the accuracy", add_evaluate);
@@ -51,8 +59,12 @@ int run_command(int argc, char** argv) {
   add("convert", "Between the school's format and a checkpoint; token ids to embeddings", add_convert);
   add("synth", "Write a synthetic model of any size, and inputs for it", add_synth);
   add("doctor", "Say what this machine offers and run a small model against the oracle", add_doctor);
-  const auto is_first_argument = [&](const auto& command) { return command.first->get_name() == argv[1]; };
-  if (argc > 1 && argv[1][0] != '-' && std::none_of(commands.begin(), commands.end(), is_first_argument)) {
+  add_to(add_group("bench", "Measure a part of the library on this machine"), "moe",
+         "A mixture-of-experts layer against dense products of the same size", add_bench_moe);
+  add_to(add_group("explain", "Say what a part of the library will do and what limits it"), "moe",
+         "The plan of a mixture-of-experts layer on a GPU: tiles, waves, floors, predicted times", add_explain_moe);
+  const auto is_first_argument = [&](const CLI::App* command) { return command->get_name() == argv[1]; };
+  if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(is_first_argument).empty()) {
     throw tessera::Error("command", "'" + tessera::escaped(argv[1]) + "'", "one of those that tessera --help lists");
   }
   try {
@@ -83,7 +95,7 @@ int main(int argc, char** argv) {
   } catch (const tessera::Error& error) {
     return fail(kUsage, error.what());
   } catch (const std::bad_alloc&) {
-    return fail(kUsage, "memory: too little for this model on this machine");
+    return fail(kUsage, "memory: too little on this machine for what was asked");
   } catch (const std::exception& error) {
     return fail(kIncomplete, std::string("internal: ") + error.what());
   }

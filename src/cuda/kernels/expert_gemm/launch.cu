@@ -11,7 +11,6 @@
 namespace tessera::kernels::expert_gemm {
 namespace {
 
-constexpr int32_t kGroupHeight = 4;  // 4 x 256 rows of A stay in L2 while the column blocks pass, see README.md
 constexpr uint64_t kMaxTokenChunks = uint64_t{1} << 32;  // the gather keeps row offsets in 32 bits of 16-byte units
 
 // A and weights as tensor maps. The weight's third dimension is gate/up: a tile's two boxes are found by coordinates
@@ -96,12 +95,6 @@ void validate(const Args& args) {
 }
 
 }  // namespace
-
-cta::ExpertTiling tiling(Role role, int32_t n, int32_t cluster_size) {
-  const bool gated = role == Role::gate_up;
-  const int32_t columns = default_policy(role != Role::down, cluster_size).tile_columns / (gated ? 2 : 1);
-  return {cluster_size, (n + columns - 1) / columns, kGroupHeight};
-}
 
 void launch(const Args& args, const LaunchOptions& options, cudaStream_t stream) {
   if (args.max_rows == 0) return;

@@ -12,14 +12,11 @@
 #include <cstdint>
 
 #include "cuda/core/plan_view.h"
-#include "cuda/cta/expert_tiling.h"
-#include "cuda/kernels/expert_gemm/policy.h"
+#include "cuda/kernels/expert_gemm/tiling.h"
 #include "tessera/core/activation.h"
 #include "tessera/core/dtype.h"
 
 namespace tessera::kernels::expert_gemm {
-
-enum class Role : uint8_t { gate_up, up_only, down };  // GEMM 1 gated, GEMM 1 non-gated, GEMM 2
 
 struct Args {
   Role role;
@@ -44,9 +41,6 @@ struct LaunchOptions {
   int32_t back_every = 0;
   bool overlap_previous = true;  // programmatic dependent launch: the prologue overlaps the previous kernel's end
 };
-
-// The tiling of a GEMM with `n` output columns: what the plan needs to know.
-cta::ExpertTiling tiling(Role role, int32_t n, int32_t cluster_size);
 
 void launch(const Args& args, const LaunchOptions& options, cudaStream_t stream);
 

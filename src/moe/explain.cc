@@ -1,0 +1,186 @@
+#include "moe/explain.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "cuda/kernels/expert_gemm/tiling.h"
+#include "tessera/core/check.h"
+#include "tessera/core/error.h"
+
+namespace tessera::moe {
+namespace {
+
+namespace expert_gemm = kernels::expert_gemm;
+
+constexpr double kWarpgroupRows = 64.0;  // products are left out by whole warpgroups
+
+/// One GEMM as the cost model sees it.
+struct Gemm {
+  expert_gemm::Role role;
+  int32_t k, n;          // n: output columns
+  double element_bytes;  // of operands and result
+  int32_t cluster_size;
+  double a_bytes_per_row;  // of a routed row of A, from memory: tokens that several experts read come once
+
+  int32_t matrices() const { return role == expert_gemm::Role::gate_up ? 2 : 1; }
+  cta::ExpertTiling tiling() const { return expert_gemm::tiling(role, n, cluster_size); }
+  expert_gemm::Policy policy() const {
+    return expert_gemm::default_policy(role != expert_gemm::Role::down, cluster_size);
+  }
+  double weight_bytes() const { return element_bytes * matrices() * n * k; }  // of an expert
+  double row_flops() const { return 2.0 * matrices() * n * k; }
+};
+
+/// The cost of every tile of an expert, which is to say of its CTAs together: all take as long as the slowest. Bytes
+/// are shared out: a column block's weights over its row blocks, a row over its column blocks. Returns the FLOPs that
+/// are really multiplied.
+double add_tiles(const Gemm& gemm, int32_t expert, int32_t rows, double cta_flops_per_second,
+                 std::vector<ExplainedTile>& tiles) {
+  const cta::ExpertTiling tiling = gemm.tiling();
+  const double tile_columns = gemm.policy().tile_columns;
+  const double padded_k = std::ceil(static_cast<double>(gemm.k) / gemm.policy().tile_k) * gemm.policy().tile_k;
+  const int32_t num_tiles = tiling.num_tiles(rows);
+  std::vector<int32_t> row_blocks(static_cast<size_t>(tiling.num_n_blocks), 0);
+  const auto for_each_cta = [&](int32_t tile_idx, const auto& body) {
+    for (int32_t rank = 0; rank < gemm.cluster_size; ++rank) {
+      const cta::CtaTile tile = tiling.cta_tile(rows, tile_idx, rank);
+      if (tile.n_block < tiling.num_n_blocks) body(tile);
+    }
+  };
+  for (int32_t tile_idx = 0; tile_idx < num_tiles; ++tile_idx) {
+    for_each_cta(tile_idx, [&](const cta::CtaTile& tile) { ++row_blocks[static_cast<size_t>(tile.n_block)]; });
+  }
+  const double row_bytes = gemm.a_bytes_per_row + gemm.element_bytes * gemm.n;  // read and written
+  double computed_flops = 0.0;
+  for (int32_t tile_idx = 0; tile_idx < num_tiles; ++tile_idx) {
+    ExplainedTile explained{expert, tile_idx, {}};
+    for_each_cta(tile_idx, [&](const cta::CtaTile& tile) {
+      const double computed_rows = std::ceil(tile.num_rows / kWarpgroupRows) * kWarpgroupRows;
+      const double flops = 2.0 * computed_rows * tile_columns * padded_k;
+      computed_flops += flops;
+      explained.cost.compute_seconds = std::max(explained.cost.compute_seconds, flops / cta_flops_per_second);
+      explained.cost.bytes +=
+          (gemm.weight_bytes() / row_blocks[static_cast<size_t>(tile.n_block)] + row_bytes * tile.num_rows) /
+          tiling.num_n_blocks;
+    });
+    tiles.push_back(explained);
+  }
+  return computed_flops;
+}
+
+KernelWork work_of(double flops, double bytes, const DeviceRates& rates) {
+  KernelWork work;
+  work.flops = flops;
+  work.bytes = bytes;
+  work.flops_seconds = flops / rates.dense_flops_per_second;
+  work.bytes_seconds = bytes / rates.hbm_bytes_per_second;
+  work.predicted_seconds = work.floor_seconds();
+  return work;
+}
+
+GemmExplanation explain_gemm(const Gemm& gemm, const LaunchPolicy& policy, std::span<const int32_t> expert_counts,
+                             int32_t num_ctas, const DeviceRates& rates) {
+  std::vector<int32_t> tiles_per_expert;
+  std::vector<double> cost_per_expert;
+  double rows = 0.0, num_tasks = 0.0;
+  for (const int32_t count : expert_counts) {
+    tiles_per_expert.push_back(gemm.tiling().num_tiles(count));
+    cost_per_expert.push_back(count);  // the device's plan orders by rows
+    rows += count;
+    num_tasks += count > 0 ? 1 : 0;
+  }
+  const double row_bytes = gemm.a_bytes_per_row + gemm.element_bytes * gemm.n;
+  GemmExplanation result;
+  static_cast<KernelWork&>(result) =
+      work_of(rows * gemm.row_flops(), num_tasks * gemm.weight_bytes() + rows * row_bytes, rates);
+  const double cta_flops_per_second = rates.dense_flops_per_second / rates.num_multiprocessors;
+  for (const int32_t expert : batching::task_order(tiles_per_expert, policy.order, cost_per_expert)) {
+    result.computed_flops +=
+        add_tiles(gemm, expert, expert_counts[static_cast<size_t>(expert)], cta_flops_per_second, result.tiles);
+  }
+  std::vector<TileCost> costs;
+  for (const ExplainedTile& tile : result.tiles) costs.push_back(tile.cost);
+  result.num_lanes = num_ctas / gemm.cluster_size;
+  result.runs = simulate_queue(costs, {result.num_lanes, rates.hbm_bytes_per_second,
+                                       rates.cta_bytes_per_second * gemm.cluster_size, policy.back_every});
+  result.predicted_seconds = 0.0;
+  for (const TileRun& run : result.runs) result.predicted_seconds = std::max(result.predicted_seconds, run.end);
+  return result;
+}
+
+int32_t resolved_ctas(const LaunchPolicy& policy, const DeviceRates& rates) {
+  const int32_t num_ctas = policy.num_ctas == 0 ? rates.num_multiprocessors : policy.num_ctas;
+  if (num_ctas < 1 || num_ctas > rates.num_multiprocessors)
+    throw Error("ctas", str_cat(num_ctas), str_cat("1..", rates.num_multiprocessors, ", one a multiprocessor"));
+  return num_ctas;
+}
+
+}  // namespace
+
+double GemmExplanation::last_wave_idle() const {
+  const auto rest = static_cast<int32_t>(tiles.size() % static_cast<size_t>(num_lanes));
+  return rest == 0 ? 0.0 : 1.0 - static_cast<double>(rest) / num_lanes;
+}
+
+double GemmExplanation::idle() const {
+  if (predicted_seconds <= 0.0) return 0.0;
+  double busy = 0.0;
+  for (const TileRun& run : runs) busy += run.end - run.begin;
+  return 1.0 - busy / (predicted_seconds * num_lanes);
+}
+
+double Explanation::floor_seconds() const {
+  return plan.floor_seconds() + gate_up.floor_seconds() + down.floor_seconds() + combine.floor_seconds();
+}
+
+double Explanation::predicted_seconds() const {
+  return plan.predicted_seconds + gate_up.predicted_seconds + down.predicted_seconds + combine.predicted_seconds;
+}
+
+std::vector<int32_t> count_rows(const LayerConfig& config, std::span<const int32_t> topk_ids) {
+  std::vector<int32_t> counts(static_cast<size_t>(config.num_experts), 0);
+  for (const int32_t id : topk_ids) {
+    const int64_t expert = int64_t{id} - config.first_expert;
+    if (expert >= 0 && expert < config.num_experts) ++counts[static_cast<size_t>(expert)];
+  }
+  return counts;
+}
+
+Explanation explain_layer(const LayerConfig& config, const LaunchPolicy& policy, std::span<const int32_t> expert_counts,
+                          int64_t num_tokens, const DeviceRates& rates) {
+  TESSERA_CHECK(expert_counts.size() == static_cast<size_t>(config.num_experts), expert_counts.size(),
+                config.num_experts);
+  Explanation result;
+  result.num_ctas = resolved_ctas(policy, rates);
+  // As CudaLayer: a lone CTA has no partner.
+  const int32_t cluster_size = result.num_ctas == 1 ? 1 : policy.cluster_size;
+  std::vector<int32_t> sorted(expert_counts.begin(), expert_counts.end());
+  std::sort(sorted.begin(), sorted.end());
+  int64_t num_rows = 0;
+  for (const int32_t count : sorted) num_rows += count;
+  result.num_rows = static_cast<int32_t>(num_rows);
+  result.num_tasks = static_cast<int32_t>(sorted.end() - std::upper_bound(sorted.begin(), sorted.end(), 0));
+  result.fewest_rows = sorted.front();
+  result.median_rows = sorted[sorted.size() / 2];
+  result.most_rows = sorted.back();
+
+  const double rows = static_cast<double>(num_rows), tokens = static_cast<double>(num_tokens);
+  const auto element_bytes = static_cast<double>(dtype_size(config.dtype));
+  const double row_bytes = element_bytes * config.hidden_size;
+  // Of tokens whose slots all lie elsewhere, none is read.
+  const double read_tokens = std::min(rows, tokens);
+  const double pair_bytes = 4.0 * tokens * config.top_k;  // an int32 or a weight a (token, slot)
+  result.plan = work_of(0.0, 2.0 * pair_bytes + 4.0 * rows, rates);
+  result.plan.predicted_seconds = std::max(rates.plan_seconds, result.plan.bytes_seconds);
+  result.gate_up = explain_gemm(
+      {config.gated ? expert_gemm::Role::gate_up : expert_gemm::Role::up_only, config.hidden_size,
+       config.intermediate_size, element_bytes, cluster_size, rows > 0 ? row_bytes * read_tokens / rows : 0.0},
+      policy, expert_counts, result.num_ctas, rates);
+  result.down = explain_gemm({expert_gemm::Role::down, config.intermediate_size, config.hidden_size, element_bytes,
+                              cluster_size, element_bytes * config.intermediate_size},
+                             policy, expert_counts, result.num_ctas, rates);
+  result.combine = work_of(0.0, (rows + tokens) * row_bytes + 2.0 * pair_bytes, rates);
+  return result;
+}
+
+}  // namespace tessera::moe

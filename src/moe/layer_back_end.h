@@ -1,0 +1,24 @@
+// What Layer needs of a back end.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "tessera/moe/layer.h"
+
+namespace tessera::moe {
+
+class LayerBackEnd {
+ public:
+  virtual ~LayerBackEnd() = default;
+  virtual size_t workspace_bytes(int32_t max_tokens) const = 0;
+  virtual void run(const LayerInputs& inputs, void* workspace, size_t workspace_size, CUstream_st* stream) const = 0;
+};
+
+#ifdef TESSERA_HAVE_CUDA
+/// In cuda_back_end.cc. nullptr where there is a GPU that the kernels run on, else what is missing.
+const char* missing_for_cuda();
+std::unique_ptr<const LayerBackEnd> make_cuda_back_end(const LayerConfig& config, const LayerWeights& weights);
+#endif
+
+}  // namespace tessera::moe

@@ -1,0 +1,38 @@
+// The MoE layer by its definition, slowly: fp64 sums in plain loops, rounded where layer_config.h declares it and
+// nowhere else. What every back end is judged by, in tests, benchmarks and examples.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "tessera/moe/layer_config.h"
+
+namespace tessera::moe {
+
+/// Unit roundoff of what a product is summed in: fp32 on the CPU; the sums of WGMMA truncate.
+inline constexpr double kCpuAccumulatorUnit = 0x1p-24;
+inline constexpr double kWgmmaAccumulatorUnit = 0x1p-21;
+
+struct OracleResult {
+  std::vector<double> out;    ///< [tokens, H], before the last rounding
+  std::vector<double> bound;  ///< [tokens, H]: how far from `out` a right result, rounded to the layer's type, may lie
+};
+
+/// Half the distance from 1 to the next number of the type.
+double unit_roundoff(DType dtype);
+
+/// `value` rounded once to the type, to nearest even; too large ones become infinite.
+double rounded_to(double value, DType dtype);
+
+/// Row i of the result is token tokens[i]; all pointers are host memory. The bound is, per element,
+/// 2u|out| + 4 u_acc sum|w y| + sum over slots of |w| (2u|y| + 4 u_acc (|h||down|) + (error of h)|down|), where the
+/// error of h is 2u|h| and what 4 u_acc (|x||gate_up|) before the activation become behind it.
+OracleResult oracle(const LayerConfig& config, const LayerWeights& weights, const LayerInputs& inputs,
+                    std::span<const int32_t> tokens, double accumulator_unit = kCpuAccumulatorUnit);
+
+/// The same for every token.
+OracleResult oracle(const LayerConfig& config, const LayerWeights& weights, const LayerInputs& inputs,
+                    double accumulator_unit = kCpuAccumulatorUnit);
+
+}  // namespace tessera::moe

@@ -1,0 +1,119 @@
+// tessera bench moe: the layer on this machine's fastest back end, beside dense products of the same size.
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "commands.h"
+#include "exit_codes.h"
+#include "moe_bench.h"
+#include "moe_options.h"
+#include "moe_report.h"
+#include "output.h"
+#include "tessera/core/check.h"
+#include "tessera/core/error.h"
+#include "text_format.h"
+#include "write_options.h"
+
+namespace tessera::cli {
+
+namespace {
+
+const std::string kFooter =
+    "Examples:\n"
+    "  tessera bench moe --preset qwen3-30b --tokens 4096\n"
+    "  tessera bench moe --preset mixtral-8x7b --tokens 1,64,4096 --routing balanced,random --json moe.json\n"
+    "  tessera bench moe --hidden 512 --intermediate 256 --experts 8 --top-k 2 --tokens 64 --device cpu --seconds 0\n"
+    "Layer and dense products (cuBLASLt on a GPU) take turns, A B A B, first in blocks of 50 ms (burst),\n"
+    "then in blocks of --seconds (sustained); on a GPU each kernel is measured alone too. r = time of\n"
+    "the dense products of as many FLOPs / time of the layer. Data are random normal numbers; on a GPU\n"
+    "several copies take turns where one would fit the cache. The result of the timed runs is compared\n"
+    "with fp64 on a few tokens; the exit code is 1 if it is wrong.\n";
+
+struct Options {
+  MoeOptions moe;
+  MoeBenchOptions bench;
+  std::string dtype = "bf16";
+  std::string device = "auto";
+  std::string json;
+  bool no_dense = false;
+};
+
+/// The back end for --device, and, where that is not the first choice, why.
+std::unique_ptr<MoeBench> make_bench(const Options& options, const moe::Preset& shape, std::string& reason) {
+  const moe::LaunchPolicy policy = launch_policy(options.moe);
+  if (options.device != "auto" && options.device != "cpu" && options.device != "cuda")
+    throw Error("--device", "'" + escaped(options.device) + "'", "auto, cpu or cuda");
+  if (options.device != "cpu") {
+    const std::string unavailable = cuda_moe_unavailable();
+    if (unavailable.empty() && options.bench.dtype != DType::f32)
+      return make_cuda_moe_bench(shape, policy, options.bench);
+    reason = unavailable.empty() ? "the CUDA kernels have no f32" : unavailable;
+    if (options.device == "cuda") throw Error("--device cuda", reason);
+  }
+  return make_cpu_moe_bench(shape, options.bench);
+}
+
+int bench(Options options) {
+  options.bench.dtype = parse_dtype(options.dtype);
+  options.bench.dense = !options.no_dense;
+  options.bench.seed = options.moe.seed;
+  const moe::Preset shape = moe_shape(options.moe);
+  const std::vector<MoeCase> cases = moe_cases(options.moe, shape);
+  std::string reason;
+  const std::unique_ptr<MoeBench> bench = make_bench(options, shape, reason);
+  std::optional<Output> file;  // created before the measurement, so that it is not made for nothing
+  if (!options.json.empty()) file.emplace(options.json);
+  const bool on_gpu = bench->device() == "cuda";
+
+  Output output("-");
+  output.write(labelled("layer", describe(shape) + ", " + options.dtype));
+  output.write(labelled("device", reason.empty() ? bench->device() : bench->device() + ": " + reason));
+  nlohmann::ordered_json json = {{"shape", shape_json(shape)},
+                                 {"dtype", options.dtype},
+                                 {"device", bench->device()},
+                                 {"version", TESSERA_VERSION}};
+  if (!reason.empty()) json["why_not_cuda"] = reason;
+  for (const auto& [name, value] : bench->description()) {
+    output.write(labelled(name, value));
+    json["machine"][name] = value;
+  }
+  bool all_right = true;
+  json["cases"] = nlohmann::ordered_json::array();
+  for (const MoeCase& moe_case : cases) {
+    const MoeResult result = bench->measure(moe_case);
+    output.write("\n" + moe_result_text(moe_case, result, on_gpu));
+    output.flush();  // a long run shows what it has
+    json["cases"].push_back(moe_result_json(moe_case, result));
+    all_right = all_right && result.check.passed();
+  }
+  output.commit();
+  if (file) {
+    file->write(json.dump(1) + "\n");
+    file->commit();
+  }
+  return all_right ? kAllOk : kSomeFailed;
+}
+
+}  // namespace
+
+Command add_bench_moe(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  add_moe_options(app, options->moe);
+  app.add_option("--dtype", options->dtype, "bf16, f16, or f32 (CPU only)")->capture_default_str();
+  app.add_option("--device", options->device, "auto (a GPU if there is one), cpu or cuda")->capture_default_str();
+  app.add_option("--seconds", options->bench.seconds, "Of a sustained block, 0 = bursts only")
+      ->check(CLI::Range(0.0, 600.0))
+      ->capture_default_str();
+  app.add_option("--threads", options->bench.num_threads, "Of the CPU back end, 0 = every processor of this process")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  app.add_flag("--no-dense", options->no_dense, "Leave the dense products and the ratio out");
+  app.add_option("--json", options->json, "Write the figures as JSON to this file");
+  app.footer(kFooter + preset_list());
+  return [options] { return bench(*options); };
+}
+
+}  // namespace tessera::cli

@@ -1,0 +1,210 @@
+// tessera explain moe: what a run of the layer on a GPU will do, without one.
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "commands.h"
+#include "cuda/kernels/expert_gemm/tiling.h"
+#include "exit_codes.h"
+#include "moe/explain.h"
+#include "moe_options.h"
+#include "output.h"
+#include "tessera/core/check.h"
+#include "tessera/core/error.h"
+#include "text_format.h"
+#include "tile_map_svg.h"
+
+namespace tessera::cli {
+
+namespace {
+
+namespace expert_gemm = kernels::expert_gemm;
+
+const std::string kFooter =
+    "Examples:\n"
+    "  tessera explain moe --preset qwen3-30b --tokens 4096\n"
+    "  tessera explain moe --preset qwen2-57b --tokens 4096 --routing worst --back-every 0 --svg tiles.svg\n"
+    "  tessera explain moe --preset olmoe --tokens 64,4096 --routing random,zipf --json plans.json\n"
+    "Needs no GPU: the tiles are those that the kernels compute, their times come from a model. A tile\n"
+    "takes its products at its multiprocessor's part of the dense rate, or its bytes at what the memory\n"
+    "gives it while all share it. The floor of a kernel is the longer of its bytes at the HBM rate and\n"
+    "its FLOPs at the dense rate, each operand read and each result written once. The default rates\n"
+    "were measured on an H100 SXM (700 W).\n";
+
+struct Options {
+  MoeOptions moe;
+  double hbm_tb_s = moe::DeviceRates{}.hbm_bytes_per_second / 1e12;
+  double dense_tflops = moe::DeviceRates{}.dense_flops_per_second / 1e12;
+  double plan_us = moe::DeviceRates{}.plan_seconds * 1e6;
+  int32_t num_multiprocessors = moe::DeviceRates{}.num_multiprocessors;
+  std::string svg;
+  std::string json;
+};
+
+struct NamedKernel {
+  const char* name;
+  const moe::KernelWork& work;
+};
+
+std::vector<NamedKernel> kernels_of(const moe::Explanation& plan) {
+  return {{"plan", plan.plan}, {"GEMM 1", plan.gate_up}, {"GEMM 2", plan.down}, {"combine", plan.combine}};
+}
+
+moe::DeviceRates device_rates(const Options& options) {
+  moe::DeviceRates rates;
+  // L2 feeds the multiprocessors of a device with faster or slower memory in proportion.
+  rates.cta_bytes_per_second *= options.hbm_tb_s * 1e12 / rates.hbm_bytes_per_second;
+  rates.num_multiprocessors = options.num_multiprocessors;
+  rates.hbm_bytes_per_second = options.hbm_tb_s * 1e12;
+  rates.dense_flops_per_second = options.dense_tflops * 1e12;
+  rates.plan_seconds = options.plan_us * 1e-6;
+  return rates;
+}
+
+/// What limits a kernel's floor; the plan's prediction is a measurement.
+const char* binding(const NamedKernel& kernel) {
+  if (kernel.work.predicted_seconds > 0.0 && std::string(kernel.name) == "plan") return "latency";
+  return kernel.work.memory_binds() ? "memory" : "tensor cores";
+}
+
+std::string gemm_text(const char* name, const moe::GemmExplanation& gemm, expert_gemm::Role role,
+                      int32_t cluster_size) {
+  const std::string unit = cluster_size == 1 ? "CTAs" : "clusters";
+  std::string text = labelled(
+      name, format_text("%zu tiles = %.2f waves of %d %s; the last wave leaves %.1f %% of them idle; in all %.1f %% "
+                        "of their time is idle",
+                        gemm.tiles.size(), gemm.waves(), gemm.num_lanes, unit.c_str(), gemm.last_wave_idle() * 100,
+                        gemm.idle() * 100));
+  text += labelled("", format_text("%.1f %% of what is multiplied is padding", gemm.padding() * 100));
+  return text + labelled("", str_cat(expert_gemm::default_policy(role != expert_gemm::Role::down, cluster_size)));
+}
+
+std::string kernel_table(const moe::Explanation& plan) {
+  std::string text = "kernel       GFLOP        MB  tensor us  memory us   floor us  predicted us    share  bound by\n";
+  const double total = plan.predicted_seconds();
+  for (const NamedKernel& kernel : kernels_of(plan)) {
+    const moe::KernelWork& work = kernel.work;
+    text +=
+        format_text("%-8s %9.1f %9.1f %10.1f %10.1f %10.1f %13.1f %6.1f %%  %s\n", kernel.name, work.flops / 1e9,
+                    work.bytes / 1e6, work.flops_seconds * 1e6, work.bytes_seconds * 1e6, work.floor_seconds() * 1e6,
+                    work.predicted_seconds * 1e6, 100.0 * work.predicted_seconds / total, binding(kernel));
+  }
+  const double flops = plan.gate_up.flops + plan.down.flops;
+  text += format_text("%-8s %9.1f %42.1f %13.1f           %.0f TFLOP/s\n", "layer", flops / 1e9,
+                      plan.floor_seconds() * 1e6, total * 1e6, flops / total / 1e12);
+  return text;
+}
+
+std::string plan_text(const moe::Preset& shape, const MoeCase& moe_case, const moe::LaunchPolicy& policy,
+                      const moe::DeviceRates& rates, const moe::Explanation& plan) {
+  const int32_t cluster_size = plan.num_ctas / plan.gate_up.num_lanes;
+  std::string text = labelled(
+      "layer", str_cat(describe(shape), "; ", moe_case.num_tokens, " tokens, ", moe::routing_name(moe_case.routing)));
+  text += labelled("rows", format_text("%d on %d of %d experts; %d to %d an expert, median %d; %d experts empty",
+                                       plan.num_rows, plan.num_tasks, shape.config.num_experts, plan.fewest_rows,
+                                       plan.most_rows, plan.median_rows, shape.config.num_experts - plan.num_tasks));
+  std::string order = str_cat(batching::task_order_name(policy.order), " over ", plan.num_ctas, " CTAs");
+  if (cluster_size > 1) order += str_cat(" in clusters of ", cluster_size);
+  if (policy.back_every > 0)
+    order += str_cat("; 1 of every ", policy.back_every, cluster_size > 1 ? " clusters" : " CTAs", " from the back");
+  text += labelled("order", order);
+  text +=
+      labelled("device", format_text("%d multiprocessors, HBM %.2f TB/s, dense %.0f TFLOP/s", rates.num_multiprocessors,
+                                     rates.hbm_bytes_per_second / 1e12, rates.dense_flops_per_second / 1e12));
+  const auto first_role = shape.config.gated ? expert_gemm::Role::gate_up : expert_gemm::Role::up_only;
+  text += gemm_text("GEMM 1", plan.gate_up, first_role, cluster_size);
+  text += gemm_text("GEMM 2", plan.down, expert_gemm::Role::down, cluster_size);
+  return text + "\n" + kernel_table(plan);
+}
+
+nlohmann::ordered_json work_json(const moe::KernelWork& work) {
+  return {{"flops", work.flops},
+          {"bytes", work.bytes},
+          {"floor_us", work.floor_seconds() * 1e6},
+          {"predicted_us", work.predicted_seconds * 1e6},
+          {"memory_binds", work.memory_binds()}};
+}
+
+nlohmann::ordered_json gemm_json(const moe::GemmExplanation& gemm) {
+  nlohmann::ordered_json json = work_json(gemm);
+  json["tiles"] = gemm.tiles.size();
+  json["lanes"] = gemm.num_lanes;
+  json["waves"] = gemm.waves();
+  json["last_wave_idle"] = gemm.last_wave_idle();
+  json["idle"] = gemm.idle();
+  json["padding"] = gemm.padding();
+  return json;
+}
+
+nlohmann::ordered_json plan_json(const MoeCase& moe_case, const moe::Explanation& plan) {
+  return {{"tokens", moe_case.num_tokens},
+          {"routing", std::string(moe::routing_name(moe_case.routing))},
+          {"rows", plan.num_rows},
+          {"experts_with_rows", plan.num_tasks},
+          {"rows_an_expert", {{"min", plan.fewest_rows}, {"median", plan.median_rows}, {"max", plan.most_rows}}},
+          {"ctas", plan.num_ctas},
+          {"floor_us", plan.floor_seconds() * 1e6},
+          {"predicted_us", plan.predicted_seconds() * 1e6},
+          {"plan", work_json(plan.plan)},
+          {"gemm1", gemm_json(plan.gate_up)},
+          {"gemm2", gemm_json(plan.down)},
+          {"combine", work_json(plan.combine)}};
+}
+
+int explain(const Options& options) {
+  const moe::Preset shape = moe_shape(options.moe);
+  const std::vector<MoeCase> cases = moe_cases(options.moe, shape);
+  const moe::LaunchPolicy policy = launch_policy(options.moe);
+  const moe::DeviceRates rates = device_rates(options);
+  if (!options.svg.empty() && cases.size() > 1)
+    throw Error("--svg", str_cat(cases.size(), " plans"), "one token count and one routing with it");
+  Output output("-");
+  auto json = nlohmann::ordered_json{{"shape", shape_json(shape)},
+                                     {"order", std::string(batching::task_order_name(policy.order))},
+                                     {"cases", nlohmann::ordered_json::array()}};
+  for (const MoeCase& moe_case : cases) {
+    const moe::Explanation plan = moe::explain_layer(
+        shape.config, policy, moe::count_rows(shape.config, moe_case.topk_ids), moe_case.num_tokens, rates);
+    output.write((&moe_case == cases.data() ? "" : "\n") + plan_text(shape, moe_case, policy, rates, plan));
+    json["cases"].push_back(plan_json(moe_case, plan));
+    if (options.svg.empty()) continue;
+    Output svg(options.svg);
+    svg.write(tile_map_svg(str_cat(describe(shape), "; ", moe_case.num_tokens, " tokens, ",
+                                   moe::routing_name(moe_case.routing), ", ", batching::task_order_name(policy.order)),
+                           plan));
+    svg.commit();
+  }
+  if (!options.json.empty()) {
+    Output file(options.json);
+    file.write(json.dump(1) + "\n");
+    file.commit();
+  }
+  output.commit();
+  return kAllOk;
+}
+
+}  // namespace
+
+Command add_explain_moe(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  add_moe_options(app, options->moe);
+  app.add_option("--hbm-tb-s", options->hbm_tb_s, "Rate of the memory, TB/s")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--dense-tflops", options->dense_tflops, "Rate of dense products, TFLOP/s")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--plan-us", options->plan_us, "What the plan kernels take, microseconds")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_option("--multiprocessors", options->num_multiprocessors, "Of the device")
+      ->check(CLI::Range(2, 4096))
+      ->capture_default_str();
+  app.add_option("--svg", options->svg, "Draw which cluster computes which tile when");
+  app.add_option("--json", options->json, "Write the figures as JSON to this file");
+  app.footer(kFooter + preset_list());
+  return [options] { return explain(*options); };
+}
+
+}  // namespace tessera::cli

@@ -1,0 +1,161 @@
+#include "moe_options.h"
+
+#include <algorithm>
+#include <charconv>
+
+#include "tessera/core/check.h"
+#include "tessera/core/error.h"
+#include "tessera/moe/routing_plan.h"
+#include "text_format.h"
+
+namespace tessera::cli {
+namespace {
+
+constexpr int32_t kMaxTokens = 1 << 20;
+constexpr int32_t kMaxWidth = 1 << 20;
+constexpr int32_t kWidthMultiple = 8;
+constexpr int32_t kMaxCtas = 4096;
+
+std::vector<std::string> split_list(const std::string& list) {
+  std::vector<std::string> items(1);
+  for (const char c : list) {
+    if (c == ',') {
+      items.emplace_back();
+    } else {
+      items.back() += c;
+    }
+  }
+  return items;
+}
+
+int32_t parse_tokens(const std::string& text) {
+  int32_t tokens = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, tokens);
+  if (error != std::errc() || stop != end || tokens < 1 || tokens > kMaxTokens)
+    throw Error("--tokens", "'" + escaped(text) + "'",
+                str_cat("numbers from 1 to ", kMaxTokens, ", with commas between"));
+  return tokens;
+}
+
+void require_width(const char* option, int32_t value) {
+  if (value <= 0 || value > kMaxWidth || value % kWidthMultiple != 0)
+    throw Error(option, str_cat(value), str_cat("a multiple of ", kWidthMultiple, " up to ", kMaxWidth));
+}
+
+batching::TaskOrder parse_order(const std::string& name) {
+  for (const auto order :
+       {batching::TaskOrder::natural, batching::TaskOrder::heavy_first, batching::TaskOrder::interleaved}) {
+    if (batching::task_order_name(order) == name) return order;
+  }
+  throw Error("--order", "'" + escaped(name) + "'", "natural, heavy-first or interleaved");
+}
+
+std::string_view activation_name(const moe::LayerConfig& config) {
+  switch (config.activation.kind) {
+    case ActivationKind::silu: return config.gated ? "SwiGLU" : "SiLU";
+    case ActivationKind::gelu_tanh: return config.gated ? "GeGLU (tanh)" : "GELU (tanh)";
+    case ActivationKind::gelu_erf: return config.gated ? "GeGLU" : "GELU";
+    case ActivationKind::clamped_swiglu: return "clamped SwiGLU";
+    case ActivationKind::relu: return config.gated ? "gated ReLU" : "ReLU";
+    case ActivationKind::relu_squared: return "ReLU^2";
+    case ActivationKind::identity: return "identity";
+  }
+  return "unknown";
+}
+
+}  // namespace
+
+void add_moe_options(CLI::App& app, MoeOptions& options) {
+  app.add_option("--preset", options.preset, "Sizes of a published model, listed below");
+  app.add_option("--hidden", options.hidden, "Or sizes one by one: H, a multiple of 8");
+  app.add_option("--intermediate", options.intermediate, "I, a multiple of 8");
+  app.add_option("--experts", options.experts, "E, 1 to 1024");
+  app.add_option("--top-k", options.top_k, "Experts a token, 1 to 32");
+  app.add_option("--tokens", options.tokens, "T[,T...]: tokens of a run; each with every routing")->required();
+  app.add_option("--routing", options.routings, "R[,R...]: balanced, best, worst, random, zipf, one")
+      ->capture_default_str();
+  app.add_option("--seed", options.seed, "Of random and zipf")->check(CLI::NonNegativeNumber)->capture_default_str();
+  app.add_option("--order", options.order, "Of the experts on a GPU: natural, heavy-first, interleaved")
+      ->capture_default_str();
+  app.add_option("--back-every", options.back_every, "Every so-manyth cluster takes light experts first, 0 = none")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_option("--cluster", options.cluster_size, "CTAs that share weights, 1 or 2")
+      ->check(CLI::Range(1, 2))
+      ->capture_default_str();
+  app.add_option("--ctas", options.num_ctas, "CTAs of a launch, 0 = one a multiprocessor")
+      ->check(CLI::Range(0, kMaxCtas))
+      ->capture_default_str();
+}
+
+std::string preset_list() {
+  std::string names;
+  for (const moe::Preset& preset : moe::presets()) names += (names.empty() ? "" : ", ") + std::string(preset.name);
+  return labelled("Presets:", names);
+}
+
+moe::Preset moe_shape(const MoeOptions& options) {
+  const bool has_sizes = options.hidden != 0 || options.intermediate != 0 || options.experts != 0 || options.top_k != 0;
+  if (!options.preset.empty() && has_sizes) throw Error("sizes of the layer", "--preset and sizes", "one of the two");
+  if (!options.preset.empty()) return moe::find_preset(options.preset);
+  if (!has_sizes) {
+    throw Error("sizes of the layer", "none", "--preset, or --hidden, --intermediate, --experts and --top-k");
+  }
+  require_width("--hidden", options.hidden);
+  require_width("--intermediate", options.intermediate);
+  if (options.experts < 1 || options.experts > moe::kMaxExperts)
+    throw Error("--experts", str_cat(options.experts), str_cat("1..", moe::kMaxExperts));
+  const int32_t most = std::min(options.experts, moe::kMaxTopK);
+  if (options.top_k < 1 || options.top_k > most) {
+    throw Error("--top-k", str_cat(options.top_k),
+                str_cat("1..", most, " (", options.experts, " experts, at most ", moe::kMaxTopK, ")"));
+  }
+  moe::Preset shape{"custom", "sizes from options", {}, options.experts};
+  shape.config.hidden_size = options.hidden;
+  shape.config.intermediate_size = options.intermediate;
+  shape.config.num_experts = options.experts;
+  shape.config.top_k = options.top_k;
+  return shape;
+}
+
+std::vector<MoeCase> moe_cases(const MoeOptions& options, const moe::Preset& shape) {
+  std::vector<MoeCase> cases;
+  for (const std::string& tokens : split_list(options.tokens)) {
+    for (const std::string& routing : split_list(options.routings)) {
+      MoeCase moe_case{parse_tokens(tokens), moe::parse_routing(routing, "--routing"), {}};
+      moe_case.topk_ids = moe::make_topk_ids(shape, moe_case.routing, moe_case.num_tokens, options.seed);
+      cases.push_back(std::move(moe_case));
+    }
+  }
+  return cases;
+}
+
+moe::LaunchPolicy launch_policy(const MoeOptions& options) {
+  return {parse_order(options.order), options.num_ctas, options.cluster_size, options.back_every};
+}
+
+std::string describe(const moe::Preset& shape) {
+  const moe::LayerConfig& config = shape.config;
+  std::string text = str_cat(shape.name, ": H ", config.hidden_size, ", I ", config.intermediate_size, ", ",
+                             config.num_experts, " experts, top ", config.top_k, ", ", activation_name(config));
+  if (shape.num_global_experts > config.num_experts) {
+    text += str_cat(", experts ", config.first_expert, "..", config.first_expert + config.num_experts - 1, " of ",
+                    shape.num_global_experts);
+  }
+  return text;
+}
+
+nlohmann::ordered_json shape_json(const moe::Preset& shape) {
+  const moe::LayerConfig& config = shape.config;
+  return {{"name", std::string(shape.name)},
+          {"hidden", config.hidden_size},
+          {"intermediate", config.intermediate_size},
+          {"experts", config.num_experts},
+          {"top_k", config.top_k},
+          {"activation", std::string(activation_name(config))},
+          {"first_expert", config.first_expert},
+          {"global_experts", shape.num_global_experts}};
+}
+
+}  // namespace tessera::cli
