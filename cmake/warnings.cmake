@@ -13,3 +13,5 @@ if(TESSERA_SANITIZE)
                          -fno-omit-frame-pointer -g1)
   target_link_options(tessera_flags INTERFACE -fsanitize=address,undefined)
 endif()
+# A program that uses a part of a library loads only what that part needs: the GPU tests run where there is no oneDNN.
+target_link_options(tessera_flags INTERFACE -Wl,--as-needed)

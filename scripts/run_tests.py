@@ -136,7 +136,7 @@ def stage_sanitize(tally):
 def stage_portable(tally):
     """Without oneDNN the library still builds and computes the same model."""
     if build(tally, "portable"):
-        run_gtests(tally, "portable", only=("test_cpu", "test_classifier"))
+        run_gtests(tally, "portable", only=("test_cpu", "test_moe", "test_classifier"))
 
 
 def stage_fuzz(tally):

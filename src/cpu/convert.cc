@@ -1,7 +1,7 @@
 #include "cpu/convert.h"
 
+#include <algorithm>
 #include <bit>
-#include <cstring>
 
 #include "cpu/vector_clones.h"
 
@@ -54,7 +54,7 @@ TESSERA_VECTOR_CLONES void f32_to_f16_row(const float* values, int64_t size, uin
 
 void to_f32(const void* values, DType dtype, int64_t size, float* out) {
   switch (dtype) {
-    case DType::f32: std::memcpy(out, values, static_cast<size_t>(size) * sizeof(float)); return;
+    case DType::f32: std::copy_n(static_cast<const float*>(values), size, out); return;
     case DType::f16: return f16_to_f32_row(static_cast<const uint16_t*>(values), size, out);
     case DType::bf16: return bf16_to_f32_row(static_cast<const uint16_t*>(values), size, out);
   }
@@ -62,7 +62,7 @@ void to_f32(const void* values, DType dtype, int64_t size, float* out) {
 
 void from_f32(const float* values, int64_t size, DType dtype, void* out) {
   switch (dtype) {
-    case DType::f32: std::memcpy(out, values, static_cast<size_t>(size) * sizeof(float)); return;
+    case DType::f32: std::copy_n(values, size, static_cast<float*>(out)); return;
     case DType::f16: return f32_to_f16_row(values, size, static_cast<uint16_t*>(out));
     case DType::bf16: return f32_to_bf16_row(values, size, static_cast<uint16_t*>(out));
   }

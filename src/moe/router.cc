@@ -88,7 +88,8 @@ class RowRouter {
     std::fill_n(group_chosen_, config_.num_groups, config_.topk_groups == config_.num_groups);
     if (config_.topk_groups < config_.num_groups) {
       BestList groups(config_.topk_groups);
-      for (int32_t g = 0; g < config_.num_groups; ++g) groups.add(group_score(scores + g * group_size, group_size), g);
+      for (int32_t g = 0; g < config_.num_groups; ++g)
+        groups.add(group_score(scores + int64_t{g} * group_size, group_size), g);
       for (int32_t rank = 0; rank < groups.size; ++rank) group_chosen_[groups.id[rank]] = true;
     }
     BestList experts(config_.top_k);

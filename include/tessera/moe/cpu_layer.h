@@ -9,8 +9,9 @@
 // sizes of the layer alone, the slots in order, no product fused with its addition. The same inputs give the same bits,
 // whatever the batch and the number of threads (on one kind of processor).
 //
-// run returns when the work is done. It keeps everything that grows with the number of tokens in the workspace; the
-// plan of a launch, a few KiB, is on the heap. A layer owns its threads: one run at a time.
+// run returns when the work is done. Everything that grows with the number of tokens is in the workspace; on the heap
+// are the plan of each launch, a few KiB, and what oneDNN notes about a product while it runs. A layer owns its
+// threads: one run at a time.
 #pragma once
 
 #include <cstddef>

@@ -29,7 +29,7 @@ struct LayerConfig {
   int32_t top_k = 0;              ///< 1..32
   DType dtype = DType::bf16;      ///< of tokens, weights, biases, intermediate, out; CUDA: bf16 or f16, CPU: also f32
   bool gated = true;
-  Activation activation;
+  Activation activation{};
   int32_t first_expert = 0;              ///< global id of expert 0 of this shard; unused with an expert map
   int32_t num_mapped_experts = 0;        ///< entries of LayerWeights::expert_map; 0: no map
   int32_t shared_intermediate_size = 0;  ///< I_s of the shared expert that every token takes, a multiple of 8; 0: none

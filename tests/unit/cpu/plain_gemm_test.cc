@@ -85,6 +85,7 @@ TEST(PlainGemm, RowsGiveTheSameBitsAtEveryHeight) {
   for (const GemmLibrary library : libraries()) {
     for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
       for (const auto& [out, in] : {std::pair<int64_t, int64_t>{128, 2048}, {128, 768}, {72, 392}, {8, 24}}) {
+        if (library == GemmLibrary::portable && in > 400) continue;  // its parts are much shorter, and it is slow
         const PlainGemm gemm({out, in, dtype}, library);
         const DType operand = gemm.operand();
         const Buffer<std::byte> weights = typed(test::random_normal(static_cast<size_t>(out * in), 1.0f, 5), dtype);
