@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "cuda/core/cuda_check.h"
 #include "cuda/kernels/combine/launch.h"
 #include "cuda/kernels/expert_gemm/launch.h"
 #include "cuda/kernels/moe_plan/launch.h"
@@ -17,10 +18,39 @@ namespace {
 
 namespace expert_gemm = kernels::expert_gemm;
 
+constexpr int kHopperMajor = 9;
 constexpr BackEndTraits kTraits{"device memory", false};
 
 expert_gemm::Role first_role(const LayerConfig& config) {
   return config.gated ? expert_gemm::Role::gate_up : expert_gemm::Role::up_only;
+}
+
+// The kernels take a shared expert in slices as wide as the other experts.
+void validate_shared_expert(const LayerConfig& config) {
+  const int32_t width = config.shared_intermediate_size;
+  if (width % config.intermediate_size != 0) {
+    throw Error("shared_intermediate_size", str_cat(width),
+                str_cat("a multiple of intermediate_size, ", config.intermediate_size));
+  }
+  const int32_t slices = num_shared_experts(config);
+  if (config.top_k + slices > kernels::moe_plan::kMaxTopK ||
+      config.num_experts + slices > kernels::moe_plan::kMaxExperts) {
+    throw Error("shared_intermediate_size", str_cat(width),
+                str_cat("at most ", kernels::moe_plan::kMaxTopK, " slots a token and ", kernels::moe_plan::kMaxExperts,
+                        " experts, each ", config.intermediate_size, " of it counting as one"));
+  }
+}
+
+int current_hopper_device() {
+  int device = 0;
+  int major = 0;
+  TESSERA_CUDA_CHECK(cudaGetDevice(&device));
+  TESSERA_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  if (major != kHopperMajor) {
+    throw Error("device", str_cat("GPU ", device, " of compute capability ", major, ".x"),
+                "a Hopper GPU (compute capability 9.0)");
+  }
+  return device;
 }
 
 }  // namespace
@@ -31,7 +61,9 @@ CudaLayer::CudaLayer(const LayerConfig& config, const LayerWeights& weights, con
   require_range("cluster_size", policy.cluster_size, 1, cta::kMaxClusterSize);
   require_range("back_every", policy.back_every, 0, INT32_MAX);
   if (policy.num_ctas != 0) require_range("num_ctas", policy.num_ctas, 1, INT32_MAX);
-  if (policy.num_ctas == 1) policy_.cluster_size = 1;
+  validate_shared_expert(config);
+  device_ = current_hopper_device();
+  if (policy.num_ctas == 1 || !expert_gemm::clusters_fit(config.dtype, policy.cluster_size)) policy_.cluster_size = 1;
 }
 
 size_t CudaLayer::workspace_bytes(int32_t max_tokens) const {
@@ -41,54 +73,75 @@ size_t CudaLayer::workspace_bytes(int32_t max_tokens) const {
 
 void CudaLayer::validate(const LayerInputs& inputs, const void* workspace, size_t workspace_size) const {
   moe::validate(config_, inputs, workspace, workspace_size, workspace_bytes(inputs.num_tokens), kTraits);
+  int device = 0;
+  TESSERA_CUDA_CHECK(cudaGetDevice(&device));
+  if (device != device_) throw Error("device", str_cat("current device ", device), str_cat(device_, ", the layer's"));
 }
 
 void CudaLayer::run_step(Step step, const LayerInputs& inputs, void* workspace, size_t workspace_size,
                          CUstream_st* stream) const {
   validate(inputs, workspace, workspace_size);
   const CudaWorkspace arrays = lay_out_workspace(config_, inputs.num_tokens, workspace);
-  const expert_gemm::Role role = first_role(config_);
+  const int32_t shared = num_shared_experts(config_);
+  const int32_t slots = config_.top_k + shared;
   const expert_gemm::LaunchOptions options{policy_.num_ctas, policy_.cluster_size, policy_.back_every, true};
   const int32_t hidden = config_.hidden_size;
   const int32_t intermediate = config_.intermediate_size;
+  expert_gemm::Args gemm{};
+  gemm.dtype = config_.dtype;
+  gemm.plan = arrays.plan;
+  gemm.num_experts = config_.num_experts;
+  gemm.max_rows = inputs.num_tokens * slots;
+  gemm.num_tokens = inputs.num_tokens;
+  gemm.num_shared_experts = shared;
   switch (step) {
-    case Step::plan:
-      return kernels::moe_plan::launch({inputs.topk_ids,
-                                        inputs.ids_are_64_bit,
-                                        inputs.num_tokens,
-                                        config_.top_k,
-                                        config_.num_experts,
-                                        config_.first_expert,
-                                        policy_.order,
-                                        {expert_gemm::tiling(role, intermediate, policy_.cluster_size),
-                                         expert_gemm::tiling(expert_gemm::Role::down, hidden, policy_.cluster_size)},
-                                        arrays.plan},
-                                       stream);
+    case Step::plan: return launch_plan(inputs, arrays, stream);
     case Step::gate_up:
-      return expert_gemm::launch({role, config_.dtype, arrays.plan, config_.num_experts,
-                                  inputs.num_tokens * config_.top_k, inputs.num_tokens, hidden, intermediate, inputs.x,
-                                  weights_.gate_up, weights_.gate_up_bias, arrays.intermediate, config_.activation},
-                                 options, stream);
+      gemm.role = first_role(config_);
+      gemm.k = hidden;
+      gemm.n = intermediate;
+      gemm.a = inputs.x;
+      gemm.weight = weights_.gate_up;
+      gemm.bias = weights_.gate_up_bias;
+      gemm.out = arrays.intermediate;
+      gemm.activation = config_.activation;
+      gemm.interleaved = config_.gated && config_.gate_up_order == GateUpOrder::interleaved;
+      gemm.shared_weight = weights_.shared_gate_up;
+      return expert_gemm::launch(gemm, options, stream);
     case Step::down:
-      return expert_gemm::launch({expert_gemm::Role::down,
-                                  config_.dtype,
-                                  arrays.plan,
-                                  config_.num_experts,
-                                  inputs.num_tokens * config_.top_k,
-                                  inputs.num_tokens,
-                                  intermediate,
-                                  hidden,
-                                  arrays.intermediate,
-                                  weights_.down,
-                                  weights_.down_bias,
-                                  arrays.rows,
-                                  {}},
-                                 options, stream);
+      gemm.role = expert_gemm::Role::down;
+      gemm.k = intermediate;
+      gemm.n = hidden;
+      gemm.a = arrays.intermediate;
+      gemm.weight = weights_.down;
+      gemm.bias = weights_.down_bias;
+      gemm.out = arrays.rows;
+      gemm.shared_weight = weights_.shared_down;
+      return expert_gemm::launch(gemm, options, stream);
     case Step::combine:
       return kernels::combine::launch({config_.dtype, arrays.rows, arrays.plan.token_row, inputs.topk_weights,
-                                       inputs.out, inputs.num_tokens, config_.top_k, hidden},
+                                       inputs.out, inputs.num_tokens, slots, hidden, shared, inputs.shared_weight},
                                       stream);
   }
+}
+
+void CudaLayer::launch_plan(const LayerInputs& inputs, const CudaWorkspace& arrays, CUstream_st* stream) const {
+  const int32_t shared = num_shared_experts(config_);
+  kernels::moe_plan::Args args{};
+  args.topk_ids = inputs.topk_ids;
+  args.ids_are_64_bit = inputs.ids_are_64_bit;
+  args.num_tokens = inputs.num_tokens;
+  args.top_k = config_.top_k + shared;
+  args.num_experts = config_.num_experts + shared;
+  args.first_expert = config_.first_expert;
+  args.order = policy_.order;
+  args.tilings[0] = expert_gemm::tiling(first_role(config_), config_.intermediate_size, policy_.cluster_size);
+  args.tilings[1] = expert_gemm::tiling(expert_gemm::Role::down, config_.hidden_size, policy_.cluster_size);
+  args.plan = arrays.plan;
+  args.num_shared_experts = shared;
+  args.expert_map = weights_.expert_map;
+  args.num_mapped_experts = config_.num_mapped_experts;
+  kernels::moe_plan::launch(args, stream);
 }
 
 void CudaLayer::run(const LayerInputs& inputs, void* workspace, size_t workspace_size, CUstream_st* stream) const {

@@ -27,10 +27,11 @@ class Layout {
 }  // namespace
 
 CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, void* base) {
-  const auto experts = static_cast<size_t>(config.num_experts);
-  const auto pairs = static_cast<size_t>(num_tokens) * static_cast<size_t>(config.top_k);
-  const auto chunking = kernels::moe_plan::select_chunking(kernels::moe_plan::default_policy(),
-                                                           static_cast<int64_t>(pairs), config.num_experts);
+  const int32_t num_experts = config.num_experts + num_shared_experts(config);
+  const auto experts = static_cast<size_t>(num_experts);
+  const auto pairs = static_cast<size_t>(num_tokens) * static_cast<size_t>(config.top_k + num_shared_experts(config));
+  const auto chunking =
+      kernels::moe_plan::select_chunking(kernels::moe_plan::default_policy(), static_cast<int64_t>(pairs), num_experts);
   Layout layout(base);
   CudaWorkspace workspace{};
   workspace.plan.header = layout.take<cta::PlanHeader>(1);

@@ -12,10 +12,15 @@ namespace tessera::moe {
 
 struct CudaWorkspace {
   cta::PlanView plan;
-  void* intermediate;  // [T * k, I]
-  void* rows;          // [T * k, H]
+  void* intermediate;  // [T * (k + S), I] with S shared experts
+  void* rows;          // [T * (k + S), H]
   size_t bytes;
 };
+
+/// Experts that every token takes: the shared expert, in slices as wide as the others.
+inline int32_t num_shared_experts(const LayerConfig& config) {
+  return config.shared_intermediate_size / config.intermediate_size;
+}
 
 /// `base` may be null when only `bytes` is wanted.
 CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, void* base);

@@ -23,17 +23,21 @@ struct CUstream_st;
 
 namespace tessera::moe {
 
+struct CudaWorkspace;  // src/moe/cuda_workspace.h
+
 /// How the work is laid out on the device; results do not depend on it.
 struct LaunchPolicy {
   batching::TaskOrder order = batching::TaskOrder::heavy_first;
   int32_t num_ctas = 0;      ///< 0: one a multiprocessor
-  int32_t cluster_size = 2;  ///< CTAs that share weights, 1 or 2
+  int32_t cluster_size = 2;  ///< CTAs that share weights, 1 or 2; 1 where the device cannot run pairs
   int32_t back_every = 6;    ///< every so-manyth cluster takes light experts first; 0: none
 };
 
 class CudaLayer {
  public:
-  /// Throws Error naming the field for a configuration that is not supported.
+  /// For the current device. Throws Error naming the field for a configuration that is not supported; beyond what every
+  /// back end refuses: f32, and a shared expert whose width is no multiple of intermediate_size (each such slice counts
+  /// as one expert and one slot, and its rows are rounded to the layer's type before they are added).
   CudaLayer(const LayerConfig& config, const LayerWeights& weights, const LaunchPolicy& policy = {});
 
   /// Exact size of the workspace for up to `max_tokens` tokens.
@@ -53,9 +57,12 @@ class CudaLayer {
  private:
   void validate(const LayerInputs& inputs, const void* workspace, size_t workspace_size) const;
 
+  void launch_plan(const LayerInputs& inputs, const CudaWorkspace& arrays, CUstream_st* stream) const;
+
   LayerConfig config_;
   LayerWeights weights_;
   LaunchPolicy policy_;
+  int device_ = 0;
 };
 
 }  // namespace tessera::moe

@@ -36,24 +36,28 @@ EncodeFunction encoder() {
 }  // namespace
 
 CUtensorMap make_tensor_map(const char* argument, DType dtype, const void* data, std::span<const uint64_t> extents,
-                            std::span<const uint32_t> box) {
+                            std::span<const uint32_t> box, std::span<const uint64_t> strides) {
   TESSERA_CHECK(extents.size() >= 2 && extents.size() <= kMaxRank && extents.size() == box.size(), extents.size(),
                 box.size());
   TESSERA_CHECK(dtype != DType::f32, argument);
   if (reinterpret_cast<uintptr_t>(data) % kAlignment != 0)
     throw Error(argument, "a pointer not aligned to 16 bytes", "16-byte alignment");
-  if (extents[0] * kElementBytes % kAlignment != 0) {
-    throw Error(argument, str_cat("rows of ", extents[0], " elements"), "a multiple of 8 elements");
+  std::array<uint64_t, kMaxRank - 1> stride_bytes{};
+  uint64_t packed = kElementBytes;
+  for (size_t i = 0; i + 1 < extents.size(); ++i) {
+    packed *= extents[i];
+    stride_bytes[i] = strides.empty() ? packed : strides[i] * kElementBytes;
+    if (stride_bytes[i] % kAlignment != 0) {
+      throw Error(argument, str_cat("rows ", stride_bytes[i] / kElementBytes, " elements apart"),
+                  "a multiple of 8 elements");
+    }
   }
-  std::array<uint64_t, kMaxRank - 1> strides{};
-  uint64_t stride = kElementBytes;
-  for (size_t i = 0; i + 1 < extents.size(); ++i) strides[i] = stride *= extents[i];
   const std::array<uint32_t, kMaxRank> unit_steps = {1, 1, 1, 1, 1};
   CUtensorMap map{};
   const auto type = dtype == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
   const CUresult result =
       encoder()(&map, type, static_cast<cuuint32_t>(extents.size()), const_cast<void*>(data), extents.data(),
-                strides.data(), box.data(), unit_steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE,
+                stride_bytes.data(), box.data(), unit_steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE,
                 CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
     throw Error(argument, str_cat("tensor map refused (CUresult ", static_cast<int>(result), "), row of ", extents[0],

@@ -12,10 +12,11 @@
 
 namespace tessera::gpu {
 
-// `extents` and `box` innermost first, rank 2 to 5; rows are `row_elements` apart, the other dimensions packed.
+// `extents` and `box` innermost first, rank 2 to 5. `strides` are the distances in elements of all dimensions but the
+// first; empty: packed.
 // 128-byte swizzle: box[0] must be 64 elements. Elements outside the tensor read as zero. Throws Error naming
 // `argument` for a pointer or stride that is not a multiple of 16 bytes.
 CUtensorMap make_tensor_map(const char* argument, DType dtype, const void* data, std::span<const uint64_t> extents,
-                            std::span<const uint32_t> box);
+                            std::span<const uint32_t> box, std::span<const uint64_t> strides = {});
 
 }  // namespace tessera::gpu

@@ -16,14 +16,22 @@ inline constexpr Policy kPolicy = default_policy();
 inline constexpr int kChunkElements = 8;
 
 struct Params {
-  const uint4* rows;          // [R, H / 8]
-  const int32_t* token_row;   // [T, k]
-  const float* topk_weights;  // [T, k]
-  uint4* out;                 // [T, H / 8]
-  int64_t num_chunks;         // T * H / 8
-  int32_t row_chunks;         // H / 8
-  int32_t top_k;
+  const uint4* rows;           // [R, H / 8]
+  const int32_t* token_row;    // [T, k + S]
+  const float* topk_weights;   // [T, k]
+  uint4* out;                  // [T, H / 8]
+  int64_t num_chunks;          // T * H / 8
+  int32_t row_chunks;          // H / 8
+  int32_t top_k;               // k + S
+  int32_t num_shared_experts;  // S
+  const float* shared_weight;  // [T] or null
 };
+
+__device__ inline float slot_weight(const Params& params, int32_t token, int32_t slot) {
+  const int32_t routed_slots = params.top_k - params.num_shared_experts;
+  if (slot < routed_slots) return params.topk_weights[static_cast<int64_t>(token) * routed_slots + slot];
+  return params.shared_weight == nullptr ? 1.0f : params.shared_weight[token];
+}
 
 template <class Element>
 __device__ inline void add_weighted(float (&sum)[kChunkElements], float weight, uint4 chunk) {
@@ -55,7 +63,7 @@ __global__ void __launch_bounds__(kPolicy.threads) combine_kernel(const __grid_c
       const bool in_range = begin + i < params.top_k;
       const int32_t row = in_range ? params.token_row[first_slot + begin + i] : -1;
       used[i] = row >= 0;
-      weight[i] = used[i] ? params.topk_weights[first_slot + begin + i] : 0.0f;
+      weight[i] = used[i] ? slot_weight(params, token, begin + i) : 0.0f;
       if (used[i]) chunk[i] = __ldcs(&params.rows[static_cast<int64_t>(row) * params.row_chunks + column]);
     }
 #pragma unroll

@@ -27,6 +27,8 @@ void launch(const Args& args, cudaStream_t stream) {
   params.row_chunks = args.hidden_size / kChunkElements;
   params.num_chunks = static_cast<int64_t>(args.num_tokens) * params.row_chunks;
   params.top_k = args.top_k;
+  params.num_shared_experts = args.num_shared_experts;
+  params.shared_weight = args.shared_weight;
   const int64_t ctas = (params.num_chunks + kPolicy.threads - 1) / kPolicy.threads;
   TESSERA_CHECK(ctas <= std::numeric_limits<int32_t>::max(), ctas);
 

@@ -76,9 +76,11 @@ __device__ inline void add_bias(float (&acc)[128], const Params& params, const T
     const int in_half = C::kGated ? j % kHalf : j;
     const int column = tile.n_block * C::kOutColumns + in_half * 8 + static_cast<int>(threadIdx.x % 4) * 2;
     if (column >= params.n) continue;  // n is a multiple of 8: the pair is inside or outside together
-    const int64_t source = column + (C::kGated && j >= kHalf ? params.n : 0);
+    const bool is_up = C::kGated && j >= kHalf;
+    const int64_t step = C::kGated && params.interleaved ? 2 : 1;
+    const int64_t source = step * column + (is_up ? (params.interleaved ? 1 : params.n) : 0);
     const float b0 = cta::to_float(bias[source]);
-    const float b1 = cta::to_float(bias[source + 1]);
+    const float b1 = cta::to_float(bias[source + step]);
     acc[4 * j + 0] = __fadd_rn(acc[4 * j + 0], b0);
     acc[4 * j + 1] = __fadd_rn(acc[4 * j + 1], b1);
     acc[4 * j + 2] = __fadd_rn(acc[4 * j + 2], b0);
@@ -191,7 +193,7 @@ __device__ inline void consume(SharedStorage<C>& smem, const CUtensorMap& out_ma
       continue;
     }
     multiply_tile<C>(smem, ring, num_k_steps, warpgroup, acc);
-    if (params.bias != nullptr) add_bias<C>(acc, params, tile);
+    if (params.bias != nullptr && tile.expert < params.num_routed_experts) add_bias<C>(acc, params, tile);
     activate<C>(params.activation, acc);
     const int row_in_tile = warpgroup * kWarpgroupRows + warp_in_group * kStagingRows;
     store_tile<C>(smem.staging[warpgroup * 4 + warp_in_group], out_map, params, acc, tile.row_begin + row_in_tile,

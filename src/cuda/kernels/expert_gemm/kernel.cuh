@@ -38,6 +38,8 @@ struct Params {
   int32_t k;                 // reduction length
   int32_t back_every;        // every back_every-th cluster takes tiles from the back of the list; 0: none does
   Activation activation;
+  bool interleaved;            // of a gated bias
+  int32_t num_routed_experts;  // experts beyond are shared ones, with a weight of their own and no bias
 };
 
 template <class Element_, bool kGather_, bool kGated_, int kCluster_>
@@ -131,7 +133,8 @@ namespace tessera::kernels::expert_gemm {
 
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, 1)
-    expert_gemm_kernel(const __grid_constant__ CUtensorMap weight_map, const __grid_constant__ CUtensorMap a_map,
+    expert_gemm_kernel(const __grid_constant__ CUtensorMap weight_map,
+                       const __grid_constant__ CUtensorMap shared_weight_map, const __grid_constant__ CUtensorMap a_map,
                        const __grid_constant__ CUtensorMap out_map, const __grid_constant__ Params params) {
   extern __shared__ __align__(1024) uint8_t shared_bytes[];
   auto& smem = *reinterpret_cast<SharedStorage<C>*>(shared_bytes);
@@ -153,11 +156,12 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   }
   ptx::wait_for_prerequisites();
 
+  const WeightMaps weight_maps{weight_map, shared_weight_map, params.num_routed_experts};
   if constexpr (C::kGather) {
-    if (warp == 0) load_and_schedule<C>(smem, weight_map, a_map, params);
+    if (warp == 0) load_and_schedule<C>(smem, weight_maps, a_map, params);
     if (warp > 0 && warpgroup == 0) gather_tiles<C>(smem, params, warp - 1);
   } else {
-    if (warp == 0) load_tiles<C>(smem, weight_map, a_map, params);
+    if (warp == 0) load_tiles<C>(smem, weight_maps, a_map, params);
     if (warp == 1) schedule_tiles<C>(smem, params);
   }
   if (warpgroup > 0) consume<C>(smem, out_map, params, warpgroup - 1);

@@ -32,6 +32,9 @@ struct Args {
   const void* bias;  // null: none
   void* out;
   Activation activation;
+  bool interleaved = false;             // gated weight and bias: gate row 0, up row 0, gate row 1, ...
+  int32_t num_shared_experts = 0;       // S: experts num_experts.. of the plan, S * I wide together, without bias
+  const void* shared_weight = nullptr;  // GEMM 1: [2 S I, H] or [S I, H]; GEMM 2: [H, S I]
 };
 
 // How to launch. `num_ctas` 0 means one a multiprocessor; any number >= 1 computes everything, with the same bits.
@@ -41,6 +44,9 @@ struct LaunchOptions {
   int32_t back_every = 0;
   bool overlap_previous = true;  // programmatic dependent launch: the prologue overlaps the previous kernel's end
 };
+
+// Whether the current device can run clusters of this size with the kernel's shared memory.
+bool clusters_fit(DType dtype, int32_t cluster_size);
 
 void launch(const Args& args, const LaunchOptions& options, cudaStream_t stream);
 

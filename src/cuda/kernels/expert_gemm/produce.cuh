@@ -7,14 +7,24 @@
 
 namespace tessera::kernels::expert_gemm {
 
+// The weights of this shard's experts, and of the shared experts that follow them.
+struct WeightMaps {
+  const CUtensorMap& routed;
+  const CUtensorMap& shared;
+  int32_t num_routed_experts;
+};
+
 // The weight tile is two boxes of 128 rows: gate and up rows of the same columns, or two neighbouring row blocks. A CTA
 // of a pair that shares weights loads one of them into both CTAs. Coordinates are innermost first: K, row, gate/up,
 // expert.
 template <class C>
-__device__ inline void load_weight_box(SharedStorage<C>& smem, const CUtensorMap& map, const TileSlot& tile, int stage,
-                                       int32_t k_begin, int half, bool multicast) {
+__device__ inline void load_weight_box(SharedStorage<C>& smem, const WeightMaps& weights, const TileSlot& tile,
+                                       int stage, int32_t k_begin, int half, bool multicast) {
   const int32_t row = C::kGated ? tile.n_block * C::kBoxRows : (tile.n_block * 2 + half) * C::kBoxRows;
-  const int32_t coordinates[4] = {k_begin, row, C::kGated ? half : 0, tile.expert};
+  const bool is_routed = tile.expert < weights.num_routed_experts;
+  const CUtensorMap& map = is_routed ? weights.routed : weights.shared;
+  const int32_t expert = is_routed ? tile.expert : tile.expert - weights.num_routed_experts;
+  const int32_t coordinates[4] = {k_begin, row, C::kGated ? half : 0, expert};
   uint8_t* target = smem.b[stage] + half * C::kBoxBytes;
   if (multicast) {
     constexpr uint16_t kWholeCluster = (1u << C::kCluster) - 1;
@@ -26,16 +36,16 @@ __device__ inline void load_weight_box(SharedStorage<C>& smem, const CUtensorMap
 
 // By one thread: announces the bytes of the stage and starts its TMA loads.
 template <class C>
-__device__ inline void load_boxes(SharedStorage<C>& smem, const CUtensorMap& weight_map, const CUtensorMap& a_map,
+__device__ inline void load_boxes(SharedStorage<C>& smem, const WeightMaps& weights, const CUtensorMap& a_map,
                                   const TileSlot& tile, int stage, int32_t k_begin) {
   constexpr uint32_t kStageBytes = C::kBBytes + (C::kGather ? 0 : C::kABytes);
   ptx::mbarrier_arrive_expect_tx(&smem.full[stage], kStageBytes);
   if constexpr (!C::kGather) ptx::tma_load_2d(smem.a[stage], &a_map, k_begin, tile.row_begin, &smem.full[stage]);
   if (C::kCluster > 1 && tile.shares_weights) {
-    load_weight_box(smem, weight_map, tile, stage, k_begin, static_cast<int>(ptx::cluster_cta_rank()), true);
+    load_weight_box(smem, weights, tile, stage, k_begin, static_cast<int>(ptx::cluster_cta_rank()), true);
   } else {
-    load_weight_box(smem, weight_map, tile, stage, k_begin, 0, false);
-    load_weight_box(smem, weight_map, tile, stage, k_begin, 1, false);
+    load_weight_box(smem, weights, tile, stage, k_begin, 0, false);
+    load_weight_box(smem, weights, tile, stage, k_begin, 1, false);
   }
 }
 
@@ -113,10 +123,10 @@ __device__ inline void wait_until_empty(SharedStorage<C>& smem, const cta::RingP
 }
 
 template <class C>
-__device__ inline void load_step(SharedStorage<C>& smem, const CUtensorMap& weight_map, const CUtensorMap& a_map,
+__device__ inline void load_step(SharedStorage<C>& smem, const WeightMaps& weights, const CUtensorMap& a_map,
                                  const TileSlot& tile, cta::RingPosition<C::kStages>& ring, int step) {
   wait_until_empty(smem, ring);
-  if (threadIdx.x % 32 == 0) load_boxes(smem, weight_map, a_map, tile, ring.stage, step * C::kTileK);
+  if (threadIdx.x % 32 == 0) load_boxes(smem, weights, a_map, tile, ring.stage, step * C::kTileK);
   ring.advance();
   __syncwarp();
 }
@@ -124,8 +134,8 @@ __device__ inline void load_step(SharedStorage<C>& smem, const CUtensorMap& weig
 // The first warp of GEMM 1, whose other three gather: loads weights, and meanwhile chooses the next tile, in parts that
 // never wait long.
 template <class C>
-__device__ inline void load_and_schedule(SharedStorage<C>& smem, const CUtensorMap& weight_map,
-                                         const CUtensorMap& a_map, const Params& params) {
+__device__ inline void load_and_schedule(SharedStorage<C>& smem, const WeightMaps& weights, const CUtensorMap& a_map,
+                                         const Params& params) {
   constexpr int kForwardStep = 2;
   constexpr int kPublishStep = C::kStages + 1;  // a stage was reused: the consumers have begun this tile
   const int num_steps = (params.k + C::kTileK - 1) / C::kTileK;
@@ -138,7 +148,7 @@ __device__ inline void load_and_schedule(SharedStorage<C>& smem, const CUtensorM
     TileSlot next = tile;
     scheduler.request();
     for (int step = 0; step < num_steps; ++step) {
-      load_step(smem, weight_map, a_map, tile, ring, step);
+      load_step(smem, weights, a_map, tile, ring, step);
       if (step == min(kForwardStep, num_steps - 1)) scheduler.forward();
       if (step == min(kPublishStep, num_steps - 1)) next = scheduler.publish();
     }
@@ -148,7 +158,7 @@ __device__ inline void load_and_schedule(SharedStorage<C>& smem, const CUtensorM
 
 // GEMM 2 has warps to spare: one loads, one chooses tiles.
 template <class C>
-__device__ inline void load_tiles(SharedStorage<C>& smem, const CUtensorMap& weight_map, const CUtensorMap& a_map,
+__device__ inline void load_tiles(SharedStorage<C>& smem, const WeightMaps& weights, const CUtensorMap& a_map,
                                   const Params& params) {
   const int num_steps = (params.k + C::kTileK - 1) / C::kTileK;
   cta::RingPosition<C::kStages> ring;
@@ -156,7 +166,7 @@ __device__ inline void load_tiles(SharedStorage<C>& smem, const CUtensorMap& wei
   while (true) {
     const TileSlot tile = next_tile(smem, tile_phase);
     if (tile.expert < 0) return;
-    for (int step = 0; step < num_steps; ++step) load_step(smem, weight_map, a_map, tile, ring, step);
+    for (int step = 0; step < num_steps; ++step) load_step(smem, weights, a_map, tile, ring, step);
   }
 }
 

@@ -35,16 +35,36 @@ struct Params {
   batching::TaskOrder order;
   cta::ExpertTiling tilings[cta::kNumExpertGemms];
   cta::PlanView plan;
+  int32_t num_shared_experts;
+  const int32_t* expert_map;
+  int32_t num_mapped_experts;
 };
 
-// Expert of a pair, -1 for pairs past the end and for ids outside the shard.
+// Expert of this shard that an id names, else -1.
+__device__ inline int32_t local_expert(const Params& params, int64_t id) {
+  const int32_t routed_experts = params.num_experts - params.num_shared_experts;
+  if (params.num_mapped_experts > 0) {
+    const int32_t expert = id >= 0 && id < params.num_mapped_experts ? params.expert_map[id] : -1;
+    return expert >= 0 && expert < routed_experts ? expert : -1;
+  }
+  const bool in_shard = id >= params.first_expert && id < static_cast<int64_t>(params.first_expert) + routed_experts;
+  return in_shard ? static_cast<int32_t>(id - params.first_expert) : -1;
+}
+
+// Expert of a pair (token, slot), -1 for pairs past the end and for ids outside the shard. The last slots of a token
+// are the shared experts'.
 __device__ inline int32_t expert_of(const Params& params, int64_t pair) {
   if (pair >= params.num_pairs) return -1;
-  const int64_t id = params.ids_are_64_bit ? static_cast<const int64_t*>(params.topk_ids)[pair]
-                                           : static_cast<const int32_t*>(params.topk_ids)[pair];
-  const bool in_shard =
-      id >= params.first_expert && id < static_cast<int64_t>(params.first_expert) + params.num_experts;
-  return in_shard ? static_cast<int32_t>(id - params.first_expert) : -1;
+  int64_t position = pair;  // in topk_ids
+  if (params.num_shared_experts > 0) {
+    const int32_t routed_slots = params.top_k - params.num_shared_experts;
+    const int32_t token = static_cast<int32_t>(pair / params.top_k);
+    const int32_t slot = static_cast<int32_t>(pair - static_cast<int64_t>(token) * params.top_k);
+    if (slot >= routed_slots) return params.num_experts - params.num_shared_experts + slot - routed_slots;
+    position = static_cast<int64_t>(token) * routed_slots + slot;
+  }
+  return local_expert(params, params.ids_are_64_bit ? static_cast<const int64_t*>(params.topk_ids)[position]
+                                                    : static_cast<const int32_t*>(params.topk_ids)[position]);
 }
 
 // counts[e] += pairs of expert e in this chunk. Integer atomics: the sum does not depend on their order.

@@ -50,6 +50,9 @@ void launch(const Args& args, cudaStream_t stream) {
   params.first_expert = args.first_expert;
   params.chunking = select_chunking(default_policy(), params.num_pairs, args.num_experts);
   params.order = args.order;
+  params.num_shared_experts = args.num_shared_experts;
+  params.expert_map = args.expert_map;
+  params.num_mapped_experts = args.num_mapped_experts;
   std::copy(std::begin(args.tilings), std::end(args.tilings), std::begin(params.tilings));
   params.plan = args.plan;
   if (params.chunking.num_chunks > 1) launch_overlapped(count_kernel, params.chunking.num_chunks, 0, stream, params);

@@ -22,12 +22,15 @@ struct Args {
   const void* topk_ids;  // [T, k] int32 or int64
   bool ids_are_64_bit;
   int32_t num_tokens;    // T
-  int32_t top_k;         // 1..32
-  int32_t num_experts;   // E of this shard, 1..1024
+  int32_t top_k;         // k + S, 1..32: slots of a token, of which the last num_shared_experts are not in topk_ids
+  int32_t num_experts;   // E + S, 1..1024: of this shard, then the shared experts
   int32_t first_expert;  // id of this shard's expert 0; ids outside [first_expert, first_expert + E) are skipped
   batching::TaskOrder order;
   cta::ExpertTiling tilings[cta::kNumExpertGemms];
-  cta::PlanView plan;  // arrays to fill; chunk_counts [num_chunks][E]
+  cta::PlanView plan;                   // arrays to fill; chunk_counts [num_chunks][E + S]
+  int32_t num_shared_experts = 0;       // S: experts that every token takes
+  const int32_t* expert_map = nullptr;  // [num_mapped_experts] id -> expert of this shard, else any other number
+  int32_t num_mapped_experts = 0;       // 0: no map
 };
 
 void launch(const Args& args, cudaStream_t stream);
