@@ -81,6 +81,14 @@ def combine_table(results):
     return {"columns": ["row", "combine, us", "GB/s"], "rows": rows}
 
 
+def plan_table(results):
+    rows = []
+    for name in [row for row in ROWS if row in results["burst"]]:
+        preset, tokens, routing = ROWS[name]
+        rows.append([name, f"{preset}, T = {tokens}, {routing}", results["burst"][name]["plan_us"]])
+    return {"columns": ["row", "load", "plan, us"], "rows": rows}
+
+
 def add_row(results, name, measured):
     """Puts one measurement of one load into the results."""
     case = measured["cases"][0]
@@ -121,7 +129,8 @@ def main():
         add_row(results, name, measured)
         results = {"what": what(measured, args.seconds), "machine": measured["machine"],
                    "sustained": results["sustained"], "burst": results["burst"],
-                   "layer_table": layer_table(results), "combine_table": combine_table(results)}
+                   "layer_table": layer_table(results), "combine_table": combine_table(results),
+                   "plan_table": plan_table(results)}
         args.output.write_text(json.dumps(results, indent=1) + "\n")
     return 0
 
