@@ -52,7 +52,7 @@ def build_model(torch):
                 h = functional.relu(layer(h))
             return self.head[-1](h)
 
-    return Classifier().cuda().half().eval().to(memory_format=torch.channels_last)
+    return Classifier().cuda().half().train(False).to(memory_format=torch.channels_last)
 
 
 class Bench:
