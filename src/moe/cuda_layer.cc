@@ -9,6 +9,7 @@
 #include "cuda/kernels/expert_gemm/launch.h"
 #include "cuda/kernels/moe_plan/launch.h"
 #include "moe/cuda_workspace.h"
+#include "moe/layer_back_end.h"
 #include "moe/validation.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
@@ -18,7 +19,6 @@ namespace {
 
 namespace expert_gemm = kernels::expert_gemm;
 
-constexpr int kHopperMajor = 9;
 constexpr BackEndTraits kTraits{"device memory", false};
 
 expert_gemm::Role first_role(const LayerConfig& config) {
@@ -41,15 +41,9 @@ void validate_shared_expert(const LayerConfig& config) {
   }
 }
 
-int current_hopper_device() {
+int current_device() {
   int device = 0;
-  int major = 0;
   TESSERA_CUDA_CHECK(cudaGetDevice(&device));
-  TESSERA_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  if (major != kHopperMajor) {
-    throw Error("device", str_cat("GPU ", device, " of compute capability ", major, ".x"),
-                "a Hopper GPU (compute capability 9.0)");
-  }
   return device;
 }
 
@@ -62,7 +56,8 @@ CudaLayer::CudaLayer(const LayerConfig& config, const LayerWeights& weights, con
   require_range("back_every", policy.back_every, 0, INT32_MAX);
   if (policy.num_ctas != 0) require_range("num_ctas", policy.num_ctas, 1, INT32_MAX);
   validate_shared_expert(config);
-  device_ = current_hopper_device();
+  if (const char* missing = missing_for_cuda()) throw Error("device", missing, "a Hopper GPU with a working driver");
+  device_ = current_device();
   if (policy.num_ctas == 1 || !expert_gemm::clusters_fit(config.dtype, policy.cluster_size)) policy_.cluster_size = 1;
 }
 
@@ -73,15 +68,17 @@ size_t CudaLayer::workspace_bytes(int32_t max_tokens) const {
 
 void CudaLayer::validate(const LayerInputs& inputs, const void* workspace, size_t workspace_size) const {
   moe::validate(config_, inputs, workspace, workspace_size, workspace_bytes(inputs.num_tokens), kTraits);
-  int device = 0;
-  TESSERA_CUDA_CHECK(cudaGetDevice(&device));
+  const int device = current_device();
   if (device != device_) throw Error("device", str_cat("current device ", device), str_cat(device_, ", the layer's"));
 }
 
 void CudaLayer::run_step(Step step, const LayerInputs& inputs, void* workspace, size_t workspace_size,
                          CUstream_st* stream) const {
   validate(inputs, workspace, workspace_size);
-  const CudaWorkspace arrays = lay_out_workspace(config_, inputs.num_tokens, workspace);
+  enqueue(step, inputs, lay_out_workspace(config_, inputs.num_tokens, workspace), stream);
+}
+
+void CudaLayer::enqueue(Step step, const LayerInputs& inputs, const CudaWorkspace& arrays, CUstream_st* stream) const {
   const int32_t shared = num_shared_experts(config_);
   const int32_t slots = config_.top_k + shared;
   const expert_gemm::LaunchOptions options{policy_.num_ctas, policy_.cluster_size, policy_.back_every, true};
@@ -92,7 +89,6 @@ void CudaLayer::run_step(Step step, const LayerInputs& inputs, void* workspace, 
   gemm.plan = arrays.plan;
   gemm.num_experts = config_.num_experts;
   gemm.max_rows = inputs.num_tokens * slots;
-  gemm.num_tokens = inputs.num_tokens;
   gemm.num_shared_experts = shared;
   switch (step) {
     case Step::plan: return launch_plan(inputs, arrays, stream);
@@ -147,8 +143,9 @@ void CudaLayer::launch_plan(const LayerInputs& inputs, const CudaWorkspace& arra
 void CudaLayer::run(const LayerInputs& inputs, void* workspace, size_t workspace_size, CUstream_st* stream) const {
   validate_num_tokens(config_, inputs.num_tokens);
   if (inputs.num_tokens == 0) return;
-  for (const Step step : {Step::plan, Step::gate_up, Step::down, Step::combine})
-    run_step(step, inputs, workspace, workspace_size, stream);
+  validate(inputs, workspace, workspace_size);
+  const CudaWorkspace arrays = lay_out_workspace(config_, inputs.num_tokens, workspace);
+  for (const Step step : {Step::plan, Step::gate_up, Step::down, Step::combine}) enqueue(step, inputs, arrays, stream);
 }
 
 }  // namespace tessera::moe

@@ -1,28 +1,12 @@
 #include "moe/cuda_workspace.h"
 
 #include "cuda/kernels/moe_plan/policy.h"
+#include "moe/array_layout.h"
 
 namespace tessera::moe {
 namespace {
 
 constexpr size_t kArrayAlignment = 256;
-
-class Layout {
- public:
-  explicit Layout(void* base) : base_(static_cast<std::byte*>(base)) {}
-
-  template <class T>
-  T* take(size_t count) {
-    std::byte* const place = base_ == nullptr ? nullptr : base_ + used_;
-    used_ += (count * sizeof(T) + kArrayAlignment - 1) / kArrayAlignment * kArrayAlignment;
-    return reinterpret_cast<T*>(place);
-  }
-  size_t used() const { return used_; }
-
- private:
-  std::byte* base_;
-  size_t used_ = 0;
-};
 
 }  // namespace
 
@@ -32,7 +16,7 @@ CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, v
   const auto pairs = static_cast<size_t>(num_tokens) * static_cast<size_t>(config.top_k + num_shared_experts(config));
   const auto chunking =
       kernels::moe_plan::select_chunking(kernels::moe_plan::default_policy(), static_cast<int64_t>(pairs), num_experts);
-  Layout layout(base);
+  ArrayLayout layout(base, kArrayAlignment);
   CudaWorkspace workspace{};
   workspace.plan.header = layout.take<cta::PlanHeader>(1);
   workspace.plan.expert_counts = layout.take<int32_t>(experts);

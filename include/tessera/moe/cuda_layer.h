@@ -57,6 +57,7 @@ class CudaLayer {
  private:
   void validate(const LayerInputs& inputs, const void* workspace, size_t workspace_size) const;
 
+  void enqueue(Step step, const LayerInputs& inputs, const CudaWorkspace& arrays, CUstream_st* stream) const;
   void launch_plan(const LayerInputs& inputs, const CudaWorkspace& arrays, CUstream_st* stream) const;
 
   LayerConfig config_;

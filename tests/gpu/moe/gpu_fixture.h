@@ -224,4 +224,14 @@ class LayerRun {
   std::vector<int32_t> host_ids_;
 };
 
+/// Runs the layer and judges its output by the numeric policy.
+inline void expect_right(LayerRun& run, const LayerCase& c, const moe::LaunchPolicy& policy = {}) {
+  const auto got = run.run(policy);
+  EXPECT_EQ(run.judge(got, run.reference()), "") << c;
+}
+inline void expect_right(const LayerCase& c, const moe::LaunchPolicy& policy = {}) {
+  LayerRun run(c);
+  expect_right(run, c, policy);
+}
+
 }  // namespace tessera::testing

@@ -5,12 +5,6 @@
 namespace tessera::testing {
 namespace {
 
-void expect_right(const LayerCase& c, const moe::LaunchPolicy& policy = {}) {
-  LayerRun run(c);
-  const auto got = run.run(policy);
-  EXPECT_EQ(run.judge(got, run.reference()), "") << c;
-}
-
 TEST(MoeLayer, Smallest) { expect_right({64, 64, 1, 1, 1, "one"}); }
 
 TEST(MoeLayer, OneTile) { expect_right({256, 128, 1, 1, 128, "one"}); }

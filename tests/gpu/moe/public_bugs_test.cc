@@ -8,12 +8,6 @@
 namespace tessera::testing {
 namespace {
 
-void expect_right(LayerRun& run, const LayerCase& c) { EXPECT_EQ(run.judge(run.run(), run.reference()), "") << c; }
-void expect_right(const LayerCase& c) {
-  LayerRun run(c);
-  expect_right(run, c);
-}
-
 std::vector<uint16_t> row(const std::vector<uint16_t>& out, int token, int width) {
   return {out.begin() + static_cast<ptrdiff_t>(token) * width, out.begin() + static_cast<ptrdiff_t>(token + 1) * width};
 }

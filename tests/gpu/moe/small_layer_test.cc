@@ -4,12 +4,6 @@
 namespace tessera::testing {
 namespace {
 
-void expect_right(const LayerCase& c, const moe::LaunchPolicy& policy = {}) {
-  LayerRun run(c);
-  const auto got = run.run(policy);
-  EXPECT_EQ(run.judge(got, run.reference()), "") << c;
-}
-
 // Several column blocks and K steps, an expert whose rows fill more than one tile, and partial tiles.
 LayerCase small(DType dtype, bool gated) {
   LayerCase c{264, 136, 3, 2, 150, "worst", dtype, gated};

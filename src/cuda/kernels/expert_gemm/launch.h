@@ -24,7 +24,6 @@ struct Args {
   cta::PlanView plan;
   int32_t num_experts;  // E
   int32_t max_rows;     // rows that A (GEMM 2) may have: T * k
-  int64_t num_tokens;   // T
   int32_t k;            // H for GEMM 1, I for GEMM 2; a multiple of 8
   int32_t n;            // I for GEMM 1, H for GEMM 2; a multiple of 8
   const void* a;        // tokens or intermediate rows
