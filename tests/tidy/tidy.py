@@ -24,7 +24,7 @@ MAY_INCLUDE = {
     "comm": {"core", "batching"},
     "moe": {"core", "batching", "cuda/core", "cuda/kernels", "cpu", "comm"},
     "io": {"core"},
-    "classifier": {"core", "batching", "cuda/kernels", "cpu", "comm", "moe", "io"},
+    "classifier": {"core", "batching", "cuda/core", "cuda/kernels", "cpu", "comm", "moe", "io"},
     "tools": {"core", "batching", "cuda/kernels", "cpu", "comm", "moe", "io", "classifier"},
     "examples": {"core", "batching", "moe", "classifier"},
 }

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <stdexcept>
 #include <string>
 
 #include "tessera/classifier/model.h"
@@ -18,8 +19,14 @@ namespace tessera::classifier {
 enum class InputKind : uint8_t { ids, embeddings };
 
 /// What the GEMMs of convolutions, experts and head layers multiply; sums are fp32. The router's softmax and the output
-/// layer are fp32 always. fp64 is the oracle: plain loops, deliberately slow.
-enum class Precision : uint8_t { fp32, bf16, fp64 };
+/// layer are fp32 always. fp16 is for GPUs (cuda_classifier.h). fp64 is the oracle: plain loops, deliberately slow.
+enum class Precision : uint8_t { fp32, bf16, fp64, fp16 };
+
+/// A device that stopped answering in the middle of a run: its classifier is of no use any more, others go on.
+class DeviceError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
 
 struct Batch {
   int64_t num_sentences = 0;
@@ -41,6 +48,7 @@ struct Outputs {
 class Classifier {
  public:
   virtual ~Classifier() = default;
+  /// Throws DeviceError when the device fails, std::bad_alloc when memory is too small for the batch.
   virtual void run(const Batch& batch, const Outputs& outputs) = 0;
   /// One line: back end, precision, algebraic form and the reason for it, memory taken.
   virtual std::string description() const = 0;

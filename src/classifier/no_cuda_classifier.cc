@@ -1,0 +1,16 @@
+// What a build without CUDA answers.
+#include "tessera/classifier/cuda_classifier.h"
+#include "tessera/core/error.h"
+
+namespace tessera::classifier {
+
+std::vector<std::unique_ptr<CudaClassifier>> make_cuda_classifiers(std::shared_ptr<const Model>, const CudaOptions&) {
+  throw Error("device", "a build without CUDA", "one made where nvcc is installed");
+}
+
+std::vector<CudaDevice> cuda_devices(std::string& why_none) {
+  why_none = "this build has no CUDA (nvcc was not found when it was made)";
+  return {};
+}
+
+}  // namespace tessera::classifier
