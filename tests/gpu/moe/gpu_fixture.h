@@ -15,57 +15,13 @@
 #include <vector>
 
 #include "cuda/core/cuda_check.h"
+#include "gpu/guarded_buffer.h"
 #include "gpu/moe/reference.h"
 #include "moe/cuda_workspace.h"
 #include "tessera/core/check.h"
 #include "tessera/moe/cuda_layer.h"
 
 namespace tessera::testing {
-
-/// Device memory between two guards; poisoned with 0xFF, a NaN pattern in every type used here.
-class GuardedBuffer {
- public:
-  static constexpr size_t kGuardBytes = 1024;
-  static constexpr int kGuardByte = 0xA5;
-  static constexpr int kPoisonByte = 0xFF;
-
-  explicit GuardedBuffer(size_t bytes) : bytes_(bytes) {  // 0 is fine: only guards
-    TESSERA_CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&base_), bytes + 2 * kGuardBytes));
-    TESSERA_CUDA_CHECK(cudaMemset(base_, kGuardByte, bytes + 2 * kGuardBytes));
-    poison();
-  }
-  ~GuardedBuffer() { cudaFree(base_); }
-  GuardedBuffer(const GuardedBuffer&) = delete;
-  GuardedBuffer& operator=(const GuardedBuffer&) = delete;
-
-  void poison() { TESSERA_CUDA_CHECK(cudaMemset(data(), kPoisonByte, bytes_)); }
-  void* data() const { return base_ + kGuardBytes; }
-  size_t bytes() const { return bytes_; }
-
-  template <class T>
-  std::vector<T> download(size_t count) const {
-    std::vector<T> host(count);
-    TESSERA_CUDA_CHECK(cudaMemcpy(host.data(), data(), count * sizeof(T), cudaMemcpyDeviceToHost));
-    return host;
-  }
-  template <class T>
-  void upload(const std::vector<T>& host) {
-    TESSERA_CHECK(host.size() * sizeof(T) <= bytes_, host.size(), bytes_);
-    if (!host.empty())
-      TESSERA_CUDA_CHECK(cudaMemcpy(data(), host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice));
-  }
-  bool guards_intact() const {
-    std::vector<uint8_t> guards(2 * kGuardBytes);
-    TESSERA_CUDA_CHECK(cudaMemcpy(guards.data(), base_, kGuardBytes, cudaMemcpyDeviceToHost));
-    TESSERA_CUDA_CHECK(
-        cudaMemcpy(guards.data() + kGuardBytes, base_ + kGuardBytes + bytes_, kGuardBytes, cudaMemcpyDeviceToHost));
-    return std::all_of(guards.begin(), guards.end(), [](uint8_t byte) { return byte == kGuardByte; });
-  }
-
- private:
-  uint8_t* base_ = nullptr;
-  size_t bytes_;
-};
 
 /// [T, k] ids of a routing kind of the reference workloads, plus: "bad" (random with ids outside [0, E)), "duplicate".
 inline std::vector<int32_t> make_ids(const std::string& kind, int tokens, int top_k, int experts, uint32_t seed = 1) {
