@@ -237,7 +237,7 @@ __device__ inline void load_bins(const InverseParams& params, int64_t record, in
   }
 }
 
-// The same where the thread's last columns are beyond F: what lies there was never written.
+// The same where the thread's last columns are beyond F: what lies there may never have been written.
 template <Operand kKind, int kPositions>
 __device__ inline void load_last_bins(const InverseParams& params, int64_t record, int32_t feature,
                                       Bins<kPositions>& bins) {
@@ -246,15 +246,17 @@ __device__ inline void load_last_bins(const InverseParams& params, int64_t recor
 #pragma unroll
   for (int b = 0; b <= Shape::kHalf; ++b) {
     if (2 * b > positions) break;
+    cta::OperandView view = params.bins[b];
+    view.kind = kKind;  // it is; the compiler knows it now
     const bool is_real = is_real_bin(b, positions);
-    const int64_t place = record * params.bins[b].stride + feature;
+    const int64_t place = record * view.stride + feature;
 #pragma unroll
     for (int i = 0; i < Shape::kColumns; ++i) {
       if (feature + i >= params.num_features) break;
-      const float real = cta::load_operand(params.bins[b], place + i);
+      const float real = cta::load_operand(view, place + i);
       bins.real[b][i] = is_real ? real : __fadd_rn(real, real);
-      if (b == 0 || b >= Shape::kHalf || is_real) continue;
-      const float imaginary = cta::load_operand(params.bins[b], place + params.imaginary_offset + i);
+      if (is_real || b == Shape::kHalf) continue;
+      const float imaginary = cta::load_operand(view, place + params.imaginary_offset + i);
       bins.imaginary[b][i] = __fadd_rn(imaginary, imaginary);
     }
   }
