@@ -13,6 +13,7 @@
 
 #include <cstdint>
 
+#include "cuda/cta/cached_chunk.cuh"
 #include "cuda/cta/operand.cuh"
 #include "cuda/cta/operand_chunk.cuh"
 #include "cuda/kernels/gather_pool/launch.h"
@@ -67,7 +68,7 @@ __device__ inline void take_maximum(Values& best, const Values& sum) {
 template <cta::Operand kKind>
 __device__ inline void add_chunk(Values& sum, const cta::Chunk<kKind>& chunk) {
   Values values;
-  chunk.unpack(values);
+  cta::unpack(chunk, values);
 #pragma unroll
   for (int i = 0; i < cta::kChunkElements; ++i) sum[i] = __fadd_rn(sum[i], values[i]);
 }
@@ -83,7 +84,7 @@ __device__ inline void pool_windows(const Column& column, int32_t first, Values&
   for (int window = 0; window < kWindows; ++window) {
 #pragma unroll
     for (int tap = 0; tap < kWidth; ++tap)
-      chunk[window][tap] = cta::Chunk<kKind>::load(column.table, column.chunk_idx(row[window + tap], tap));
+      chunk[window][tap] = cta::load_chunk<kKind>(column.table, column.chunk_idx(row[window + tap], tap));
   }
 #pragma unroll
   for (int window = 0; window < kWindows; ++window) {
@@ -117,7 +118,7 @@ __device__ inline void pool_wide(const Column& column, int32_t width, Values& be
       for (int i = 0; i < kTaps; ++i) {
         const int32_t tap = first + i;
         if (tap < width)
-          chunk[i] = cta::Chunk<kKind>::load(column.table, column.chunk_idx(__ldg(&column.rows[window + tap]), tap));
+          chunk[i] = cta::load_chunk<kKind>(column.table, column.chunk_idx(__ldg(&column.rows[window + tap]), tap));
       }
 #pragma unroll
       for (int i = 0; i < kTaps; ++i) {
@@ -159,7 +160,7 @@ __device__ inline void finish(const Params& params, int64_t record, int32_t task
   }
   const int64_t index = record * params.out.stride + column;
   if (params.filters % cta::kChunkElements == 0) {
-    cta::store_chunk(params.out, index / cta::kChunkElements, best);
+    cta::store_operands(params.out, index, best);
     return;
   }
 #pragma unroll

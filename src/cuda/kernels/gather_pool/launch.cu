@@ -27,10 +27,11 @@ void validate(const Args& args) {
       throw Error(str_cat("gather_pool widths[", w, "]"), str_cat(args.widths[w]), str_cat("1..", args.positions));
   }
   if (args.table.kind == cta::Operand::split) throw Error("gather_pool table", "split", "f16, bf16 or f32");
-  cta::check_operand("gather_pool table", args.table, args.filters);
-  cta::check_operand("gather_pool out", args.out, static_cast<int64_t>(args.num_widths) * args.filters);
-  cta::check_pointer("gather_pool rows", args.rows, alignof(int32_t));
-  cta::check_pointer("gather_pool bias", args.bias, alignof(float));
+  gpu::check_operand("gather_pool table", args.table, 0, args.filters);
+  gpu::check_operand("gather_pool out", args.out, args.num_records,
+                     static_cast<int64_t>(args.num_widths) * args.filters);
+  gpu::check_pointer("gather_pool rows", args.rows, alignof(int32_t));
+  gpu::check_pointer("gather_pool bias", args.bias, alignof(float));
 }
 
 // Tasks by falling cost of a tile: (S - K + 1) * K rows; ties by number. In place, because a launch allocates nothing.

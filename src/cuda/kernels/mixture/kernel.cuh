@@ -13,7 +13,7 @@
 
 #include <cstdint>
 
-#include "cuda/cta/operand.cuh"
+#include "cuda/cta/cached_chunk.cuh"
 #include "cuda/cta/operand_chunk.cuh"
 #include "cuda/kernels/mixture/launch.h"
 #include "cuda/kernels/mixture/policy.h"
@@ -74,7 +74,7 @@ __device__ inline void add_features(const WeighParams& params, int64_t first_rec
   for (int r = 0; r < kRecords; ++r) {
     // The last CTA's missing records repeat the last one; what comes of them is not written.
     const int64_t record = min(first_record + r, params.num_records - 1);
-    chunk[r] = cta::Chunk<kKind>::load(params.h, record * (params.h.stride / cta::kChunkElements) + chunk_idx);
+    chunk[r] = cta::load_chunk<kKind>(params.h, record * (params.h.stride / cta::kChunkElements) + chunk_idx);
   }
   const int32_t first = chunk_idx * cta::kChunkElements;
   Values weights[kExperts];
@@ -84,7 +84,7 @@ __device__ inline void add_features(const WeighParams& params, int64_t first_rec
 #pragma unroll
   for (int r = 0; r < kRecords; ++r) {
     Values h;
-    chunk[r].unpack(h);
+    cta::unpack(chunk[r], h);
     if (!params.aligned_weight) {  // padding is not multiplied: 0 times NaN is NaN
 #pragma unroll
       for (int i = 0; i < cta::kChunkElements; ++i) h[i] = first + i < params.num_features ? h[i] : 0.0f;
@@ -219,13 +219,13 @@ __device__ inline void add_experts(const CombineParams& params, int64_t record, 
       used[i] = row >= 0;
       if (!used[i]) continue;
       weight[i] = __ldg(&params.router_weights[slot]);
-      chunk[i] = cta::Chunk<kKind>::load(params.rows, row * row_chunks + column);
+      chunk[i] = cta::load_chunk<kKind>(params.rows, row * row_chunks + column);
     }
 #pragma unroll
     for (int i = 0; i < kInFlight; ++i) {
       if (!used[i]) continue;
       Values values;
-      chunk[i].unpack(values);
+      cta::unpack(chunk[i], values);
 #pragma unroll
       for (int j = 0; j < cta::kChunkElements; ++j) sum[j] = __fmaf_rn(weight[i], values[j], sum[j]);
     }
@@ -250,7 +250,7 @@ __global__ void __launch_bounds__(kPolicy.combine_threads)
     if (params.relu && sum[i] < 0.0f) sum[i] = 0.0f;
     if (first + i >= params.expert_size) sum[i] = 0.0f;  // the padding of a row holds zeros
   }
-  cta::store_chunk(params.out, record * (params.out.stride / cta::kChunkElements) + column, sum);
+  cta::store_operands(params.out, record * params.out.stride + first, sum);
 }
 
 }  // namespace tessera::kernels::mixture

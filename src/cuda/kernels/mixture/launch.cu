@@ -20,10 +20,10 @@ void validate(const WeighArgs& args) {
   if (args.num_records < 0) throw Error("weigh num_records", str_cat(args.num_records), "at least 0");
   if (args.num_features < 1) throw Error("weigh num_features", str_cat(args.num_features), "at least 1");
   validate_experts("weigh num_experts", args.num_experts);
-  cta::check_operand("weigh h", args.h, args.num_features);
-  cta::check_pointer("weigh weight", args.weight, alignof(float));
-  cta::check_pointer("weigh bias", args.bias, alignof(float));
-  cta::check_pointer("weigh router_weights", args.router_weights, alignof(float));
+  gpu::check_operand("weigh h", args.h, args.num_records, args.num_features);
+  gpu::check_pointer("weigh weight", args.weight, alignof(float));
+  gpu::check_pointer("weigh bias", args.bias, alignof(float));
+  gpu::check_pointer("weigh router_weights", args.router_weights, alignof(float));
 }
 
 void validate(const CombineArgs& args) {
@@ -31,9 +31,9 @@ void validate(const CombineArgs& args) {
   if (args.expert_size < 1) throw Error("combine expert_size", str_cat(args.expert_size), "at least 1");
   validate_experts("combine num_experts", args.num_experts);
   if (args.rows.kind == cta::Operand::split) throw Error("combine rows", "split", "f16, bf16 or f32");
-  cta::check_operand("combine rows", args.rows, args.expert_size);
-  cta::check_operand("combine out", args.out, args.expert_size);
-  cta::check_pointer("combine router_weights", args.router_weights, alignof(float));
+  gpu::check_operand("combine rows", args.rows, 0, args.expert_size);
+  gpu::check_operand("combine out", args.out, args.num_records, args.expert_size);
+  gpu::check_pointer("combine router_weights", args.router_weights, alignof(float));
 }
 
 template <class Params>
