@@ -84,6 +84,9 @@ class OperandBuffer {
     memory_.upload(host_);
   }
 
+  /// Copies what set_bits() made of the host's copy to the device.
+  void upload_fetched() { memory_.upload(host_); }
+
   /// Copies the device's bytes to the host; the functions below look at that copy.
   void fetch() { host_ = memory_.download<uint8_t>(memory_.bytes()); }
 
