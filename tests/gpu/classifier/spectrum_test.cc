@@ -95,9 +95,8 @@ TEST(Spectrum, ForwardFlagsWhatTheKindCannotHold) {
   const auto flags = [](const ForwardCase& c, const std::vector<float>& values) {
     ForwardRun run(c);
     run.set_x(values);
-    GuardedBuffer finite(static_cast<size_t>(c.records));
-    std::vector<uint8_t> before(static_cast<size_t>(c.records), 1);
-    before.back() = 0;  // stays 0
+    const std::vector<uint8_t> before = {1, 1, 1, 0};  // the 0 stays
+    GuardedBuffer finite(before.size());
     finite.upload(before);
     run.run(static_cast<uint8_t*>(finite.data()));
     EXPECT_TRUE(finite.guards_intact());

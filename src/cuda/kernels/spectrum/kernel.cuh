@@ -313,12 +313,17 @@ __global__ void __launch_bounds__(kPolicy.threads) inverse_pool_kernel(const __g
     load_last_bins<kKind, kPositions>(params, record, feature, bins);
   }
   int32_t last[Shape::kColumns];
-  float best[Shape::kColumns];
+  int32_t width = min(feature, params.num_features - 1) / params.filters;
+  int32_t next_width = (width + 1) * params.filters;  // its first feature
 #pragma unroll
   for (int i = 0; i < Shape::kColumns; ++i) {
-    best[i] = 0.0f;
-    last[i] = feature + i < params.num_features ? params.last_pool[(feature + i) / params.filters] : 0;
+    if (feature + i == next_width && next_width < params.num_features) {
+      ++width;
+      next_width += params.filters;
+    }
+    last[i] = params.last_pool[width];
   }
+  float best[Shape::kColumns] = {};
   pool<kPositions>(bins, factors, positions, last, best);
 #pragma unroll
   for (int i = 0; i < Shape::kColumns; ++i) {
