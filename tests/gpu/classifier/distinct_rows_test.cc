@@ -81,8 +81,10 @@ class RowsRun {
     device_rows_.upload(noise, /*pad=*/true);
     for (int64_t row = 0; row < num_rows(); ++row) {
       for (int plane = 0; plane < cta::num_planes(kind); ++plane) {
-        for (int64_t column = 0; column < columns + kExtraStride; ++column)
-          device_rows_.set_bits(plane, row, column, column < columns ? bits(plane, row, column) : row % 60000);
+        for (int64_t column = 0; column < columns + kExtraStride; ++column) {
+          const auto beyond = static_cast<uint32_t>(row % 60000);
+          device_rows_.set_bits(plane, row, column, column < columns ? bits(plane, row, column) : beyond);
+        }
       }
     }
     device_rows_.upload_fetched();
