@@ -184,7 +184,7 @@ void CudaLane::fetch_results(Slot& slot, const Outputs& outputs) {
   };
   const auto count = static_cast<size_t>(slot.count);
   fetch(slot.logits.as<void>(), stages_.logits(), count * static_cast<size_t>(config_.num_classes) * sizeof(float));
-  if (options_.input == InputKind::embeddings) fetch(slot.finite.as<void>(), stages_.finite(), count);
+  if (stages_.finite() != nullptr) fetch(slot.finite.as<void>(), stages_.finite(), count);
   if (outputs.router_weights != nullptr) {
     fetch(slot.router_weights.as<void>(), stages_.router_weights(),
           count * static_cast<size_t>(config_.num_experts) * sizeof(float));
@@ -210,7 +210,7 @@ void CudaLane::deliver(Slot& slot, const Outputs& outputs) {
     RecordStatus& status = slot.status[static_cast<size_t>(i)];
     const float* row = slot.logits.as<float>() + i * classes;
     const bool is_finite = std::all_of(row, row + classes, [](float value) { return std::isfinite(value); });
-    const bool was_finite = options_.input == InputKind::ids || slot.finite.as<uint8_t>()[i] != 0;
+    const bool was_finite = stages_.finite() == nullptr || slot.finite.as<uint8_t>()[i] != 0;
     if (status == RecordStatus::ok && !(is_finite && was_finite)) status = RecordStatus::not_finite;
   }
   copy_rows(slot, slot.logits.as<float>(), classes, outputs.logits);

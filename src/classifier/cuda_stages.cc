@@ -67,7 +67,7 @@ void CudaStages::make_feature_stages(InputKind input) {
   h_ = make_matrix(form_.experts, max_sentences_, sizes_.features);
   const bool needs_rows = input == InputKind::embeddings || !form_.projects_tokens();
   if (needs_rows) x_ = make_matrix(form_.convolutions, max_sentences_ * config_.sequence_length, sizes_.channels);
-  if (input == InputKind::embeddings) finite_ = make_bytes(max_sentences_);
+  if (input == InputKind::embeddings || form_.form == Form::dft) finite_ = make_bytes(max_sentences_);
   if (form_.form == Form::direct)
     convolutions_ = std::make_unique<ImplicitGemm>(convolution_tasks(x_.view), max_sentences_);
   if (form_.form == Form::dft) make_spectrum();
@@ -231,6 +231,9 @@ void CudaStages::run_ids(const int32_t* ids, int64_t n, const Stream& stream) {
   } else {
     kernels::operand_rows::gather_tokens(
         {.ids = ids, .table = weights_->embedding.view, .rows = x_.view, .num_rows = num_rows}, stream.get());
+    if (finite_.bytes() > 0) {
+      TESSERA_CUDA_CHECK(cudaMemsetAsync(finite_.data(), 1, static_cast<size_t>(n), stream.get()));
+    }
     if (convolutions_) {
       convolutions_->launch(n, stream.get());
     } else {
@@ -281,6 +284,7 @@ void CudaStages::spectrum_features(const cta::OperandView& x, int64_t n, const S
   forward.num_records = n;
   forward.channels = as_int(sizes_.channels);
   forward.positions = as_int(config_.sequence_length);
+  forward.finite = finite_.as<uint8_t>();
   spectrum::forward(forward, stream.get());
   bins_->launch(n, stream.get());
   inverse.imaginary_offset = as_int(sizes_.features);

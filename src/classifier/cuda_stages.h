@@ -29,8 +29,8 @@ class CudaStages {
 
   const float* logits() const { return logits_.as<float>(); }                  ///< [max, classes]
   const float* router_weights() const { return router_weights_.as<float>(); }  ///< [max, E]
-  const uint8_t* finite() const { return finite_.as<uint8_t>(); }              ///< [max], of run_embeddings
-  const cta::OperandView& features() const { return h_.view; }                 ///< [max, D]
+  const uint8_t* finite() const { return finite_.as<uint8_t>(); }  ///< [max], or null where nothing can be infinite
+  const cta::OperandView& features() const { return h_.view; }     ///< [max, D]
   int64_t max_sentences() const { return max_sentences_; }
   size_t device_bytes() const;
 

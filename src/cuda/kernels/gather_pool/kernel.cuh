@@ -19,6 +19,7 @@
 #include "cuda/kernels/gather_pool/launch.h"
 #include "cuda/kernels/gather_pool/policy.h"
 #include "cuda/ptx/cluster.cuh"
+#include "cuda/ptx/warp.cuh"
 #include "tessera/batching/decode.h"
 
 namespace tessera::kernels::gather_pool {
@@ -62,7 +63,7 @@ using Values = float[cta::kChunkElements];
 
 __device__ inline void take_maximum(Values& best, const Values& sum) {
 #pragma unroll
-  for (int i = 0; i < cta::kChunkElements; ++i) best[i] = fmaxf(best[i], sum[i]);
+  for (int i = 0; i < cta::kChunkElements; ++i) best[i] = ptx::max_or_nan(best[i], sum[i]);
 }
 
 template <cta::Operand kKind>
@@ -156,7 +157,7 @@ __device__ inline void finish(const Params& params, int64_t record, int32_t task
   for (int i = 0; i < cta::kChunkElements; ++i) {
     if (i >= count) break;
     const float value = __fadd_rn(best[i], __ldg(&params.bias[column + i]));
-    best[i] = value > 0.0f ? value : 0.0f;
+    best[i] = ptx::max_or_nan(value, 0.0f);
   }
   const int64_t index = record * params.out.stride + column;
   if (params.filters % cta::kChunkElements == 0) {

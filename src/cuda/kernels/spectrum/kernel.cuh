@@ -23,6 +23,7 @@
 #include "cuda/kernels/spectrum/policy.h"
 #include "cuda/kernels/spectrum/twiddle.h"
 #include "cuda/ptx/cluster.cuh"
+#include "cuda/ptx/warp.cuh"
 
 namespace tessera::kernels::spectrum {
 
@@ -262,8 +263,7 @@ __device__ inline void load_last_bins(const InverseParams& params, int64_t recor
   }
 }
 
-// best = max_j y_j over the positions j <= last. fmaxf prefers a number to a NaN, so a NaN is not seen here: records
-// that hold one, or more than their kind, are flagged where they are converted and transformed.
+// best = max_j y_j over the positions j <= last; not a number if one of them is none.
 template <int kPositions>
 __device__ inline void pool(const Bins<kPositions>& bins, const Factors<kPositions>& factors, int32_t positions,
                             const int32_t (&last)[Shape<kPositions>::kColumns],
@@ -287,8 +287,8 @@ __device__ inline void pool(const Bins<kPositions>& bins, const Factors<kPositio
     for (int i = 0; i < Shape::kColumns; ++i) {
       const float y = __fadd_rn(even[i], odd[i]);
       if (j == 0) best[i] = y;  // K <= S: every width looks at position 0
-      if (j <= last[i]) best[i] = fmaxf(best[i], y);
-      if (j > 0 && positions - j <= last[i]) best[i] = fmaxf(best[i], __fsub_rn(even[i], odd[i]));
+      if (j <= last[i]) best[i] = ptx::max_or_nan(best[i], y);
+      if (j > 0 && positions - j <= last[i]) best[i] = ptx::max_or_nan(best[i], __fsub_rn(even[i], odd[i]));
     }
   }
 }
@@ -328,7 +328,7 @@ __global__ void __launch_bounds__(kPolicy.threads) inverse_pool_kernel(const __g
 #pragma unroll
   for (int i = 0; i < Shape::kColumns; ++i) {
     const bool exists = feature + i < params.num_features;
-    best[i] = exists ? fmaxf(__fadd_rn(best[i], params.bias[feature + i]), 0.0f) : 0.0f;
+    best[i] = exists ? ptx::max_or_nan(__fadd_rn(best[i], params.bias[feature + i]), 0.0f) : 0.0f;
   }
   cta::store_operands(params.out, record * params.out.stride + feature, best);
 }
