@@ -20,9 +20,11 @@ std::string grouped(double value) {
 
 std::string line(const std::string& label, const std::string& text) { return labelled("  " + label, text, kIndent); }
 
-std::string tflops_text(double rate, const ClassifyMachine& machine) {
+/// ", 415 TFLOP/s"; nothing for ids, whose table has most of the products done.
+std::string flops_text(Path path, double rate, const ClassifyMachine& machine) {
   const double flops = rate * static_cast<double>(machine.flops_per_sentence);
-  return flops >= 1e12 ? format_text("%.0f TFLOP/s", flops / 1e12) : format_text("%.1f GFLOP/s", flops / 1e9);
+  if (path == Path::ids) return "";
+  return flops >= 1e12 ? format_text(", %.0f TFLOP/s", flops / 1e12) : format_text(", %.1f GFLOP/s", flops / 1e9);
 }
 
 std::string rate_text(double units_a_second, const std::string& unit) {
@@ -98,16 +100,17 @@ std::string classify_result_text(const ClassifyCase& asked, const ClassifyResult
   std::string text =
       path_name(asked.path) + ", " + precision_name(asked.precision) + ", form " + form_name(asked.form) + "\n";
   text += line("classifier", escaped(result.description, 400));
-  text += line("set up", format_text("%.1f s, %.0f MiB of each device, %d lanes", result.setup_seconds,
-                                     static_cast<double>(result.device_bytes) / 1048576.0, result.num_lanes));
+  const std::string memory = format_text(", %d lanes on each GPU, %.0f MiB of it", result.num_lanes,
+                                         static_cast<double>(result.device_bytes) / 1048576.0);
+  text += line("set up", format_text("%.1f s", result.setup_seconds) + (machine.devices.empty() ? "" : memory));
   text += line(grouped(count) + " at once",
                format_text("%.2f ms (%.2f..%.2f), %s sentences/s", seconds.median * 1e3, seconds.low * 1e3,
                            seconds.high * 1e3, grouped(count / seconds.median).c_str()));
-  text +=
-      line("sustained",
-           format_text("%s sentences/s (%s..%s), %s, %d blocks of %.1f s", grouped(result.rate.median).c_str(),
-                       grouped(result.rate.low).c_str(), grouped(result.rate.high).c_str(),
-                       tflops_text(result.rate.median, machine).c_str(), result.num_blocks, result.seconds_a_block));
+  text += line("sustained",
+               format_text("%s sentences/s (%s..%s)%s, %d blocks of %.1f s", grouped(result.rate.median).c_str(),
+                           grouped(result.rate.low).c_str(), grouped(result.rate.high).c_str(),
+                           flops_text(asked.path, result.rate.median, machine).c_str(), result.num_blocks,
+                           result.seconds_a_block));
   text += line("limit", limit_text(result));
   if (!result.states.empty()) text += line("clock, power", states_text(result));
   return text + line("check", check_text(result.check));
