@@ -59,8 +59,10 @@ int run_command(int argc, char** argv) {
   add("convert", "Between the school's format and a checkpoint; token ids to embeddings", add_convert);
   add("synth", "Write a synthetic model of any size, and inputs for it", add_synth);
   add("doctor", "Say what this machine offers and run a small model against the oracle", add_doctor);
-  add_to(add_group("bench", "Measure a part of the library on this machine"), "moe",
-         "A mixture-of-experts layer against dense products of the same size", add_bench_moe);
+  CLI::App& bench = add_group("bench", "Measure a part of the library on this machine");
+  add_to(bench, "classify", "The classifier against what this machine's copies, memory and products allow",
+         add_bench_classify);
+  add_to(bench, "moe", "A mixture-of-experts layer against dense products of the same size", add_bench_moe);
   add_to(add_group("explain", "Say what a part of the library will do and what limits it"), "moe",
          "The plan of a mixture-of-experts layer on a GPU: tiles, waves, floors, predicted times", add_explain_moe);
   const auto is_first_argument = [&](const CLI::App* command) { return command->get_name() == argv[1]; };
