@@ -95,7 +95,6 @@ void allow_shared_memory() {
 
 struct ImplicitGemm::State {
   Params params{};  // all but what a launch decides
-  std::vector<double> tile_costs;
   int64_t max_records = 0;
   int32_t num_multiprocessors = 0;
   bool is_bf16 = false;
@@ -111,6 +110,7 @@ ImplicitGemm::ImplicitGemm(std::span<const Task> tasks, int64_t max_records) : s
   Params& params = state.params;
   params.num_tasks = static_cast<int32_t>(tasks.size());
   params.num_products = kind == cta::Operand::split ? kMaxProducts : 1;
+  std::vector<double> tile_costs;
   for (size_t i = 0; i < tasks.size(); ++i) {
     const Task& task = tasks[i];
     validate(task, kind);
@@ -126,9 +126,13 @@ ImplicitGemm::ImplicitGemm(std::span<const Task> tasks, int64_t max_records) : s
                        .relu = task.relu ? 1 : 0,
                        .bias = task.bias,
                        .out = task.out};
-    state.tile_costs.push_back(static_cast<double>(params.tasks[i].channel_steps) * task.taps * shape.num_passes *
-                               shape.num_columns());
+    tile_costs.push_back(static_cast<double>(params.tasks[i].channel_steps) * task.taps * shape.num_passes *
+                         shape.num_columns());
   }
+  // Every task of a launch has tiles, and what one costs does not depend on the number of records: nor does the order.
+  const std::vector<int32_t> one_tile_each(tasks.size(), 1);
+  const std::vector<int32_t> order = batching::task_order(one_tile_each, batching::TaskOrder::heavy_first, tile_costs);
+  std::copy(order.begin(), order.end(), params.task_order);
   int device = 0;
   TESSERA_CUDA_CHECK(cudaGetDevice(&device));
   TESSERA_CUDA_CHECK(cudaDeviceGetAttribute(&state.num_multiprocessors, cudaDevAttrMultiProcessorCount, device));
@@ -145,12 +149,11 @@ void ImplicitGemm::launch(int64_t num_records, cudaStream_t stream, const int32_
   Params params = state_->params;
   params.num_records = num_records;
   params.device_num_records = device_num_records;
-  std::vector<int32_t> tiles;
-  for (int32_t i = 0; i < params.num_tasks; ++i) tiles.push_back(params.tasks[i].shape.num_tiles(num_records));
-  const batching::BatchPlan plan(tiles, batching::TaskOrder::heavy_first, state_->tile_costs);
-  std::copy_n(plan.prefix().tile_end, params.num_tasks, params.tile_end);
-  std::copy(plan.task_order().begin(), plan.task_order().end(), params.task_order);
-  params.num_tiles = plan.num_tiles();
+  params.num_tiles = 0;
+  for (int32_t rank = 0; rank < params.num_tasks; ++rank) {
+    params.num_tiles += params.tasks[params.task_order[rank]].shape.num_tiles(num_records);
+    params.tile_end[rank] = params.num_tiles;
+  }
   int32_t ctas = num_ctas > 0 ? num_ctas : state_->num_multiprocessors;
   ctas = std::max(ctas / kPolicy.cluster_size, 1) * kPolicy.cluster_size;
   state_->is_bf16 ? launch_config<Config<__nv_bfloat16>>(params, ctas, stream)
