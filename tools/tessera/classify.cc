@@ -131,15 +131,16 @@ std::unique_ptr<io::RecordReader> open_reader(const Options& options, InputForma
 /// The run itself: an Error from here on means that the work is incomplete.
 classifier::RunStatistics run(classifier::Engine& engine, io::RecordReader& reader, ResultWriter& writer,
                               const std::stop_token& stop, const Output& output, bool can_resume) {
+  const char* const how_to_go_on = can_resume ? "; the same command with --resume continues there" : "";
   try {
     return engine.run(reader, writer, stop);
   } catch (const Error& error) {
     writer.checkpoint();
-    std::string message = error.what();
     const std::string partial = output.partial_name();
-    if (!partial.empty()) message += "; what was labelled before is in " + partial;
-    if (can_resume) message += "; the same command with --resume continues there";
-    throw Incomplete(message);
+    throw Incomplete(error.what() + (partial.empty() ? "" : "; what was labelled before is in " + partial) +
+                     how_to_go_on);
+  } catch (const Incomplete& error) {
+    throw Incomplete(std::string(error.what()) + how_to_go_on);
   }
 }
 

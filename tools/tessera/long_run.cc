@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <utility>
 
+#include "cpu/gemm.h"
 #include "exit_codes.h"
 #include "io/checksum.h"
 #include "io/file.h"
@@ -80,6 +81,8 @@ std::string checksum_or_none(const fs::path& path) {
 io::Fingerprint identity_fields(const RunIdentity& identity, const std::string& input) {
   const fs::path model = identity.model;
   const io::ResultFormat& results = identity.results;
+  const std::string kinds = back_end_kinds(identity.back_ends);
+  const bool on_cpu = kinds.find("CPU") != std::string::npos;
   return {
       {"version", TESSERA_VERSION},
       {"config.json", checksum_or_none(model / "config.json")},
@@ -92,7 +95,7 @@ io::Fingerprint identity_fields(const RunIdentity& identity, const std::string& 
       {"output format", std::string(io::output_format_name(results.format))},
       {"expert weights", str_cat(results.num_expert_weights)},
       {"show text", results.show_text ? "yes" : "no"},
-      {"back end", back_end_kinds(identity.back_ends)},
+      {"back end", on_cpu ? kinds + " with " + cpu::gemm_library_name() : kinds},
       {"arithmetic", identity.arithmetic},
   };
 }
