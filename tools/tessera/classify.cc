@@ -38,7 +38,7 @@ constexpr const char* kFooter =
     "  tessera classify --model full-size --input inputs.bin --format ids --output logits.bin\n"
     "  tessera classify --model full-size --input inputs.bin --format ids --output logits.bin --resume\n"
     "  mpirun -np 4 tessera classify --model full-size --input all.txt --output labels.csv --shard auto\n"
-    "  tessera classify --model full-size --input all.txt --output labels.csv --shard 2/4   # one part, without MPI\n"
+    "  tessera classify --model full-size --input all.txt --output labels.csv --shard 2/4\n"
     "Formats in: text (a line is a record), csv and jsonl (--field names the column or member), ids (int32 [N,\n"
     "sequence length]), embeddings (fp32 [N, channels, positions]). Formats out: text (label, tab, probability), csv,\n"
     "jsonl, bin (fp32 logits [N, classes]). Without --format and --output-format the file's extension decides, else\n"

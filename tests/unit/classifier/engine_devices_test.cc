@@ -5,6 +5,7 @@
 #include <chrono>
 #include <thread>
 
+#include "io/shard.h"
 #include "tessera/classifier/engine.h"
 #include "tessera/core/check.h"
 #include "unit/classifier/engine_fakes.h"
@@ -167,6 +168,23 @@ TEST(EngineDevices, all_of_three_fail) {
       }
     }
   }
+}
+
+TEST(EngineDevices, a_second_run_from_the_first_record_lost_completes_the_output) {
+  FakeSink sink;
+  int64_t first_lost = 0;
+  try {
+    FlawedReader reader(500);
+    make_engine({3, 9}, {.batch_size = 8}).run(reader, sink);
+    FAIL() << "no error";
+  } catch (const NoDeviceLeft& error) {
+    first_lost = error.first_lost();
+  }
+  io::SelectedReader rest(std::make_unique<FlawedReader>(500), {}, first_lost, nullptr);
+  FakeSink second;
+  const RunStatistics statistics = make_engine({-1}, {.batch_size = 32}).run(rest, second);
+  EXPECT_EQ(statistics.num_read, 500 - first_lost);
+  EXPECT_EQ(content(sink) + content(second), undisturbed(500));
 }
 
 TEST(EngineDevices, with_none_left_a_silent_pipe_holds_nothing_up) {
