@@ -156,11 +156,12 @@ class Pipeline {
       queue_.cancel();
       return;
     }
-    // Every other worker may be waiting for room in the writer, behind this very batch.
-    writer_.add_room(num_workers_);
     const int64_t num_records = batch.records.num_records;
     const int64_t num_bytes = batch_bytes(batch.records);
     queue_.put_back(std::move(batch), num_records, num_bytes);
+    // Every other worker may be waiting for room in the writer, behind this very batch. Only now that the batch is what
+    // they take next: each puts one batch at most before, so that the room lasts.
+    writer_.add_room(num_workers_);
   }
 
   /// The last worker calls it.

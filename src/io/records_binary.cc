@@ -60,7 +60,6 @@ class BinaryRecordReader final : public RecordReader {
     // The last record of standard input may be cut short: the position never moves beyond the end.
     input_.seek_forward(done * static_cast<int64_t>(row_bytes()));
     num_records_ += done;
-    ended_ = ended_ || num_records_ == num_records_hint();
     return done;
   }
 

@@ -2,7 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <functional>
 #include <thread>
 
 #include "io/shard.h"
@@ -34,6 +36,26 @@ Engine make_engine(const std::vector<int64_t>& fails_at, EngineOptions options,
   return Engine(model, std::move(classifiers), options);
 }
 
+/// Lets the healthy devices wait at their run number `run` until `num_failing` others are about to fail: else it would
+/// be up to chance whether those are given enough batches for it.
+class WaitForFailures {
+ public:
+  WaitForFailures(int64_t run, int64_t num_failing) : run_(run), num_failing_(num_failing) {}
+
+  void operator()(FakeClassifier& classifier) {
+    classifier.num_entered = &num_entered_;
+    if (classifier.device_fails_at >= 0) return;
+    classifier.before_run = [this](int64_t run) {
+      while (run >= run_ && num_entered_ < num_failing_) std::this_thread::sleep_for(std::chrono::microseconds(50));
+    };
+  }
+
+ private:
+  int64_t run_;
+  int64_t num_failing_;
+  std::atomic<int64_t> num_entered_{0};
+};
+
 /// Everything a sink was given, as one text.
 std::string content(const FakeSink& sink) {
   std::string text;
@@ -64,8 +86,12 @@ std::string undisturbed(int64_t num_records) {
 
 TEST(EngineDevices, the_others_finish_the_work_of_one_that_fails) {
   const std::string expected = undisturbed(600);
-  for (const int64_t fails_at : {0, 1, 2, 7, 15}) {
-    Engine engine = make_engine({-1, fails_at, -1}, {.batch_size = 8}, [](FakeClassifier& c) { c.max_delay_us = 100; });
+  for (const int64_t fails_at : {0, 1, 2, 5}) {
+    WaitForFailures wait(2, 1);
+    Engine engine = make_engine({-1, fails_at, -1}, {.batch_size = 8}, [&](FakeClassifier& c) {
+      c.max_delay_us = 100;
+      wait(c);
+    });
     FlawedReader reader(600);
     FakeSink sink;
     const RunStatistics statistics = engine.run(reader, sink);
@@ -79,7 +105,11 @@ TEST(EngineDevices, the_others_finish_the_work_of_one_that_fails) {
 
 TEST(EngineDevices, two_of_three_may_fail) {
   const std::string expected = undisturbed(600);
-  Engine engine = make_engine({3, -1, 0}, {.batch_size = 8}, [](FakeClassifier& c) { c.max_delay_us = 100; });
+  WaitForFailures wait(2, 2);
+  Engine engine = make_engine({3, -1, 0}, {.batch_size = 8}, [&](FakeClassifier& c) {
+    c.max_delay_us = 100;
+    wait(c);
+  });
   FlawedReader reader(600);
   FakeSink sink;
   EXPECT_EQ(engine.run(reader, sink).failed_devices.size(), 2u);
@@ -87,7 +117,9 @@ TEST(EngineDevices, two_of_three_may_fail) {
 }
 
 TEST(EngineDevices, a_batch_cut_in_slices_is_done_again_as_a_whole) {
-  Engine engine = make_engine({-1, 2}, {.batch_size = 64}, [](FakeClassifier& c) {
+  WaitForFailures wait(3, 1);
+  Engine engine = make_engine({-1, 2}, {.batch_size = 64}, [&](FakeClassifier& c) {
+    wait(c);
     c.preferred = 16;  // fails in the third of four slices
     c.max_delay_us = 300;
   });
@@ -99,7 +131,8 @@ TEST(EngineDevices, a_batch_cut_in_slices_is_done_again_as_a_whole) {
 
 TEST(EngineDevices, texts_are_encoded_again) {
   const auto run = [](const std::vector<int64_t>& fails_at) {
-    Engine engine = make_engine(fails_at, {.batch_size = 1}, {}, testing::make_model(10));
+    WaitForFailures wait(0, std::count(fails_at.begin(), fails_at.end(), 0));
+    Engine engine = make_engine(fails_at, {.batch_size = 1}, std::ref(wait), testing::make_model(10));
     FakeReader reader(std::vector<std::string>{"w3 w4", "\xFFw3", "w5", "", "w9 w2"});
     FakeSink sink;
     const RunStatistics statistics = engine.run(reader, sink);
@@ -112,8 +145,11 @@ TEST(EngineDevices, texts_are_encoded_again) {
 
 TEST(EngineDevices, a_device_that_fails_late_holds_nobody_up) {
   // The others run far ahead of its batch, until no further one may wait for its turn to be written.
-  Engine engine = make_engine({0, -1, -1}, {.batch_size = 1},
-                              [](FakeClassifier& c) { c.delay_of_failure = std::chrono::milliseconds(150); });
+  WaitForFailures wait(0, 1);
+  Engine engine = make_engine({0, -1, -1}, {.batch_size = 1}, [&](FakeClassifier& c) {
+    c.delay_of_failure = std::chrono::milliseconds(150);
+    wait(c);
+  });
   FlawedReader reader(300);
   FakeSink sink;
   EXPECT_EQ(engine.run(reader, sink).failed_devices.size(), 1u);
@@ -123,8 +159,11 @@ TEST(EngineDevices, a_device_that_fails_late_holds_nobody_up) {
 TEST(EngineDevices, a_device_that_fails_at_the_end_of_the_input_has_its_batch_done) {
   for (int repeat = 0; repeat < 20; ++repeat) {
     // Two batches: the other worker has nothing to do any more when the failure comes.
-    Engine engine = make_engine({0, -1}, {.batch_size = 8},
-                                [](FakeClassifier& c) { c.delay_of_failure = std::chrono::milliseconds(5); });
+    WaitForFailures wait(0, 1);
+    Engine engine = make_engine({0, -1}, {.batch_size = 8}, [&](FakeClassifier& c) {
+      c.delay_of_failure = std::chrono::milliseconds(5);
+      wait(c);
+    });
     FlawedReader reader(16);
     FakeSink sink;
     engine.run(reader, sink);
@@ -166,6 +205,24 @@ TEST(EngineDevices, all_of_three_fail) {
       for (const char* name : {"fake 0", "fake 1", "fake 2"}) {
         EXPECT_NE(std::string(error.what()).find(name), std::string::npos) << error.what();
       }
+    }
+  }
+}
+
+TEST(EngineDevices, the_first_record_lost_may_be_of_a_device_that_failed_earlier) {
+  for (int repeat = 0; repeat < 20; ++repeat) {
+    // Slow enough that each has one of the first two batches, in either order, before one of them fails.
+    int64_t delay = 0;
+    Engine engine = make_engine({0, 0}, {.batch_size = 8},
+                                [&](FakeClassifier& c) { c.delay_of_failure = std::chrono::milliseconds(delay += 5); });
+    FlawedReader reader(1000);
+    FakeSink sink;
+    try {
+      engine.run(reader, sink);
+      FAIL() << "no error";
+    } catch (const NoDeviceLeft& error) {
+      EXPECT_EQ(error.first_lost(), 0);
+      EXPECT_EQ(error.num_lost(), reader.num_taken);
     }
   }
 }

@@ -97,6 +97,7 @@ struct FakeReader : io::RecordReader {
 /// Logits [id0, -id0], router weights [id0, id1, id2]; a record with an id outside the vocabulary gets its status.
 struct FakeClassifier : Classifier {
   void run(const Batch& batch, const Outputs& outputs) override {
+    if (before_run) before_run(num_runs);
     num_runs += 1;
     if (batch.num_sentences > max_sentences) throw std::bad_alloc();
     if (max_delay_us > 0) {
@@ -104,6 +105,7 @@ struct FakeClassifier : Classifier {
     }
     std::this_thread::sleep_for(delay);
     if (device_fails_at >= 0 && num_runs > device_fails_at) {
+      if (num_entered != nullptr) *num_entered += 1;
       std::this_thread::sleep_for(delay_of_failure);
       throw DeviceError(name + ": planted device error");
     }
@@ -130,8 +132,10 @@ struct FakeClassifier : Classifier {
   int64_t max_sentences = std::numeric_limits<int64_t>::max();
   int64_t max_delay_us = 0;
   std::chrono::milliseconds delay{0};
+  std::function<void(int64_t run)> before_run;
   int64_t device_fails_at = -1;  ///< this run, counted from 0, and all after it
   std::chrono::milliseconds delay_of_failure{0};
+  std::atomic<int64_t>* num_entered = nullptr;  ///< counts devices that are about to fail
   std::string name = "fake";
   int32_t nan_id = -1;
   int32_t throw_id = -1;

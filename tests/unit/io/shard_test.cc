@@ -167,6 +167,19 @@ TEST_P(SelectTest, skipping_leaves_out_so_many_and_keeps_the_indices) {
   }
 }
 
+TEST_P(SelectTest, messages_name_the_line_whatever_was_skipped) {
+  auto reader = open(10);
+  EXPECT_EQ(reader->skip(5), 5);
+  RecordBatch batch;
+  ASSERT_TRUE(reader->next(1, batch));
+  const std::string line = GetParam() == InputFormat::csv ? "input:12:" : "input:6:";
+  if (is_binary()) {
+    EXPECT_EQ(batch.errors[0], "");
+  } else {
+    expect_contains(batch.errors[0], line);
+  }
+}
+
 TEST_P(SelectTest, skipping_beyond_the_end_says_how_many_there_were) {
   auto reader = open(10);
   EXPECT_EQ(reader->skip(4), 4);
