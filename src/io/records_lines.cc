@@ -33,6 +33,12 @@ class LineRecordReader : public TextRecordReader {
     return true;
   }
 
+  bool skip_record() final {
+    if (input().next_line(skipped_) == TextStream::Line::end) return false;
+    ++line_;
+    return true;
+  }
+
   /// Makes the record's text of the line's, or sets `error`.
   virtual void convert(std::string& text, std::string& error) = 0;
 
@@ -40,6 +46,7 @@ class LineRecordReader : public TextRecordReader {
 
  private:
   int64_t line_ = 0;
+  std::string skipped_;  // keeps its memory
 };
 
 class PlainTextReader final : public LineRecordReader {

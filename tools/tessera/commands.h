@@ -10,6 +10,7 @@ namespace tessera::cli {
 using Command = std::function<int()>;
 
 Command add_classify(CLI::App& app);
+Command add_merge(CLI::App& app);
 Command add_evaluate(CLI::App& app);
 Command add_verify(CLI::App& app);
 Command add_convert(CLI::App& app);

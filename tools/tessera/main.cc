@@ -10,6 +10,7 @@
 
 #include "commands.h"
 #include "exit_codes.h"
+#include "tessera/classifier/engine.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 
@@ -28,7 +29,8 @@ constexpr const char* kFooter =
     "  tessera synth --preset apws25 --seed 1 --output full-size\n"
     "  tessera doctor\n"
     "  tessera bench moe --preset qwen3-30b --tokens 4096\n"
-    "Exit codes: 0 all ok; 1 some records failed or differ; 2 usage, files or configuration; 4 incomplete;\n"
+    "Exit codes: 0 all ok; 1 some records failed or differ; 2 usage, files or configuration;\n"
+    "3 a device failed, the others finished the work; 4 incomplete, --resume continues where the run has a journal;\n"
     "130 interrupted (143 by SIGTERM); 141 standard output was closed. `tessera COMMAND --help` says more.";
 
 int fail(int exit_code, const std::string& message) {
@@ -54,6 +56,7 @@ int run_command(int argc, char** argv) {
     return *app.add_subcommand(name, description)->require_subcommand(1);
   };
   add("classify", "Label text, token ids or embeddings", add_classify);
+  add("merge", "Put the parts of a sharded run together", add_merge);
   add("evaluate", "Label sentences whose labels are known and print the accuracy", add_evaluate);
   add("verify", "Compare results with an answers file or with the fp64 oracle", add_verify);
   add("convert", "Between the school's format and a checkpoint; token ids to embeddings", add_convert);
@@ -93,6 +96,8 @@ int main(int argc, char** argv) {
   } catch (const ClosedPipe&) {
     return kClosedPipe;
   } catch (const Incomplete& error) {
+    return fail(kIncomplete, error.what());
+  } catch (const tessera::classifier::NoDeviceLeft& error) {
     return fail(kIncomplete, error.what());
   } catch (const tessera::Error& error) {
     return fail(kUsage, error.what());
