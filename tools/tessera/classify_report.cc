@@ -134,8 +134,8 @@ nlohmann::ordered_json classify_result_json(const ClassifyCase& asked, const Cla
                                  {"sustained",
                                   {{"blocks", result.num_blocks},
                                    {"seconds_a_block", result.seconds_a_block},
-                                   {"sentences_per_second", spread_json(result.rate)},
-                                   {"flops_per_second", result.rate.median * flops}}}};
+                                   {"sentences_per_second", spread_json(result.rate)}}}};
+  if (asked.path != Path::ids) json["sustained"]["flops_per_second"] = result.rate.median * flops;
   if (result.limit) json["limit"] = limit_json(*result.limit, result.rate.median);
   for (const DeviceState& state : result.states)
     json["states"].push_back({{"sm_mhz", state.sm_mhz}, {"watts", state.watts}});
