@@ -3,6 +3,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 import unittest
 
 from cli_support import ROOT, CommandTest, as_bytes, tessera
@@ -195,6 +196,7 @@ class TableTest(CommandTest):
         self.assertEqual(results["text"]["text_bin"], {"sentences_per_second": 2e6})
         self.assertEqual([len(row) for row in results["table"]["rows"]], [6] * len(self.table.WORDS))
         self.assertNotIn("host", results["machine"])
+        self.assertEqual(results["gpu"], "NVIDIA H100 80GB HBM3")
         self.assertIn("source", results["seed"])
 
     def test_a_case_that_fails_is_recorded_and_the_rest_goes_on(self):
@@ -217,10 +219,12 @@ class TableTest(CommandTest):
             self.assertEqual(set(results["cases"]), expected)
 
     def test_a_slow_case_is_ended(self):
-        slow = self.write("slow", "#!/bin/sh\nsleep 60\n")
+        slow = self.write("slow", f"#!/bin/sh\n(sleep 2; echo x > {self.folder}/left) &\nwait\n")
         slow.chmod(0o755)
         with self.assertRaisesRegex(self.table.Failed, "no end within 0 s"):
             self.table.run([slow], 0.2)
+        time.sleep(2.2)
+        self.assertFalse((self.folder / "left").exists())  # what it had started is ended too
         with self.assertRaisesRegex(self.table.Failed, "No such file"):
             self.table.run([self.folder / "nothing"], 5)
 
