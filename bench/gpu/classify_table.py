@@ -16,6 +16,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -78,21 +79,25 @@ class Clock:
         return self.end - time.monotonic()
 
 
-def run(command, limit, env=None):
+def run(command, limit):
     """Standard output of a command. Failed with the end of what it said if it fails or takes too long."""
     if limit <= 0:
         raise Failed("not run: the budget of time was spent")
     try:
-        done = subprocess.run([str(part) for part in command], text=True, errors="replace", capture_output=True,
-                              timeout=limit, env={**os.environ, **(env or {})}, check=False)
-    except subprocess.TimeoutExpired:
-        raise Failed(f"no end within {limit:.0f} s") from None
+        process = subprocess.Popen([str(part) for part in command], text=True, errors="replace", start_new_session=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     except OSError as error:
         raise Failed(str(error)) from None
-    if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-4:]
-        raise Failed(f"exit code {done.returncode}: " + " | ".join(said)[-600:])
-    return done.stdout
+    try:
+        out, said = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # its own processes too: they would keep the GPU
+        process.communicate()
+        raise Failed(f"no end within {limit:.0f} s") from None
+    if process.returncode != 0:
+        last = (said.strip() or out.strip()).splitlines()[-4:]
+        raise Failed(f"exit code {process.returncode}: " + " | ".join(last)[-600:])
+    return out
 
 
 def measure_case(name, args, limit):
@@ -263,7 +268,7 @@ def sequence(args):
 
 
 def fresh_results(args):
-    return {"what": " ".join(__doc__.split("\n\n")[2].split()), "gpus": args.gpus, "machine": {},
+    return {"what": " ".join(__doc__.split("\n\n")[2].split()), "gpus": args.gpus, "gpu": "", "machine": {},
             "date": datetime.date.today().isoformat(), "seconds": args.seconds, "seed": SEED, "cases": {}, "text": {},
             "ratios": {}, "table": {}, "failed": {}, "runs": {}}
 
@@ -308,7 +313,7 @@ def main():
                 machine = machine_of(measured)
                 before = earlier(args, machine)
                 kept = {} if before is None else before["runs"]
-                results["machine"] = machine
+                results["machine"], results["gpu"] = machine, machine.get("GPU 0", "").split(",")[0]
                 results["runs"] = {k: v for k, v in kept.items() if k not in args.cases} | results["runs"]
             if name not in measured_now:
                 results["runs"][name] = []

@@ -67,7 +67,7 @@ Path parse_path(const std::string& name) {
 Precision parse_bench_precision(const std::string& name, bool on_gpu) {
   if (name == "auto") return on_gpu ? Precision::fp16 : Precision::fp32;
   for (const Precision precision : {Precision::fp16, Precision::bf16, Precision::fp32}) {
-    if (precision_name(precision) == name) return precision;
+    if (precision_word(precision) == name) return precision;
   }
   throw Error("--precision", "'" + escaped(name) + "'", "fp16, bf16, fp32 or auto");
 }
@@ -171,7 +171,7 @@ void check_options(const Options& options) {
 
 nlohmann::ordered_json case_json(const ClassifyCase& asked) {
   return {
-      {"path", path_name(asked.path)}, {"precision", precision_name(asked.precision)}, {"form", form_name(asked.form)}};
+      {"path", path_name(asked.path)}, {"precision", precision_word(asked.precision)}, {"form", form_name(asked.form)}};
 }
 
 int run(Options options) {

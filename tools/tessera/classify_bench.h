@@ -27,7 +27,7 @@ struct ClassifyCase {
 };
 
 /// "fp32", "bf16" or "fp16".
-std::string precision_name(classifier::Precision precision);
+std::string precision_word(classifier::Precision precision);
 
 /// What the machine allows, measured in turn with the classifier: copies, memory reads or products.
 struct Limit {
