@@ -51,7 +51,6 @@ struct Options {
   std::string rule = "ours";
   int64_t num_classes = 2;
   int64_t sample_size = 16;
-  bool quiet = false;
 };
 
 /// Keeps the logits: [num_records, num_classes].
@@ -93,23 +92,38 @@ std::unique_ptr<io::RecordReader> open_reader(const Options& options, const Mode
 /// The logits of every record; those of a failed one are NaN. An interrupted run ends the command.
 std::vector<float> run_model(const std::shared_ptr<const Model>& model, const ModelOptions& model_options,
                              const Options& options, io::RecordReader& reader) {
-  std::vector<std::unique_ptr<classifier::Classifier>> classifiers;
-  classifiers.push_back(make_classifier(model, model_options, input_kind(options)));
+  auto classifiers = make_classifiers(model, model_options, input_kind(options));
   classifier::EngineOptions engine_options;
   engine_options.batch_size = model_options.batch_size;
   engine_options.num_encode_threads = model_options.num_threads;
   classifier::Engine engine(model, std::move(classifiers), engine_options);
   const InterruptGuard interrupt;
-  Progress progress(!options.quiet, reader);
+  Progress progress(!options.model.quiet, reader);
   LogitsSink sink(progress);
   const classifier::RunStatistics statistics = engine.run(reader, sink, interrupt.token());
   if (statistics.interrupted) throw Interrupted(interrupt.signal());
   print_failures(statistics);
-  if (!options.quiet) {
+  if (!options.model.quiet) {
     std::fprintf(stderr, "tessera: %s\n", engine.description().c_str());
     print_statistics(statistics);
   }
   return sink.take();
+}
+
+/// The same run on the oracle.
+ModelOptions oracle_options(const ModelOptions& options) {
+  ModelOptions oracle = options;
+  static_cast<BackEndOptions&>(oracle) = {.device = "cpu", .precision = "fp64"};
+  oracle.quiet = true;
+  return oracle;
+}
+
+/// The precision whose bounds apply: that of the run, or, where files are compared, the one that is named.
+std::string judged_precision(const Options& options) {
+  if (options.outputs.empty()) {
+    return precision_name(select_back_end(options.model, find_devices()).coarsest_precision());
+  }
+  return options.model.precision == "default" ? "fp32" : options.model.precision;
 }
 
 struct Logits {
@@ -147,9 +161,7 @@ Logits outputs_and_oracle(const Options& options) {
   Logits logits;
   logits.num_classes = model->config.num_classes;
   logits.outputs = run_model(model, options.model, options, *sample.reader());
-  ModelOptions oracle = options.model;
-  oracle.precision = "fp64";
-  logits.answers = run_model(model, oracle, options, *sample.reader());
+  logits.answers = run_model(model, oracle_options(options.model), options, *sample.reader());
   logits.indices = sample.indices;
   return logits;
 }
@@ -203,10 +215,7 @@ void check_options(const Options& options) {
 
 int verify(const Options& options) {
   check_options(options);
-  const bool automatic = options.model.precision == "auto" && options.outputs.empty();
-  const Tolerance tolerance =
-      tolerance_of(automatic ? (classifier::cpu_supports_bf16() ? std::string("bf16") : std::string("fp32"))
-                             : options.model.precision);
+  const Tolerance tolerance = tolerance_of(judged_precision(options));
   const Logits logits = options.against == "oracle" ? outputs_and_oracle(options) : outputs_and_answers(options);
   const Comparison result = compare_logits(logits.outputs, logits.answers, logits.num_classes, tolerance);
   const bool holds = (options.rule == "school" || result.num_over_ours == 0) &&
@@ -236,7 +245,7 @@ Command add_verify(CLI::App& app) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str();
   app.add_option("--rule", options->rule, "Which rule decides: ours, school or both")->capture_default_str();
-  app.add_flag("--quiet", options->quiet, "Only the report");
+  app.add_flag("--quiet", options->model.quiet, "Only the report");
   app.footer(kFooter);
   return [options] { return verify(*options); };
 }
