@@ -18,6 +18,7 @@
 #include <string_view>
 #include <vector>
 
+#include "io/text_arena.h"
 #include "tessera/core/buffer.h"
 
 namespace tessera::io {
@@ -53,7 +54,7 @@ inline constexpr size_t kMaxBatchTextBytes = 16u << 20;
 struct RecordBatch {
   int64_t first_index = 0;  ///< global index of record 0, counted from 0
   int64_t num_records = 0;
-  std::vector<std::string> texts;   ///< text formats: [num_records]
+  TextArena texts;                  ///< text formats: [num_records]
   Buffer<int32_t> ids;              ///< ids: [num_records, sequence_length], or larger
   Buffer<float> embeddings;         ///< embeddings: [num_records, embedding_size, sequence_length], or larger
   std::vector<std::string> errors;  ///< [num_records], empty = readable; else says what is wrong, with the line

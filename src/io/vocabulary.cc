@@ -1,5 +1,8 @@
 #include "io/vocabulary.h"
 
+#include <algorithm>
+#include <bit>
+#include <cstring>
 #include <utility>
 
 #include "io/file.h"
@@ -12,6 +15,23 @@
 namespace tessera::io {
 
 namespace {
+
+constexpr size_t kMaxInlineBytes = 16;
+
+template <class T>
+uint64_t read_at(const char* bytes) {
+  T value;
+  std::memcpy(&value, bytes, sizeof(T));
+  return value;
+}
+
+/// Both numbers in every bit of the upper half of the result, which a table's position is made of.
+uint64_t mixed(uint64_t low, uint64_t high) {
+  // Odd constants without a pattern: the fractions of the square roots of 2 and 3.
+  constexpr uint64_t kFirst = 0x6A09E667F3BCC909u, kSecond = 0xBB67AE8584CAA73Bu;
+  const uint64_t product = (low ^ std::rotl(high * kSecond, 32)) * kFirst;
+  return (product ^ product >> 32) * kSecond;
+}
 
 /// What is wrong with `word` as an entry, or empty.
 std::string word_problem(std::string_view word) {
@@ -41,19 +61,24 @@ Vocabulary::Vocabulary(std::vector<std::string> words, int32_t unknown_id, int32
   }
   check_special_id("unknown_id", unknown_id, words_.size(), where);
   check_special_id("pad_id", pad_id, words_.size(), where);
-  ids_.reserve(words_.size());
+  slots_.resize(std::bit_ceil(2 * words_.size()));
+  shift_ = 64 - std::countr_zero(slots_.size());
   for (size_t i = 0; i < words_.size(); ++i) {
     const std::string problem = word_problem(words_[i]);
     if (!problem.empty()) throw Error(str_cat(where, ":", i + 1), problem, "one word a line");
-    const auto [first, inserted] = ids_.emplace(words_[i], static_cast<int32_t>(i));
-    if (!inserted) {
+    const Key key = key_of(words_[i]);
+    Slot& slot = slots_[find(key, words_[i])];
+    if (slot.num_bytes != 0) {
       throw Error(str_cat(where, ":", i + 1), quote(words_[i]) + " again",
-                  str_cat("every word once; it is in line ", first->second + 1));
+                  str_cat("every word once; it is in line ", slot.id + 1));
     }
+    slot = {.key = key, .num_bytes = static_cast<uint32_t>(words_[i].size()), .id = static_cast<int32_t>(i)};
   }
   // A text that spells these entries' names means words that the model does not know.
-  ids_.erase(words_[static_cast<size_t>(unknown_id)]);
-  ids_.erase(words_[static_cast<size_t>(pad_id)]);
+  for (const int32_t id : {unknown_id, pad_id}) {
+    const std::string& word = words_[static_cast<size_t>(id)];
+    slots_[find(key_of(word), word)].id = unknown_id;
+  }
 }
 
 Vocabulary Vocabulary::load(const std::filesystem::path& path, int32_t unknown_id, int32_t pad_id) {
@@ -72,8 +97,38 @@ Vocabulary Vocabulary::load(const std::filesystem::path& path, int32_t unknown_i
 }
 
 int32_t Vocabulary::id(std::string_view word) const {
-  const auto found = ids_.find(word);
-  return found == ids_.end() ? unknown_id_ : found->second;
+  const Slot& slot = slots_[find(key_of(word), word)];
+  return slot.num_bytes == 0 ? unknown_id_ : slot.id;
+}
+
+Vocabulary::Key Vocabulary::key_of(std::string_view word) {
+  const char* const first = word.data();
+  const size_t size = word.size();
+  // Reads that overlap see every byte, and none outside; the size tells words apart that then look alike.
+  if (size > kMaxInlineBytes) {
+    uint64_t hash = 0;
+    for (size_t i = 0; i + 8 <= size; i += 8) hash = mixed(hash, read_at<uint64_t>(first + i));
+    return {hash, read_at<uint64_t>(first + size - 8)};
+  }
+  if (size >= 8) return {read_at<uint64_t>(first), read_at<uint64_t>(first + size - 8)};
+  if (size >= 4) return {read_at<uint32_t>(first) | read_at<uint32_t>(first + size - 4) << 32, 0};
+  if (size == 0) return {};
+  return {read_at<uint8_t>(first) | read_at<uint8_t>(first + size / 2) << 8 | read_at<uint8_t>(first + size - 1) << 16,
+          0};
+}
+
+size_t Vocabulary::find(const Key& key, std::string_view word) const {
+  const size_t mask = slots_.size() - 1;
+  size_t position = static_cast<size_t>(mixed(key.low + word.size(), key.high) >> shift_);
+  while (true) {
+    const Slot& slot = slots_[position];
+    if (slot.num_bytes == 0) return position;
+    if (slot.key == key && slot.num_bytes == word.size() &&
+        (word.size() <= kMaxInlineBytes || words_[static_cast<size_t>(slot.id)] == word)) {
+      return position;
+    }
+    position = (position + 1) & mask;
+  }
 }
 
 }  // namespace tessera::io

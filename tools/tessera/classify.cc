@@ -53,6 +53,7 @@ struct Options {
   std::string statistics;
   bool expert_weights = false;
   bool show_text = false;
+  bool quiet = false;
 };
 
 std::string extension_of(const std::string& path) { return std::filesystem::path(path).extension().string(); }
@@ -177,7 +178,8 @@ int classify(const Options& options) {
   const auto reader = open_reader(options, format, model->config, stop_reader);
   auto classifiers = make_classifiers(
       model, options.model,
-      format == InputFormat::embeddings ? classifier::InputKind::embeddings : classifier::InputKind::ids);
+      format == InputFormat::embeddings ? classifier::InputKind::embeddings : classifier::InputKind::ids,
+      options.quiet);
   Output output(options.output);  // last, so that nothing else that is wrong leaves an empty file behind
   classifier::EngineOptions engine_options;
   engine_options.batch_size = options.model.batch_size;
@@ -190,7 +192,7 @@ int classify(const Options& options) {
   int signal = 0;
   {
     const InterruptGuard interrupt;
-    Progress progress(!options.model.quiet, *reader);
+    Progress progress(!options.quiet, *reader);
     ResultWriter writer(model->config, results, output, progress);
     statistics = run(engine, *reader, writer, interrupt.token(), output);
     signal = interrupt.signal();
@@ -201,7 +203,7 @@ int classify(const Options& options) {
     }
   }
   print_failures(statistics);
-  if (!options.model.quiet) {
+  if (!options.quiet) {
     std::fprintf(stderr, "tessera: %s\n", engine.description().c_str());
     print_statistics(statistics);
   }
@@ -227,7 +229,7 @@ Command add_classify(CLI::App& app) {
   app.add_flag("--expert-weights", options->expert_weights, "Add how much each expert counted");
   app.add_flag("--show-text", options->show_text, "Text output: add the sentence");
   app.add_option("--statistics", options->statistics, "Write counts, rate and memory as JSON to this file");
-  app.add_flag("--quiet", options->model.quiet, "No progress, no statistics; failed records are still listed");
+  app.add_flag("--quiet", options->quiet, "No progress, no statistics; failed records are still listed");
   app.footer(kFooter);
   return [options] { return classify(*options); };
 }

@@ -46,6 +46,7 @@ struct Options {
   int64_t text_column = 1;
   int64_t label_column = 2;
   int64_t num_shown = 0;
+  bool quiet = false;
 };
 
 /// The rows of a file: [num_rows] each.
@@ -99,7 +100,7 @@ std::string parse_row(const Options& options, const ClassifierConfig& config, st
 Rows read_rows(const Options& options, const ClassifierConfig& config) {
   io::TextStream stream(options.input, nullptr);
   Rows rows;
-  std::string line;
+  std::string_view line;
   for (int64_t number = 1;; ++number) {
     const io::TextStream::Line kind = stream.next_line(line);
     if (kind == io::TextStream::Line::end) return rows;
@@ -197,7 +198,7 @@ int evaluate(const Options& options) {
   const auto model = load_model(options.model);
   Rows rows = read_rows(options, model->config);
   TextListReader reader(rows.texts, rows.errors);
-  auto classifiers = make_classifiers(model, options.model, classifier::InputKind::ids);
+  auto classifiers = make_classifiers(model, options.model, classifier::InputKind::ids, options.quiet);
   classifier::EngineOptions engine_options;
   engine_options.batch_size = options.model.batch_size;
   engine_options.num_encode_threads = options.model.num_threads;
@@ -209,7 +210,7 @@ int evaluate(const Options& options) {
   Output output("-");
   int64_t num_correct = 0;
   {
-    Progress progress(!options.model.quiet, reader);
+    Progress progress(!options.quiet, reader);
     Score score(options, model->config, rows, progress);
     statistics = engine.run(reader, score, interrupt.token());
     num_correct = score.num_correct();
@@ -224,7 +225,7 @@ int evaluate(const Options& options) {
   output.write(text);
   output.commit();
   print_failures(statistics);
-  if (!options.model.quiet) {
+  if (!options.quiet) {
     std::fprintf(stderr, "tessera: %s\n", engine.description().c_str());
     print_statistics(statistics);
   }
@@ -253,7 +254,7 @@ Command add_evaluate(CLI::App& app) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app.add_option("--statistics", options->statistics, "Write accuracy, counts and rate as JSON to this file");
-  app.add_flag("--quiet", options->model.quiet, "No progress, no statistics; failed rows are still listed");
+  app.add_flag("--quiet", options->quiet, "No progress, no statistics; failed rows are still listed");
   app.footer(kFooter);
   return [options] { return evaluate(*options); };
 }

@@ -93,9 +93,9 @@ std::shared_ptr<const classifier::Model> load_model(const ModelOptions& options)
 }
 
 Classifiers make_classifiers(const std::shared_ptr<const classifier::Model>& model, const ModelOptions& options,
-                             classifier::InputKind input) {
+                             classifier::InputKind input, bool quiet) {
   const BackEnd back_end = select_back_end(options, find_devices());
-  if (!options.quiet) std::fprintf(stderr, "tessera: on %s\n", describe(back_end).c_str());
+  if (!quiet) std::fprintf(stderr, "tessera: on %s\n", describe(back_end).c_str());
   if (back_end.expert_threshold > 0) {
     std::fprintf(stderr, "tessera: experts whose router weight is below %g are skipped: results are approximate\n",
                  back_end.expert_threshold);

@@ -17,7 +17,6 @@ struct ModelOptions : BackEndOptions {
   std::string model;
   int num_threads = 0;
   int64_t batch_size = 0;
-  bool quiet = false;  ///< the command's own --quiet: do not say on what the model runs
 };
 
 /// --model, --device, --precision, --layer-precision, --form, --expert-threshold, --threads, --batch-size.
@@ -26,10 +25,11 @@ void add_model_options(CLI::App& app, ModelOptions& options, bool model_required
 /// Checks the options against what this machine has, then loads. Warnings of the loader go to standard error.
 std::shared_ptr<const classifier::Model> load_model(const ModelOptions& options);
 
-/// One classifier for the CPU, two lanes for each GPU. Says on standard error on what the model runs, and, even when
-/// quiet, that experts are skipped.
+/// One classifier for the CPU, two lanes for each GPU. Says on standard error on what the model runs, unless `quiet`,
+/// and that experts are skipped, in any case.
 std::vector<std::unique_ptr<classifier::Classifier>> make_classifiers(
-    const std::shared_ptr<const classifier::Model>& model, const ModelOptions& options, classifier::InputKind input);
+    const std::shared_ptr<const classifier::Model>& model, const ModelOptions& options, classifier::InputKind input,
+    bool quiet);
 
 /// The name of a class, or its index where the model names none.
 std::string class_name(const classifier::ClassifierConfig& config, int64_t class_idx);

@@ -56,23 +56,24 @@ struct Options {
   std::string rule = "ours";
   int64_t num_classes = 2;
   int64_t sample_size = 16;
+  bool quiet = false;
 };
 
 /// The logits of every record; those of a failed one are NaN. An interrupted run ends the command.
 std::vector<float> run_model(const std::shared_ptr<const Model>& model, const ModelOptions& model_options,
-                             const Options& options, io::RecordReader& reader) {
-  auto classifiers = make_classifiers(model, model_options, input_kind(options.input));
+                             const Options& options, io::RecordReader& reader, bool is_silent) {
+  auto classifiers = make_classifiers(model, model_options, input_kind(options.input), is_silent);
   classifier::EngineOptions engine_options;
   engine_options.batch_size = model_options.batch_size;
   engine_options.num_encode_threads = model_options.num_threads;
   classifier::Engine engine(model, std::move(classifiers), engine_options);
   const InterruptGuard interrupt;
-  Progress progress(!options.model.quiet, reader);
+  Progress progress(!options.quiet, reader);
   LogitsSink sink(progress);
   const classifier::RunStatistics statistics = engine.run(reader, sink, interrupt.token());
   if (statistics.interrupted) throw Interrupted(interrupt.signal());
   print_failures(statistics);
-  if (!options.model.quiet) {
+  if (!options.quiet) {
     std::fprintf(stderr, "tessera: %s\n", engine.description().c_str());
     print_statistics(statistics);
   }
@@ -101,7 +102,7 @@ Logits outputs_and_answers(const Options& options) {
     const auto model = load_model(options.model);
     logits.num_classes = model->config.num_classes;
     logits.answers = read_float_file(options.answers, logits.num_classes);
-    logits.outputs = run_model(model, options.model, options, *open_input(options.input, model->config));
+    logits.outputs = run_model(model, options.model, options, *open_input(options.input, model->config), options.quiet);
   } else {
     logits.answers = read_float_file(options.answers, logits.num_classes);
     logits.outputs = read_float_file(options.outputs, logits.num_classes);
@@ -121,8 +122,8 @@ Logits outputs_and_oracle(const Options& options) {
   RecordSample sample = take_sample(*open_input(options.input, model->config), options.sample_size, model->config);
   Logits logits;
   logits.num_classes = model->config.num_classes;
-  logits.outputs = run_model(model, options.model, options, *sample.reader());
-  logits.answers = run_model(model, oracle_options(options.model), options, *sample.reader());
+  logits.outputs = run_model(model, options.model, options, *sample.reader(), options.quiet);
+  logits.answers = run_model(model, oracle_options(options.model), options, *sample.reader(), true);
   logits.indices = sample.indices;
   return logits;
 }
@@ -197,7 +198,8 @@ int verify(const Options& options) {
                                 .input = options.input,
                                 .sample_size = options.sample_size,
                                 .all_forms = options.all_forms,
-                                .json = options.json});
+                                .json = options.json,
+                                .quiet = options.quiet});
   }
   check_options(options);
   const Tolerance tolerance = tolerance_of(judged_precision(options));
@@ -235,7 +237,7 @@ Command add_verify(CLI::App& app) {
       "Error against the oracle and speed of every precision, or of --precision; without a file on made-up input");
   app.add_flag("--all-forms", options->all_forms, "Report each form of the convolutions that a GPU has");
   app.add_option("--json", options->json, "Write the report as JSON to this file too");
-  app.add_flag("--quiet", options->model.quiet, "Only the report");
+  app.add_flag("--quiet", options->quiet, "Only the report");
   app.footer(kFooter);
   return [options] { return verify(*options); };
 }

@@ -26,7 +26,6 @@ std::unique_ptr<io::RecordReader> open_input(const VerifyInput& input, const cla
 ModelOptions oracle_options(const ModelOptions& options) {
   ModelOptions oracle = options;
   static_cast<BackEndOptions&>(oracle) = {.device = "cpu", .precision = "fp64"};
-  oracle.quiet = true;
   return oracle;
 }
 

@@ -27,7 +27,7 @@ classifier::InputKind input_kind(const VerifyInput& input);
 /// The file that is named. Throws Error as io::open_records.
 std::unique_ptr<io::RecordReader> open_input(const VerifyInput& input, const classifier::ClassifierConfig& config);
 
-/// The same model on the oracle, saying nothing.
+/// The same model on the oracle.
 ModelOptions oracle_options(const ModelOptions& options);
 
 /// Keeps the logits: [num_records, num_classes]; those of a failed record are NaN.

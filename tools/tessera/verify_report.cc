@@ -127,7 +127,7 @@ std::vector<std::unique_ptr<ReportInput>> open_inputs(const ReportOptions& optio
 class Engines {
  public:
   Engines(const std::shared_ptr<const Model>& model, const ModelOptions& options, InputKind kind)
-      : engine_(model, make_classifiers(model, options, kind),
+      : engine_(model, make_classifiers(model, options, kind, true),
                 {.batch_size = options.batch_size, .num_encode_threads = options.num_threads}) {}
 
   /// The statistics of a run that went to its end; `logits` as of LogitsSink.
@@ -188,7 +188,6 @@ std::vector<Variant> variants_of(const ReportOptions& options, InputKind kind) {
         variant.options.precision = precision;
         variant.options.form = form;
         variant.options.expert_threshold = threshold;
-        variant.options.quiet = true;
         const BackEnd back_end = select_back_end(variant.options, devices);
         variant.device = device_column(back_end);
         variant.precision = precision_column(back_end);
@@ -302,7 +301,7 @@ int print_verify_report(const ReportOptions& options) {
     for (const Variant& variant : variants_of(options, input->kind)) {
       const bool skips = variant.options.expert_threshold > 0;
       const Row* const exact = skips && rows.back().refusal.empty() ? &rows.back() : nullptr;
-      rows.push_back(measure(model, *input, variant, exact, !options.model.quiet));
+      rows.push_back(measure(model, *input, variant, exact, !options.quiet));
       output.write(row_line(rows.back()));
       output.flush();
     }

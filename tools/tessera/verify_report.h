@@ -14,6 +14,7 @@ struct ReportOptions {
   int64_t sample_size = 0;  ///< records that the oracle judges
   bool all_forms = false;   ///< on GPUs each form that can be had, not only --form
   std::string json;         ///< a file for the same as JSON, or empty
+  bool quiet = false;       ///< no progress line
 };
 
 /// Prints the table; the exit code is kAllOk when every row without an expert threshold keeps its bound.
