@@ -3,12 +3,15 @@
 // rules proper, which define the words, then do all of it. The tests compare the two.
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <string_view>
 
+#include "io/vocabulary.h"
 #include "io/white_space.h"
 #include "tessera/core/text_normalization.h"
 
@@ -49,8 +52,22 @@ constexpr std::array<Kind, 256> make_kinds(TextNormalization normalization) {
 template <TextNormalization normalization>
 inline constexpr std::array<Kind, 256> kKinds = make_kinds(normalization);
 
-// White space behind the text: a word ends there, and looking for "not " reads 4 bytes at most.
-inline constexpr size_t kPadding = 8;
+// White space behind the text: a word ends there, and Vocabulary::id_of_padded may read on.
+inline constexpr size_t kPadding = Vocabulary::kPaddedBytes;
+
+static_assert(std::endian::native == std::endian::little, "the first byte of a text is the lowest of a number");
+
+// Eight ASCII bytes at a time: adding 0x80 - c to a byte below 0x80 sets its top bit exactly if it is c or more.
+constexpr uint64_t kTopBits = 0x8080808080808080u;
+constexpr uint64_t each_byte(unsigned value) { return 0x0101010101010101u * value; }
+
+/// The top bit of each byte in [first, last].
+constexpr uint64_t bytes_between(uint64_t bytes, char first, char last) {
+  const unsigned from = static_cast<unsigned char>(first), to = static_cast<unsigned char>(last);
+  return (bytes + each_byte(0x80 - from)) & ~(bytes + each_byte(0x7F - to)) & kTopBits;
+}
+
+constexpr uint64_t lower_case(uint64_t bytes) { return bytes | bytes_between(bytes, 'A', 'Z') >> 2; }
 
 /// A word that may be glued to the one behind it, as the Treebank split them; found by its three bytes.
 enum class Stem : uint8_t { none, gon_wan, got, gim_lem, can };
@@ -99,9 +116,9 @@ class Splitter {
   /// has been handled already.
   bool start_chunk() {
     if constexpr (normalization == TextNormalization::reviews) {
-      is_glued_ = has_chunk_ && glues();
+      const bool is_glued = has_chunk_ && glues();
       has_chunk_ = true;
-      if (is_glued_) {
+      if (is_glued) {
         if (begin_ == end_) begin_word();
         return true;
       }
@@ -109,7 +126,9 @@ class Splitter {
     end_word();
     if constexpr (normalization == TextNormalization::reviews) {
       if (*read_ == '-' && (is_at(read_, "-lrb-") || is_at(read_, "-rrb-")) && ends_chunk(read_ + 5)) {
-        word_(read_[1] == 'l' ? "(" : ")");
+        static constexpr char kBrackets[] = "(               )               ";
+        static_assert(sizeof(kBrackets) > 2 * kPadding && kBrackets[kPadding] == ')');
+        word_(std::string_view(read_[1] == 'l' ? kBrackets : kBrackets + kPadding, 1));
         read_ += 5;
         stem_ = Stem::none;
         begin_word();
@@ -135,7 +154,7 @@ class Splitter {
   /// Up to the next white space; the word that grows there stays open. False at something rare.
   bool split_chunk() {
     const char* const chunk = read_;
-    bool is_whole = !is_glued_;  // and its bytes are where they were
+    bool is_whole = true;  // its bytes are where they were
     while (true) {
       switch (kind()) {
         case Kind::plain: keep_run(); break;
@@ -148,14 +167,12 @@ class Splitter {
         case Kind::apostrophe:
           if (normalization == TextNormalization::reviews && read_[1] == '\'') return false;
           [[fallthrough]];
-        case Kind::mark: {
-          const char mark = *read_;
+        case Kind::mark:
           end_word();
+          word_(std::string_view(read_, 1));
           ++read_;
           begin_word();
-          word_(std::string_view(&mark, 1));
           break;
-        }
         case Kind::dropped:
           is_whole = false;
           ++read_;
@@ -168,7 +185,12 @@ class Splitter {
   /// Adds the plain bytes at read_ to the word; they move down where a quote was dropped or a gap closed before them.
   void keep_run() {
     const char* const first = read_;
-    while (kind() == Kind::plain) ++read_;
+    do {
+      uint64_t bytes = 0;
+      std::memcpy(&bytes, read_, sizeof(bytes));
+      const int num_letters = std::countr_zero(~bytes_between(bytes, 'a', 'z') & kTopBits) / 8;
+      read_ += std::max(num_letters, 1);  // plain is more than letters
+    } while (kind() == Kind::plain);
     const size_t num_bytes = static_cast<size_t>(read_ - first);
     if (end_ != first) std::memmove(end_, first, num_bytes);
     end_ += num_bytes;
@@ -181,23 +203,28 @@ class Splitter {
   char* end_ = nullptr;
   Stem stem_ = Stem::none;  // of the chunk before
   bool has_chunk_ = false;  // there was one
-  bool is_glued_ = false;   // this one belongs to the one before
 };
 
 }  // namespace ascii
 
-/// Calls word(std::string_view) for each word of `text`, of at most kMaxAsciiTextBytes. False when the text is not for
+/// Calls word(std::string_view) for each word of `text`, of at most kMaxAsciiTextBytes; the words are padded as
+/// Vocabulary::id_of_padded asks for. False when the text is not for
 /// this; some words may have been handed out, all of them of text that is ASCII throughout.
 template <class Word>
 bool split_ascii_words(std::string_view text, TextNormalization normalization, const Word& word) {
   std::array<char, kMaxAsciiTextBytes + ascii::kPadding> copy;
-  unsigned char any = 0;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    any |= byte;
-    copy[i] = static_cast<char>(byte + (static_cast<unsigned char>(byte - 'A') < 26 ? 32 : 0));
-  }
-  if (any >= 0x80) return false;
+  uint64_t any = 0;
+  const auto copy_lower = [&](size_t begin, size_t num_bytes) {
+    uint64_t bytes = 0;
+    std::memcpy(&bytes, text.data() + begin, num_bytes);
+    any |= bytes;
+    bytes = ascii::lower_case(bytes);
+    std::memcpy(copy.data() + begin, &bytes, sizeof(bytes));
+  };
+  size_t begin = 0;
+  for (; begin + 8 <= text.size(); begin += 8) copy_lower(begin, 8);
+  if (begin < text.size()) copy_lower(begin, text.size() - begin);
+  if ((any & ascii::kTopBits) != 0) return false;
   char* const last = copy.data() + text.size();
   std::memset(last, ' ', ascii::kPadding);
   if (normalization == TextNormalization::reviews) {

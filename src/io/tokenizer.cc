@@ -307,14 +307,15 @@ void split_words(std::string& text, const Word& word) {
   separate(0);
 }
 
-/// Ids as they come: kept, counted, cut.
+/// Ids as they come: kept, counted, cut. `is_padded`: the words are as Vocabulary::id_of_padded asks for.
+template <bool is_padded>
 class IdWriter {
  public:
   IdWriter(const Vocabulary& vocabulary, std::span<int32_t> ids) : vocabulary_(vocabulary), ids_(ids) {}
 
   void operator()(std::string_view word) {
     if (num_words_ < ids_.size()) {
-      const int32_t id = vocabulary_.id(word);
+      const int32_t id = is_padded ? vocabulary_.id_of_padded(word) : vocabulary_.id(word);
       ids_[num_words_] = id;
       num_unknown_ += id == vocabulary_.unknown_id() ? 1 : 0;
     }
@@ -355,11 +356,11 @@ std::vector<std::string> Tokenizer::tokenize(std::string_view text) const {
 Tokenizer::Encoding Tokenizer::encode(std::string_view text, const Vocabulary& vocabulary,
                                       std::span<int32_t> ids) const {
   if (text.size() <= kMaxAsciiTextBytes) {
-    IdWriter writer(vocabulary, ids);
+    IdWriter<true> writer(vocabulary, ids);
     if (split_ascii_words(text, normalization_, [&](std::string_view word) { writer(word); })) return writer.finish();
   }
   std::string buffer = prepared(text, normalization_);
-  IdWriter writer(vocabulary, ids);
+  IdWriter<false> writer(vocabulary, ids);
   split_words(buffer, [&](std::string_view word) { writer(word); });
   return writer.finish();
 }

@@ -16,14 +16,14 @@ namespace tessera::io {
 
 namespace {
 
-constexpr size_t kMaxInlineBytes = 16;
-
-template <class T>
 uint64_t read_at(const char* bytes) {
-  T value;
-  std::memcpy(&value, bytes, sizeof(T));
+  uint64_t value = 0;
+  std::memcpy(&value, bytes, sizeof(value));
   return value;
 }
+
+/// A mask of the lowest `count` bytes, at most 8.
+uint64_t low_bytes(size_t count) { return count == 0 ? 0 : ~uint64_t{0} >> (64 - 8 * count); }
 
 /// Both numbers in every bit of the upper half of the result, which a table's position is made of.
 uint64_t mixed(uint64_t low, uint64_t high) {
@@ -96,25 +96,33 @@ Vocabulary Vocabulary::load(const std::filesystem::path& path, int32_t unknown_i
   return Vocabulary(std::move(words), unknown_id, pad_id, where);
 }
 
-int32_t Vocabulary::id(std::string_view word) const {
-  const Slot& slot = slots_[find(key_of(word), word)];
+int32_t Vocabulary::id(std::string_view word) const { return id_of(key_of(word), word); }
+
+int32_t Vocabulary::id_of_padded(std::string_view word) const { return id_of(key_of_padded(word), word); }
+
+int32_t Vocabulary::id_of(const Key& key, std::string_view word) const {
+  const Slot& slot = slots_[find(key, word)];
   return slot.num_bytes == 0 ? unknown_id_ : slot.id;
 }
 
 Vocabulary::Key Vocabulary::key_of(std::string_view word) {
-  const char* const first = word.data();
+  char padded[kPaddedBytes] = {};
+  if (word.size() > kPaddedBytes) return key_of_padded(word);
+  std::copy(word.begin(), word.end(), padded);
+  return key_of_padded({padded, word.size()});
+}
+
+Vocabulary::Key Vocabulary::key_of_padded(std::string_view word) {
+  static_assert(std::endian::native == std::endian::little, "the first bytes of a word are the lowest of its key");
+  const char* const bytes = word.data();
   const size_t size = word.size();
-  // Reads that overlap see every byte, and none outside; the size tells words apart that then look alike.
-  if (size > kMaxInlineBytes) {
+  if (size > kPaddedBytes) {
     uint64_t hash = 0;
-    for (size_t i = 0; i + 8 <= size; i += 8) hash = mixed(hash, read_at<uint64_t>(first + i));
-    return {hash, read_at<uint64_t>(first + size - 8)};
+    for (size_t i = 0; i + 8 <= size; i += 8) hash = mixed(hash, read_at(bytes + i));
+    return {hash, read_at(bytes + size - 8)};
   }
-  if (size >= 8) return {read_at<uint64_t>(first), read_at<uint64_t>(first + size - 8)};
-  if (size >= 4) return {read_at<uint32_t>(first) | read_at<uint32_t>(first + size - 4) << 32, 0};
-  if (size == 0) return {};
-  return {read_at<uint8_t>(first) | read_at<uint8_t>(first + size / 2) << 8 | read_at<uint8_t>(first + size - 1) << 16,
-          0};
+  const uint64_t low = read_at(bytes), high = read_at(bytes + 8);
+  return {low & low_bytes(std::min<size_t>(size, 8)), size > 8 ? high & low_bytes(size - 8) : 0};
 }
 
 size_t Vocabulary::find(const Key& key, std::string_view word) const {
@@ -124,7 +132,7 @@ size_t Vocabulary::find(const Key& key, std::string_view word) const {
     const Slot& slot = slots_[position];
     if (slot.num_bytes == 0) return position;
     if (slot.key == key && slot.num_bytes == word.size() &&
-        (word.size() <= kMaxInlineBytes || words_[static_cast<size_t>(slot.id)] == word)) {
+        (word.size() <= kPaddedBytes || words_[static_cast<size_t>(slot.id)] == word)) {
       return position;
     }
     position = (position + 1) & mask;

@@ -24,9 +24,13 @@ class Vocabulary {
   const std::string& word(int32_t id) const { return words_[static_cast<size_t>(id)]; }
   /// The id of `word`, or unknown_id(). A text never reaches the pad or unknown entries by spelling their names.
   int32_t id(std::string_view word) const;
+  /// The same for a word in a buffer that can be read from word.data() for kPaddedBytes, whatever stands there.
+  int32_t id_of_padded(std::string_view word) const;
+  static constexpr size_t kPaddedBytes = 16;
 
  private:
-  /// What is compared: the bytes of a word of up to 16, so that most look-ups touch one cache line, else a hash.
+  /// What is compared: a word of up to 16 bytes with zeros behind, so that most look-ups touch one cache line, else a
+  /// hash.
   struct Key {
     uint64_t low = 0;
     uint64_t high = 0;
@@ -38,6 +42,8 @@ class Vocabulary {
     int32_t id = 0;
   };
   static Key key_of(std::string_view word);
+  static Key key_of_padded(std::string_view word);
+  int32_t id_of(const Key& key, std::string_view word) const;
   /// The slot that holds `word`, or the free one where it belongs.
   size_t find(const Key& key, std::string_view word) const;
 

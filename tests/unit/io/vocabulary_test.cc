@@ -83,6 +83,19 @@ TEST(Vocabulary, LookUpIsASearch) {
   EXPECT_GT(num_absent, 3'000u);
 }
 
+// Words of one letter differ in nothing but their size.
+TEST(Vocabulary, SizesTellWordsApart) {
+  for (char letter = '!'; letter <= '~'; ++letter) {
+    std::vector<std::string> words = {"<unk>", "<pad>"};
+    for (size_t size = 1; size <= 23; size += 2) words.emplace_back(size, letter);
+    const Vocabulary vocabulary(words, 0, 1, "v");
+    for (size_t size = 1; size <= 24; ++size) {
+      ASSERT_EQ(vocabulary.id(std::string(size, letter)), size % 2 == 0 ? 0 : static_cast<int32_t>(size / 2) + 2)
+          << letter << " " << size;
+    }
+  }
+}
+
 TEST(Vocabulary, LongSpecialEntriesAndDuplicatesOfLongWords) {
   const std::string unknown(20, 'u'), pad(300, 'p'), word(17, 'w');
   const Vocabulary vocabulary({pad, word, unknown}, 2, 0, "v");
