@@ -1,18 +1,20 @@
 # Two commands do everything on a fresh Debian 12, set-up included:
-#   make demo   installs what is missing, builds, classifies real sentences
+#   make demo   installs what is missing, builds, classifies real sentences, on a GPU where there is one
 #   make test   installs what is missing, builds, runs every test
+# Where the CUDA toolkit puts nvcc.
+export PATH := $(PATH):/usr/local/cuda/bin
+
 .PHONY: demo build test gpu-test bench format figures clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
 
 demo: build
-	@scripts/demo.sh build/cpu
+	@scripts/demo.sh build/$$(scripts/demo_preset.sh 2>/dev/null)
 
 build:
 	@scripts/install.sh demo
-	@cmake --preset cpu --log-level=WARNING
-	@cmake --build --preset cpu
+	@preset=$$(scripts/demo_preset.sh) && cmake --preset $$preset --log-level=WARNING && cmake --build --preset $$preset
 
 test:
 	@scripts/install.sh test

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job on real sentences: demo.sh BUILD_DIR
+# The main job on real sentences, on a GPU where the build and the machine have one: demo.sh BUILD_DIR
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tessera=$1/tools/tessera/tessera

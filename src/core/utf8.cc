@@ -1,6 +1,31 @@
 #include "tessera/core/utf8.h"
 
+#include <cstring>
+
 namespace tessera {
+
+namespace {
+
+/// Whether the `num_words` * 8 bytes at `bytes` are all below 0x80.
+template <int num_words>
+bool is_ascii(const char* bytes) {
+  uint64_t words[num_words];
+  std::memcpy(words, bytes, sizeof(words));
+  uint64_t any = 0;
+  for (const uint64_t word : words) any |= word;
+  return (any & 0x8080808080808080u) == 0;
+}
+
+/// The first byte from `position` on that is not below 0x80, or the end.
+size_t ascii_end(std::string_view text, size_t position) {
+  const char* const bytes = text.data();
+  while (position + 32 <= text.size() && is_ascii<4>(bytes + position)) position += 32;
+  while (position + 8 <= text.size() && is_ascii<1>(bytes + position)) position += 8;
+  while (position < text.size() && static_cast<unsigned char>(bytes[position]) < 0x80) ++position;
+  return position;
+}
+
+}  // namespace
 
 size_t utf8_sequence_length(std::string_view text) {
   if (text.empty()) return 0;
@@ -31,11 +56,12 @@ size_t utf8_sequence_length(std::string_view text) {
 }
 
 size_t utf8_first_invalid(std::string_view text) {
-  size_t position = 0;
+  size_t position = ascii_end(text, 0);
   while (position < text.size()) {
     const size_t length = utf8_sequence_length(text.substr(position));
     if (length == 0) return position;
     position += length;
+    if (length == 1) position = ascii_end(text, position);
   }
   return std::string_view::npos;
 }

@@ -95,7 +95,29 @@ bool TextStream::refill() {
   return begin_ < end_ || (begin_ > 0 && refill());
 }
 
+TextStream::Line TextStream::next_line(std::string_view& line) {
+  const char* const first = buffer_.data() + begin_;
+  const void* const newline = begin_ < end_ ? std::memchr(first, '\n', end_ - begin_) : nullptr;
+  if (newline == nullptr) {
+    const Line kind = gather_line(gathered_);
+    line = gathered_;
+    return kind;
+  }
+  static_assert(kBufferBytes <= kMaxTextRecordBytes, "a line in the buffer is never too long");
+  line = {first, static_cast<size_t>(static_cast<const char*>(newline) - first)};
+  begin_ += line.size() + 1;
+  if (line.ends_with('\r')) line.remove_suffix(1);
+  return Line::complete;
+}
+
 TextStream::Line TextStream::next_line(std::string& line) {
+  std::string_view view;
+  const Line kind = next_line(view);
+  line = view;
+  return kind;
+}
+
+TextStream::Line TextStream::gather_line(std::string& line) {
   line.clear();
   bool too_long = false;
   bool has_bytes = false;
@@ -138,31 +160,28 @@ bool TextRecordReader::next(int64_t max_records, RecordBatch& batch) {
   batch.first_index = num_records_;
   batch.num_records = 0;
   size_t num_bytes = 0;
-  std::string text;
   std::string error;
   const auto capacity = static_cast<size_t>(max_records);
-  batch.texts.resize(std::min(batch.texts.size(), capacity));
-  batch.errors.resize(batch.texts.size());
-  size_t count = 0;
-  while (count < capacity && num_bytes < kMaxBatchTextBytes) {
-    text.clear();
-    error.clear();
-    if (!try_read_record(text, error, count > 0)) break;
-    if (count == batch.texts.size()) {
-      batch.texts.emplace_back();
-      batch.errors.emplace_back();
-    }
-    num_bytes += text.size() + error.size();
-    // Assigned, not moved: strings of a batch that comes back keep their memory, and `text` keeps its own.
-    batch.texts[count] = text;
-    batch.errors[count] = error;
-    ++count;
+  batch.texts.clear();
+  batch.errors.clear();
+  if (text_bytes_ > 0) {
+    // About the same as the last time; a batch that comes back has its memory already.
+    batch.texts.reserve(last_count_, text_bytes_ + text_bytes_ / 8);
+    batch.errors.reserve(last_count_);
   }
-  batch.texts.resize(count);
-  batch.errors.resize(count);
-  batch.num_records = static_cast<int64_t>(count);
+  while (batch.texts.size() < capacity && num_bytes < kMaxBatchTextBytes) {
+    std::string_view text;
+    error.clear();
+    if (!try_read_record(text, error, !batch.texts.empty())) break;
+    num_bytes += text.size() + error.size();
+    batch.texts.push_back(text);
+    batch.errors.push_back(error);
+  }
+  text_bytes_ = batch.texts.num_bytes();
+  last_count_ = batch.texts.size();
+  batch.num_records = static_cast<int64_t>(last_count_);
   num_records_ += batch.num_records;
-  return count > 0;
+  return last_count_ > 0;
 }
 
 int64_t TextRecordReader::skip(int64_t count) {
@@ -178,7 +197,7 @@ int64_t TextRecordReader::skip(int64_t count) {
   return done;
 }
 
-bool TextRecordReader::try_read_record(std::string& text, std::string& error, bool batch_has_records) {
+bool TextRecordReader::try_read_record(std::string_view& text, std::string& error, bool batch_has_records) {
   if (failure_) std::rethrow_exception(failure_);
   try {
     return read_record(text, error);

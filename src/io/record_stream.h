@@ -60,7 +60,10 @@ class TextStream {
 
   enum class Line : uint8_t { complete, too_long, end };
   /// The next line without its "\n" or "\r\n". `too_long`: it has more than kMaxTextRecordBytes, `line` is empty, and
-  /// the stream stands behind it. A last line without newline counts, unless the input was stopped.
+  /// the stream stands behind it. A last line without newline counts, unless the input was stopped. The view lives
+  /// until the next call: a line that lies in the buffer whole is not copied.
+  Line next_line(std::string_view& line);
+  /// The same into memory of the caller.
   Line next_line(std::string& line);
 
   const ByteStream& bytes() const { return stream_; }
@@ -68,10 +71,12 @@ class TextStream {
  private:
   static constexpr size_t kBufferBytes = 256 << 10;
   bool refill();
+  Line gather_line(std::string& line);
 
   ByteStream stream_;
   std::vector<char> buffer_;
-  size_t begin_ = 0;  // [begin_, end_) of buffer_ is still to be handed out
+  std::string gathered_;  // a line that did not lie in the buffer whole
+  size_t begin_ = 0;      // [begin_, end_) of buffer_ is still to be handed out
   size_t end_ = 0;
   bool started_ = false;
 };
@@ -96,8 +101,9 @@ class TextRecordReader : public RecordReader {
   int64_t num_bytes_hint() const final { return input_.bytes().num_bytes(); }
 
  protected:
-  /// The next record: its text, or an empty text and an error. False at the end of the input.
-  virtual bool read_record(std::string& text, std::string& error) = 0;
+  /// The next record: its text, or an empty text and an error, which are empty before. The view lives until the next
+  /// call. False at the end of the input.
+  virtual bool read_record(std::string_view& text, std::string& error) = 0;
 
   /// Passes over the next record. False at the end of the input.
   virtual bool skip_record() = 0;
@@ -107,10 +113,12 @@ class TextRecordReader : public RecordReader {
   std::string line_place(int64_t line) const;
 
  private:
-  bool try_read_record(std::string& text, std::string& error, bool batch_has_records);
+  bool try_read_record(std::string_view& text, std::string& error, bool batch_has_records);
 
   TextStream input_;
   int64_t num_records_ = 0;
+  size_t text_bytes_ = 0;  // of the last batch, as the one below: about what the next one will take
+  size_t last_count_ = 0;
   std::exception_ptr failure_;  // thrown by every `next` once the records before it have been handed out
 };
 

@@ -23,7 +23,7 @@ class SingleTextReader final : public RecordReader {
     batch.errors.clear();
     if (done_) return false;
     const std::string problem = text_problem(text_);
-    batch.texts.push_back(problem.empty() ? text_ : "");
+    batch.texts.push_back(problem.empty() ? std::string_view(text_) : "");
     batch.errors.push_back(problem.empty() ? "" : "--text: " + problem);
     done_ = true;
     return true;

@@ -18,6 +18,7 @@
 #include <string_view>
 #include <vector>
 
+#include "io/text_arena.h"
 #include "tessera/core/buffer.h"
 
 namespace tessera::io {
@@ -55,7 +56,7 @@ struct RecordBatch {
   int64_t num_skipped =
       0;  ///< records right before record 0 that a reader of a selection (shard.h) left out on purpose
   int64_t num_records = 0;
-  std::vector<std::string> texts;   ///< text formats: [num_records]
+  TextArena texts;                  ///< text formats: [num_records]
   Buffer<int32_t> ids;              ///< ids: [num_records, sequence_length], or larger
   Buffer<float> embeddings;         ///< embeddings: [num_records, embedding_size, sequence_length], or larger
   std::vector<std::string> errors;  ///< [num_records], empty = readable; else says what is wrong, with the line

@@ -155,7 +155,7 @@ class CsvReader final : public TextRecordReader {
   }
 
  private:
-  bool read_record(std::string& text, std::string& error) override {
+  bool read_record(std::string_view& text, std::string& error) override {
     if (!parser_.next(column_, row_)) return false;
     std::string problem = row_.problem;
     if (problem.empty() && row_.num_fields != num_columns_) {
@@ -163,7 +163,7 @@ class CsvReader final : public TextRecordReader {
     }
     if (problem.empty()) problem = text_problem(row_.fields.front());
     if (problem.empty()) {
-      text = std::move(row_.fields.front());
+      text = row_.fields.front();
     } else {
       error = line_place(row_.line) + ": " + problem;
     }

@@ -16,7 +16,7 @@ class LineRecordReader : public TextRecordReader {
   using TextRecordReader::TextRecordReader;
 
  protected:
-  bool read_record(std::string& text, std::string& error) final {
+  bool read_record(std::string_view& text, std::string& error) final {
     const TextStream::Line line = input().next_line(text);
     if (line == TextStream::Line::end) return false;
     ++line_;
@@ -29,24 +29,24 @@ class LineRecordReader : public TextRecordReader {
       const std::string problem = text_problem(text);
       if (!problem.empty()) error = line_place(line_) + ": " + problem;
     }
-    if (!error.empty()) text.clear();
+    if (!error.empty()) text = {};
     return true;
   }
 
   bool skip_record() final {
-    if (input().next_line(skipped_) == TextStream::Line::end) return false;
+    std::string_view skipped;
+    if (input().next_line(skipped) == TextStream::Line::end) return false;
     ++line_;
     return true;
   }
 
-  /// Makes the record's text of the line's, or sets `error`.
-  virtual void convert(std::string& text, std::string& error) = 0;
+  /// Makes the record's text of the line's, or sets `error`. The view lives until the next call.
+  virtual void convert(std::string_view& text, std::string& error) = 0;
 
   int64_t line() const { return line_; }
 
  private:
   int64_t line_ = 0;
-  std::string skipped_;  // keeps its memory
 };
 
 class PlainTextReader final : public LineRecordReader {
@@ -54,7 +54,7 @@ class PlainTextReader final : public LineRecordReader {
   using LineRecordReader::LineRecordReader;
 
  private:
-  void convert(std::string&, std::string&) override {}
+  void convert(std::string_view&, std::string&) override {}
 };
 
 /// Takes one string member of an object; everything else is checked and forgotten, however large it is.
@@ -137,18 +137,20 @@ class JsonLinesReader final : public LineRecordReader {
   explicit JsonLinesReader(const RecordSource& source) : LineRecordReader(source), field_(source.field) {}
 
  private:
-  void convert(std::string& text, std::string& error) override {
+  void convert(std::string_view& text, std::string& error) override {
     const std::string where = line_place(line());
     try {
       MemberExtractor extractor(text, where, field_);
       extractor.parse();
-      text = extractor.take();
+      text_ = extractor.take();
+      text = text_;
     } catch (const Error& problem) {
       error = problem.what();
     }
   }
 
   std::string field_;
+  std::string text_;  // of the last record
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <array>
 #include <optional>
 
+#include "io/ascii_words.h"
 #include "io/quote.h"
 #include "io/white_space.h"
 #include "tessera/core/check.h"
@@ -306,6 +307,34 @@ void split_words(std::string& text, const Word& word) {
   separate(0);
 }
 
+/// Ids as they come: kept, counted, cut. `is_padded`: the words are as Vocabulary::id_of_padded asks for.
+template <bool is_padded>
+class IdWriter {
+ public:
+  IdWriter(const Vocabulary& vocabulary, std::span<int32_t> ids) : vocabulary_(vocabulary), ids_(ids) {}
+
+  void operator()(std::string_view word) {
+    if (num_words_ < ids_.size()) {
+      const int32_t id = is_padded ? vocabulary_.id_of_padded(word) : vocabulary_.id(word);
+      ids_[num_words_] = id;
+      num_unknown_ += id == vocabulary_.unknown_id() ? 1 : 0;
+    }
+    ++num_words_;
+  }
+
+  Tokenizer::Encoding finish() const {
+    const size_t num_kept = std::min(num_words_, ids_.size());
+    std::fill(ids_.begin() + static_cast<std::ptrdiff_t>(num_kept), ids_.end(), vocabulary_.pad_id());
+    return {.num_words = static_cast<int64_t>(num_words_), .num_unknown = num_unknown_};
+  }
+
+ private:
+  const Vocabulary& vocabulary_;
+  std::span<int32_t> ids_;
+  size_t num_words_ = 0;
+  int64_t num_unknown_ = 0;
+};
+
 /// `text` up to the point where both normalisations go the same way.
 std::string prepared(std::string_view text, TextNormalization normalization) {
   std::string out;
@@ -326,20 +355,14 @@ std::vector<std::string> Tokenizer::tokenize(std::string_view text) const {
 
 Tokenizer::Encoding Tokenizer::encode(std::string_view text, const Vocabulary& vocabulary,
                                       std::span<int32_t> ids) const {
+  if (text.size() <= kMaxAsciiTextBytes) {
+    IdWriter<true> writer(vocabulary, ids);
+    if (split_ascii_words(text, normalization_, [&](std::string_view word) { writer(word); })) return writer.finish();
+  }
   std::string buffer = prepared(text, normalization_);
-  size_t num_words = 0;
-  int64_t num_unknown = 0;
-  split_words(buffer, [&](std::string_view word) {
-    if (num_words < ids.size()) {
-      const int32_t id = vocabulary.id(word);
-      ids[num_words] = id;
-      num_unknown += id == vocabulary.unknown_id() ? 1 : 0;
-    }
-    ++num_words;
-  });
-  const size_t num_kept = std::min(num_words, ids.size());
-  std::fill(ids.begin() + static_cast<std::ptrdiff_t>(num_kept), ids.end(), vocabulary.pad_id());
-  return {.num_words = static_cast<int64_t>(num_words), .num_unknown = num_unknown};
+  IdWriter<false> writer(vocabulary, ids);
+  split_words(buffer, [&](std::string_view word) { writer(word); });
+  return writer.finish();
 }
 
 }  // namespace tessera::io

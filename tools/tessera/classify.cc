@@ -230,10 +230,10 @@ int classify(const Options& options) {
   const io::ResultFormat results = result_format(options, model->config);
   std::atomic<bool> stop_reader{false};
   auto reader = open_reader(options, format, model->config, stop_reader);
-  std::vector<std::unique_ptr<classifier::Classifier>> classifiers;
-  classifiers.push_back(make_classifier(
+  auto classifiers = make_classifiers(
       model, options.model,
-      format == InputFormat::embeddings ? classifier::InputKind::embeddings : classifier::InputKind::ids));
+      format == InputFormat::embeddings ? classifier::InputKind::embeddings : classifier::InputKind::ids,
+      options.quiet);
   classifier::EngineOptions engine_options;
   engine_options.batch_size = options.model.batch_size;
   engine_options.num_encode_threads = options.model.num_threads;

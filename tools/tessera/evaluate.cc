@@ -100,7 +100,7 @@ std::string parse_row(const Options& options, const ClassifierConfig& config, st
 Rows read_rows(const Options& options, const ClassifierConfig& config) {
   io::TextStream stream(options.input, nullptr);
   Rows rows;
-  std::string line;
+  std::string_view line;
   for (int64_t number = 1;; ++number) {
     const io::TextStream::Line kind = stream.next_line(line);
     if (kind == io::TextStream::Line::end) return rows;
@@ -198,8 +198,7 @@ int evaluate(const Options& options) {
   const auto model = load_model(options.model);
   Rows rows = read_rows(options, model->config);
   TextListReader reader(rows.texts, rows.errors);
-  std::vector<std::unique_ptr<classifier::Classifier>> classifiers;
-  classifiers.push_back(make_classifier(model, options.model, classifier::InputKind::ids));
+  auto classifiers = make_classifiers(model, options.model, classifier::InputKind::ids, options.quiet);
   classifier::EngineOptions engine_options;
   engine_options.batch_size = options.model.batch_size;
   engine_options.num_encode_threads = options.model.num_threads;

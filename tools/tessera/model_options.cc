@@ -1,24 +1,58 @@
 #include "model_options.h"
 
+#include <algorithm>
 #include <cstdio>
+#include <utility>
 
-#include "tessera/core/error.h"
+#include "tessera/classifier/cuda_classifier.h"
 #include "tessera/core/thread_pool.h"
 
 namespace tessera::cli {
 
-using classifier::Precision;
-
 namespace {
+
+using Classifiers = std::vector<std::unique_ptr<classifier::Classifier>>;
 
 constexpr int kMaxThreads = 1024;
 constexpr int64_t kMaxBatchSize = 1 << 20;
 
-void check_device(const std::string& device) {
-  if (device == "auto" || device == "cpu") return;
-  const bool gpu = device.starts_with("cuda") || device.starts_with("gpu");
-  throw Error("--device", "'" + escaped(device) + "'",
-              gpu ? "auto or cpu: this build has no GPU back end" : "auto or cpu");
+// One lane computes while the other's results are taken and its next batch is made.
+constexpr int kLanesPerGpu = 2;
+
+// A lane is never given more sentences than were read at a time, so a smaller --batch-size bounds its micro-batch, and
+// its memory. Above this the lane's own choice is the smaller of the two.
+constexpr int64_t kMaxMicroBatch = 4096;
+
+/// On what the model runs, as "GPU 0 (...), GPU 1 (...)" or "the CPU: ...".
+std::string describe(const BackEnd& back_end) {
+  if (!back_end.on_gpu()) return "the CPU" + (back_end.why_cpu.empty() ? "" : ": " + back_end.why_cpu);
+  std::string names;
+  for (const classifier::CudaDevice& gpu : back_end.gpus) names += (names.empty() ? "" : ", ") + gpu_name(gpu);
+  return names;
+}
+
+/// Threads that stage input for each GPU: together as many as were asked for.
+int staging_threads(const ModelOptions& options, size_t num_gpus) {
+  const int all = options.num_threads > 0 ? options.num_threads : available_processors();
+  return std::max(1, all / static_cast<int>(num_gpus));
+}
+
+Classifiers make_lanes(const std::shared_ptr<const classifier::Model>& model, const ModelOptions& options,
+                       const BackEnd& back_end, classifier::InputKind input) {
+  classifier::CudaOptions cuda;
+  cuda.input = input;
+  cuda.precision = back_end.gpu_precision;
+  cuda.form = back_end.form;
+  cuda.expert_threshold = back_end.expert_threshold;
+  cuda.micro_batch = options.batch_size <= kMaxMicroBatch ? options.batch_size : 0;
+  cuda.num_lanes = kLanesPerGpu;
+  cuda.num_staging_threads = staging_threads(options, back_end.gpus.size());
+  Classifiers lanes;
+  for (const classifier::CudaDevice& gpu : back_end.gpus) {
+    cuda.device = gpu.index;
+    for (auto& lane : classifier::make_cuda_classifiers(model, cuda)) lanes.push_back(std::move(lane));
+  }
+  return lanes;
 }
 
 }  // namespace
@@ -27,9 +61,21 @@ void add_model_options(CLI::App& app, ModelOptions& options, bool model_required
   CLI::Option* model =
       app.add_option("--model", options.model, "Checkpoint directory: config.json, vocab.txt, model.safetensors");
   if (model_required) model->required();
-  app.add_option("--device", options.device, "auto or cpu")->capture_default_str();
+  app.add_option("--device", options.device,
+                 "auto (every GPU that can be used, else the CPU), cpu, cuda (every such GPU), or GPUs by number: "
+                 "cuda:0,2")
+      ->capture_default_str();
   app.add_option("--precision", options.precision,
-                 "fp32, bf16, auto (bf16 where the processor multiplies it, else fp32), or fp64: the oracle, slow")
+                 "fp16 (GPU), bf16, fp32, or fp64: the oracle, slow (CPU); default: fp16 on a GPU, fp32 on the CPU; "
+                 "auto: fp16 on a GPU, bf16 on a CPU that multiplies it, else fp32")
+      ->capture_default_str();
+  app.add_option("--layer-precision", options.layer_precision,
+                 "GPU: layers that differ from --precision, as convolutions=fp32,experts=fp16,head=bf16");
+  app.add_option("--form", options.form,
+                 "GPU: form of the convolutions: auto (by configuration and input), direct, dft, distinct, vocab")
+      ->capture_default_str();
+  app.add_option("--expert-threshold", options.expert_threshold,
+                 "GPU: skip experts whose router weight is smaller, an approximation; in [0, 1), 0 = skip none")
       ->capture_default_str();
   app.add_option("--threads", options.num_threads, "0 = every processor of this process")
       ->check(CLI::Range(0, kMaxThreads))
@@ -39,26 +85,26 @@ void add_model_options(CLI::App& app, ModelOptions& options, bool model_required
       ->capture_default_str();
 }
 
-Precision parse_precision(const std::string& name) {
-  if (name == "fp32") return Precision::fp32;
-  if (name == "bf16") return Precision::bf16;
-  if (name == "fp64") return Precision::fp64;
-  if (name == "auto") return classifier::cpu_supports_bf16() ? Precision::bf16 : Precision::fp32;
-  throw Error("--precision", "'" + escaped(name) + "'", "fp32, bf16, auto or fp64");
-}
-
 std::shared_ptr<const classifier::Model> load_model(const ModelOptions& options) {
-  check_device(options.device);
-  static_cast<void>(parse_precision(options.precision));
+  static_cast<void>(select_back_end(options, find_devices()));  // what is wrong is said before the model is read
   auto model = std::make_shared<const classifier::Model>(classifier::load_model(options.model));
   for (const std::string& warning : model->warnings) std::fprintf(stderr, "tessera: warning: %s\n", warning.c_str());
   return model;
 }
 
-std::unique_ptr<classifier::Classifier> make_classifier(const std::shared_ptr<const classifier::Model>& model,
-                                                        const ModelOptions& options, classifier::InputKind input) {
-  return classifier::make_cpu_classifier(
-      model, {.input = input, .precision = parse_precision(options.precision), .num_threads = options.num_threads});
+Classifiers make_classifiers(const std::shared_ptr<const classifier::Model>& model, const ModelOptions& options,
+                             classifier::InputKind input, bool quiet) {
+  const BackEnd back_end = select_back_end(options, find_devices());
+  if (!quiet) std::fprintf(stderr, "tessera: on %s\n", describe(back_end).c_str());
+  if (back_end.expert_threshold > 0) {
+    std::fprintf(stderr, "tessera: experts whose router weight is below %g are skipped: results are approximate\n",
+                 back_end.expert_threshold);
+  }
+  if (back_end.on_gpu()) return make_lanes(model, options, back_end, input);
+  Classifiers classifiers;
+  classifiers.push_back(classifier::make_cpu_classifier(
+      model, {.input = input, .precision = back_end.cpu_precision, .num_threads = options.num_threads}));
+  return classifiers;
 }
 
 std::string class_name(const classifier::ClassifierConfig& config, int64_t class_idx) {

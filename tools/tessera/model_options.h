@@ -5,31 +5,31 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "back_end.h"
 #include "tessera/classifier/classifier.h"
 #include "tessera/classifier/model.h"
 
 namespace tessera::cli {
 
-struct ModelOptions {
+struct ModelOptions : BackEndOptions {
   std::string model;
-  std::string device = "auto";
-  std::string precision = "fp32";
   int num_threads = 0;
   int64_t batch_size = 0;
 };
 
-/// --model, --device, --precision, --threads, --batch-size.
+/// --model, --device, --precision, --layer-precision, --form, --expert-threshold, --threads, --batch-size.
 void add_model_options(CLI::App& app, ModelOptions& options, bool model_required = true);
 
-/// Checks --device and --precision, then loads. Warnings of the loader go to standard error.
+/// Checks the options against what this machine has, then loads. Warnings of the loader go to standard error.
 std::shared_ptr<const classifier::Model> load_model(const ModelOptions& options);
 
-/// "fp32", "bf16", "fp64", or "auto": bf16 where the processor multiplies it, else fp32. Error naming the option.
-classifier::Precision parse_precision(const std::string& name);
-
-std::unique_ptr<classifier::Classifier> make_classifier(const std::shared_ptr<const classifier::Model>& model,
-                                                        const ModelOptions& options, classifier::InputKind input);
+/// One classifier for the CPU, two lanes for each GPU. Says on standard error on what the model runs, unless `quiet`,
+/// and that experts are skipped, in any case.
+std::vector<std::unique_ptr<classifier::Classifier>> make_classifiers(
+    const std::shared_ptr<const classifier::Model>& model, const ModelOptions& options, classifier::InputKind input,
+    bool quiet);
 
 /// The name of a class, or its index where the model names none.
 std::string class_name(const classifier::ClassifierConfig& config, int64_t class_idx);

@@ -26,7 +26,9 @@ class SampleReader : public io::RecordReader {
     batch.first_index = next_;
     batch.num_records = count;
     batch.errors.assign(all.errors.begin() + next_, all.errors.begin() + next_ + count);
-    if (!all.texts.empty()) batch.texts.assign(all.texts.begin() + next_, all.texts.begin() + next_ + count);
+    for (int64_t i = next_; i < next_ + count && !all.texts.empty(); ++i) {
+      batch.texts.push_back(all.texts[static_cast<size_t>(i)]);
+    }
     copy_rows(all.ids, sample_.ids_per_record, count, batch.ids);
     copy_rows(all.embeddings, sample_.floats_per_record, count, batch.embeddings);
     next_ += count;

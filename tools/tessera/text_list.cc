@@ -17,11 +17,11 @@ bool TextListReader::next(int64_t max_records, io::RecordBatch& batch) {
   const size_t count = std::min(static_cast<size_t>(max_records), texts_.size() - next_);
   batch.first_index = static_cast<int64_t>(next_);
   batch.num_records = static_cast<int64_t>(count);
-  batch.texts.assign(count, {});
-  batch.errors.assign(count, {});
-  std::copy_n(texts_.begin() + batch.first_index, count, batch.texts.begin());
-  std::copy_n(errors_.begin() + batch.first_index, count, batch.errors.begin());
+  const auto first = static_cast<std::ptrdiff_t>(next_);
   next_ += count;
+  const auto last = static_cast<std::ptrdiff_t>(next_);
+  batch.texts.assign(texts_.begin() + first, texts_.begin() + last);
+  batch.errors.assign(errors_.begin() + first, errors_.begin() + last);
   return count > 0;
 }
 

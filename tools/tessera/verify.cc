@@ -22,12 +22,13 @@
 #include "tessera/classifier/engine.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
+#include "verify_input.h"
+#include "verify_report.h"
 
 namespace tessera::cli {
 
 namespace {
 
-using classifier::InputKind;
 using classifier::Model;
 
 constexpr const char* kFooter =
@@ -35,18 +36,22 @@ constexpr const char* kFooter =
     "  tessera verify --outputs outputs.bin --answers answers.bin --precision fp16\n"
     "  tessera verify --model full-size --ids inputs.bin --answers answers.bin\n"
     "  tessera verify --model full-size --ids inputs.bin --against oracle --sample 8 --precision bf16\n"
+    "  tessera verify --model full-size --report --ids inputs.bin --json report.json\n"
     "Files of logits are fp32 [N, classes]. Two rules are applied to every logit o and its answer a:\n"
     "  ours      |o - a| <= t max(1, |a|), t = 1e-3 for fp32, 2e-2 for fp16, 0.15 for bf16\n"
     "  school's  min(|o - a|, |o - a| / |a|) <= t, t = 1e-3 for fp32, 5e-2 for 16-bit\n"
-    "A value that is not finite breaks both. The exit code is 0 when --rule holds everywhere, else 1.";
+    "A value that is not finite breaks both. The exit code is 0 when --rule holds everywhere, else 1.\n"
+    "--report applies ours; its error is the largest |o - a| / max(1, |a|) of the sample, its speed that of the whole\n"
+    "input. Rows that skip experts are shown and not judged.";
 
 struct Options {
   ModelOptions model;
   std::string outputs;
   std::string answers;
-  std::string ids;
-  std::string embeddings;
-  std::string text;
+  VerifyInput input;
+  std::string json;
+  bool report = false;
+  bool all_forms = false;
   std::string against = "answers";
   std::string rule = "ours";
   int64_t num_classes = 2;
@@ -54,47 +59,10 @@ struct Options {
   bool quiet = false;
 };
 
-/// Keeps the logits: [num_records, num_classes].
-class LogitsSink : public classifier::ResultSink {
- public:
-  explicit LogitsSink(Progress& progress) : progress_(progress) {}
-  void write(const classifier::RecordResult& result) override {
-    logits_.insert(logits_.end(), result.logits.begin(), result.logits.end());
-  }
-  void end_batch(int64_t num_written) override { progress_.update(num_written); }
-  std::vector<float> take() { return std::move(logits_); }
-
- private:
-  Progress& progress_;
-  std::vector<float> logits_;
-};
-
-InputKind input_kind(const Options& options) {
-  return options.embeddings.empty() ? InputKind::ids : InputKind::embeddings;
-}
-
-std::unique_ptr<io::RecordReader> open_reader(const Options& options, const Model& model) {
-  io::RecordSource source;
-  source.sequence_length = model.config.sequence_length;
-  source.embedding_size = model.config.embedding_size;
-  if (!options.ids.empty()) {
-    source.format = io::InputFormat::ids;
-    source.path = options.ids;
-  } else if (!options.embeddings.empty()) {
-    source.format = io::InputFormat::embeddings;
-    source.path = options.embeddings;
-  } else {
-    source.format = io::InputFormat::text;
-    source.path = options.text;
-  }
-  return io::open_records(source);
-}
-
 /// The logits of every record; those of a failed one are NaN. An interrupted run ends the command.
 std::vector<float> run_model(const std::shared_ptr<const Model>& model, const ModelOptions& model_options,
-                             const Options& options, io::RecordReader& reader) {
-  std::vector<std::unique_ptr<classifier::Classifier>> classifiers;
-  classifiers.push_back(make_classifier(model, model_options, input_kind(options)));
+                             const Options& options, io::RecordReader& reader, bool is_silent) {
+  auto classifiers = make_classifiers(model, model_options, input_kind(options.input), is_silent);
   classifier::EngineOptions engine_options;
   engine_options.batch_size = model_options.batch_size;
   engine_options.num_encode_threads = model_options.num_threads;
@@ -112,6 +80,14 @@ std::vector<float> run_model(const std::shared_ptr<const Model>& model, const Mo
   return sink.take();
 }
 
+/// The precision whose bounds apply: that of the run, or, where files are compared, the one that is named.
+std::string judged_precision(const Options& options) {
+  if (options.outputs.empty()) {
+    return precision_name(select_back_end(options.model, find_devices()).coarsest_precision());
+  }
+  return options.model.precision == "default" ? "fp32" : options.model.precision;
+}
+
 struct Logits {
   std::vector<float> outputs;    ///< [num_records, num_classes]
   std::vector<float> answers;    ///< the same
@@ -126,7 +102,7 @@ Logits outputs_and_answers(const Options& options) {
     const auto model = load_model(options.model);
     logits.num_classes = model->config.num_classes;
     logits.answers = read_float_file(options.answers, logits.num_classes);
-    logits.outputs = run_model(model, options.model, options, *open_reader(options, *model));
+    logits.outputs = run_model(model, options.model, options, *open_input(options.input, model->config), options.quiet);
   } else {
     logits.answers = read_float_file(options.answers, logits.num_classes);
     logits.outputs = read_float_file(options.outputs, logits.num_classes);
@@ -143,13 +119,11 @@ Logits outputs_and_answers(const Options& options) {
 
 Logits outputs_and_oracle(const Options& options) {
   const auto model = load_model(options.model);
-  RecordSample sample = take_sample(*open_reader(options, *model), options.sample_size, model->config);
+  RecordSample sample = take_sample(*open_input(options.input, model->config), options.sample_size, model->config);
   Logits logits;
   logits.num_classes = model->config.num_classes;
-  logits.outputs = run_model(model, options.model, options, *sample.reader());
-  ModelOptions oracle = options.model;
-  oracle.precision = "fp64";
-  logits.answers = run_model(model, oracle, options, *sample.reader());
+  logits.outputs = run_model(model, options.model, options, *sample.reader(), options.quiet);
+  logits.answers = run_model(model, oracle_options(options.model), options, *sample.reader(), true);
   logits.indices = sample.indices;
   return logits;
 }
@@ -180,6 +154,22 @@ std::string report(const Logits& logits, const Comparison& result, const Toleran
   return text;
 }
 
+void check_report_options(const Options& options) {
+  if (!options.report) {
+    if (!options.json.empty()) throw Error("--json", "no --report", "--report with it");
+    if (options.all_forms) throw Error("--all-forms", "no --report", "--report with it");
+    return;
+  }
+  if (options.model.model.empty() || options.input.num_named() > 1 || !options.outputs.empty() ||
+      !options.answers.empty() || options.against != "answers") {
+    throw Error("verify --report", "another combination of options",
+                "--model DIR, and at most one of --ids, --embeddings and --text");
+  }
+  if (options.all_forms && options.model.form != "auto") {
+    throw Error("--all-forms", "--form " + escaped(options.model.form) + " too", "one of them");
+  }
+}
+
 void check_options(const Options& options) {
   const bool against_oracle = options.against == "oracle";
   if (!against_oracle && options.against != "answers") {
@@ -193,7 +183,7 @@ void check_options(const Options& options) {
                 against_oracle ? "both --against oracle and --answers" : "neither --answers nor --against oracle",
                 "one of them");
   }
-  const int num_inputs = !options.ids.empty() + !options.embeddings.empty() + !options.text.empty();
+  const int num_inputs = options.input.num_named();
   if (options.outputs.empty() ? num_inputs != 1 || options.model.model.empty()
                               : num_inputs != 0 || !options.model.model.empty() || against_oracle) {
     throw Error("verify", "another combination of options",
@@ -202,11 +192,17 @@ void check_options(const Options& options) {
 }
 
 int verify(const Options& options) {
+  check_report_options(options);
+  if (options.report) {
+    return print_verify_report({.model = options.model,
+                                .input = options.input,
+                                .sample_size = options.sample_size,
+                                .all_forms = options.all_forms,
+                                .json = options.json,
+                                .quiet = options.quiet});
+  }
   check_options(options);
-  const bool automatic = options.model.precision == "auto" && options.outputs.empty();
-  const Tolerance tolerance =
-      tolerance_of(automatic ? (classifier::cpu_supports_bf16() ? std::string("bf16") : std::string("fp32"))
-                             : options.model.precision);
+  const Tolerance tolerance = tolerance_of(judged_precision(options));
   const Logits logits = options.against == "oracle" ? outputs_and_oracle(options) : outputs_and_answers(options);
   const Comparison result = compare_logits(logits.outputs, logits.answers, logits.num_classes, tolerance);
   const bool holds = (options.rule == "school" || result.num_over_ours == 0) &&
@@ -225,9 +221,9 @@ Command add_verify(CLI::App& app) {
   add_model_options(app, options->model, false);
   app.add_option("--outputs", options->outputs, "Logits to judge, fp32 [N, classes]");
   app.add_option("--answers", options->answers, "The right logits, fp32 [N, classes]");
-  app.add_option("--ids", options->ids, "Token ids to run the model on, int32 [N, sequence length]");
-  app.add_option("--embeddings", options->embeddings, "Embeddings to run it on, fp32 [N, channels, positions]");
-  app.add_option("--text", options->text, "A text file to run it on, a sentence a line");
+  app.add_option("--ids", options->input.ids, "Token ids to run the model on, int32 [N, sequence length]");
+  app.add_option("--embeddings", options->input.embeddings, "Embeddings to run it on, fp32 [N, channels, positions]");
+  app.add_option("--text", options->input.text, "A text file to run it on, a sentence a line");
   app.add_option("--against", options->against, "answers, or oracle: the same model in fp64")->capture_default_str();
   app.add_option("--sample", options->sample_size, "Records to compare with the oracle, spread over the input")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
@@ -236,6 +232,11 @@ Command add_verify(CLI::App& app) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str();
   app.add_option("--rule", options->rule, "Which rule decides: ours, school or both")->capture_default_str();
+  app.add_flag(
+      "--report", options->report,
+      "Error against the oracle and speed of every precision, or of --precision; without a file on made-up input");
+  app.add_flag("--all-forms", options->all_forms, "Report each form of the convolutions that a GPU has");
+  app.add_option("--json", options->json, "Write the report as JSON to this file too");
   app.add_flag("--quiet", options->quiet, "Only the report");
   app.footer(kFooter);
   return [options] { return verify(*options); };

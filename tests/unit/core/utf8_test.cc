@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <iterator>
 #include <optional>
+#include <random>
 #include <string>
 
 namespace tessera {
@@ -74,6 +76,54 @@ TEST(Utf8, FirstInvalidIsTheFirstByteOfTheBadSequence) {
   EXPECT_EQ(utf8_first_invalid("caf\xC3\xA9\xFFx"), 5u);
   EXPECT_EQ(utf8_first_invalid("ab\xC3"), 2u);
   EXPECT_EQ(utf8_first_invalid(std::string_view("a\0b", 3)), std::string::npos);
+}
+
+/// The definition: sequence after sequence from the front.
+size_t first_invalid_by_definition(std::string_view text) {
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t length = utf8_sequence_length(text.substr(begin));
+    if (length == 0) return begin;
+    begin += length;
+  }
+  return std::string_view::npos;
+}
+
+TEST(Utf8, FirstInvalidOfEveryLengthWithOneOddByteAnywhere) {
+  for (size_t size = 0; size <= 80; ++size) {
+    std::string text(size, 'x');
+    ASSERT_EQ(utf8_first_invalid(text), std::string::npos);
+    for (size_t i = 0; i < size; ++i) {
+      for (const char odd : {'\x80', '\xFF', '\xC3', '\0', '\x7F'}) {
+        text[i] = odd;
+        ASSERT_EQ(utf8_first_invalid(text), static_cast<unsigned char>(odd) < 0x80 ? std::string::npos : i) << size;
+      }
+      text[i] = 'x';
+    }
+  }
+}
+
+TEST(Utf8, FirstInvalidOfRandomTextIsTheDefinitions) {
+  const std::string_view pieces[] = {"a",
+                                     "plain ascii of forty bytes, or thereabouts",
+                                     "\xC3\xA9",
+                                     "\xE2\x82\xAC",
+                                     "\xF0\x9F\x98\x80",
+                                     "\xC3",
+                                     "\xE2\x82",
+                                     "\xED\xA0\x80",
+                                     "\xFF",
+                                     "\x80"};
+  std::mt19937 random(5);
+  size_t num_invalid = 0;
+  for (int i = 0; i < 20'000; ++i) {
+    const size_t num_kinds = i % 2 == 0 ? 5 : std::size(pieces);  // every other text is well-formed
+    std::string text;
+    for (size_t piece = random() % 12; piece > 0; --piece) text += pieces[random() % num_kinds];
+    const size_t expected = first_invalid_by_definition(text);
+    ASSERT_EQ(utf8_first_invalid(text), expected);
+    num_invalid += expected == std::string::npos ? 0 : 1;
+  }
+  EXPECT_GT(num_invalid, 5'000u);
 }
 
 }  // namespace

@@ -17,6 +17,8 @@ namespace tessera::io {
 
 using Records = std::vector<std::string>;
 
+inline Records texts_of(const RecordBatch& batch) { return {batch.texts.begin(), batch.texts.end()}; }
+
 inline std::string replaced(std::string text, const std::string& what, const std::string& with) {
   const size_t position = what == "-" ? std::string::npos : text.find(what);
   return position == std::string::npos ? text : text.replace(position, what.size(), with);
@@ -34,7 +36,7 @@ inline Records read_all(const RecordSource& source, int64_t batch_size = 3) {
     EXPECT_TRUE(batch.num_records >= 1 && batch.num_records <= batch_size) << batch.num_records;
     for (size_t i = 0; i < batch.texts.size(); ++i) {
       EXPECT_TRUE(batch.errors[i].empty() || batch.texts[i].empty()) << batch.errors[i];
-      records.push_back(batch.errors[i].empty() ? batch.texts[i]
+      records.push_back(batch.errors[i].empty() ? std::string(batch.texts[i])
                                                 : str_cat("!", replaced(batch.errors[i], source.path, "PATH")));
     }
   }

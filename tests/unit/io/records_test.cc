@@ -80,14 +80,14 @@ TEST(TextRecords, BatchesEndWhereAskedOrWhenTheyAreLarge) {
   RecordBatch batch;
   ASSERT_TRUE(reader->next(2, batch));
   EXPECT_EQ(batch.first_index, 0);
-  EXPECT_EQ(batch.texts, (Records{"a", "b"}));
+  EXPECT_EQ(texts_of(batch), (Records{"a", "b"}));
   ASSERT_TRUE(reader->next(2, batch));
   EXPECT_EQ(batch.first_index, 2);
   RecordBatch moved = std::move(batch);
   ASSERT_TRUE(reader->next(5, batch));
   EXPECT_EQ(batch.first_index, 4);
   EXPECT_EQ(batch.num_records, 1);
-  EXPECT_EQ(batch.texts, Records{"e"});
+  EXPECT_EQ(texts_of(batch), Records{"e"});
   EXPECT_EQ(batch.errors, Records{""});
   EXPECT_FALSE(reader->next(5, batch));
   EXPECT_EQ(batch.num_records, 0);
@@ -147,13 +147,13 @@ TEST(Records, OneTextOfTheCommandLine) {
   EXPECT_EQ(reader->bytes_read(), 0);
   RecordBatch batch;
   ASSERT_TRUE(reader->next(4, batch));
-  EXPECT_EQ(batch.texts, Records{"two\nlines"});
+  EXPECT_EQ(texts_of(batch), Records{"two\nlines"});
   EXPECT_EQ(batch.errors, Records{""});
   EXPECT_EQ(reader->bytes_read(), 9);
   EXPECT_FALSE(reader->next(4, batch));
   reader = open_records({.text = ""});
   ASSERT_TRUE(reader->next(1, batch));
-  EXPECT_EQ(batch.texts, Records{""});
+  EXPECT_EQ(texts_of(batch), Records{""});
   reader = open_records({.text = "a\xFF"});
   ASSERT_TRUE(reader->next(1, batch));
   EXPECT_EQ(batch.errors, Records{"--text: got '\\xff' at byte 1, expected well-formed UTF-8"});
@@ -203,7 +203,7 @@ TEST(Records, StopEndsAWaitAndDropsTheUnfinishedLine) {
   const auto begin = std::chrono::steady_clock::now();
   RecordBatch batch;
   ASSERT_TRUE(reader->next(10, batch));  // waits for more than the pipe holds, until it is stopped
-  EXPECT_EQ(batch.texts, Records{"whole"});
+  EXPECT_EQ(texts_of(batch), Records{"whole"});
   EXPECT_FALSE(reader->next(10, batch));
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(2));
   stopper.join();
@@ -223,7 +223,7 @@ TEST(Records, AReadErrorComesAfterTheRecordsBeforeIt) {
   const auto reader = open_records({.format = InputFormat::text, .path = "-"});
   RecordBatch batch;
   ASSERT_TRUE(reader->next(10, batch));
-  EXPECT_EQ(batch.texts, (Records{"a", "b"}));
+  EXPECT_EQ(texts_of(batch), (Records{"a", "b"}));
   for (int i = 0; i < 2; ++i) {
     EXPECT_EQ(error_of([&] { reader->next(10, batch); }), "standard input: cannot read: Input/output error");
     EXPECT_EQ(batch.num_records, 0);

@@ -106,7 +106,7 @@ Records read_selected(RecordReader& reader, int64_t batch_size) {
       const size_t position = static_cast<size_t>(i);
       const std::string value = !batch.errors[position].empty() ? "!"
                                 : batch.texts.empty()           ? str_cat(batch.ids[2 * position])
-                                                                : batch.texts[position];
+                                                                : std::string(batch.texts[position]);
       records.push_back(str_cat(batch.first_index + i, ":", value));
     }
   }

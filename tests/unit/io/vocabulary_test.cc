@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <random>
+#include <set>
+
 #include "unit/io/io_test_util.h"
 
 namespace tessera::io {
@@ -41,6 +45,71 @@ TEST(Vocabulary, SpecialEntriesAreNotReachedByName) {
   EXPECT_EQ(vocabulary.id("<unk>"), 2);
   EXPECT_EQ(vocabulary.word(1), "<pad>");
   EXPECT_EQ(vocabulary.id("a"), 0);
+}
+
+// Words of every length that the table tells apart in its own way, neighbours that differ in one byte, and words that
+// are not there, against a search through the list.
+TEST(Vocabulary, LookUpIsASearch) {
+  std::mt19937 random(3);
+  std::set<std::string> distinct = {"<unk>", "<pad>"};
+  std::vector<std::string> absent;
+  for (int i = 0; i < 4'000; ++i) {
+    std::string word;
+    for (size_t size = 1 + random() % 40; size > 0; --size) word += static_cast<char>('a' + random() % 3);
+    std::string neighbour = word;
+    neighbour[random() % neighbour.size()] = 'z';
+    distinct.insert(word);
+    (i % 2 == 0 ? absent.push_back(neighbour) : static_cast<void>(distinct.insert(neighbour)));
+    absent.push_back(word + word.back());
+    if (word.size() > 1) absent.push_back(word.substr(1));
+  }
+  std::vector<std::string> words(distinct.begin(), distinct.end());
+  std::shuffle(words.begin(), words.end(), random);
+  const auto place = [&](const std::string& word) {
+    return static_cast<int32_t>(std::find(words.begin(), words.end(), word) - words.begin());
+  };
+  const int32_t unknown_id = place("<unk>");
+  const Vocabulary vocabulary(words, unknown_id, place("<pad>"), "v");
+  for (size_t i = 0; i < words.size(); ++i) {
+    const bool is_special = words[i] == "<unk>" || words[i] == "<pad>";
+    ASSERT_EQ(vocabulary.id(words[i]), is_special ? unknown_id : static_cast<int32_t>(i)) << words[i];
+  }
+  size_t num_absent = 0;
+  for (const std::string& word : absent) {
+    const bool is_there = distinct.contains(word);
+    ASSERT_EQ(vocabulary.id(word), is_there ? place(word) : unknown_id) << word;
+    num_absent += is_there ? 0 : 1;
+  }
+  EXPECT_GT(num_absent, 3'000u);
+}
+
+// Words of one letter differ in nothing but their size.
+TEST(Vocabulary, SizesTellWordsApart) {
+  for (char letter = '!'; letter <= '~'; ++letter) {
+    std::vector<std::string> words = {"<unk>", "<pad>"};
+    for (size_t size = 1; size <= 23; size += 2) words.emplace_back(size, letter);
+    const Vocabulary vocabulary(words, 0, 1, "v");
+    for (size_t size = 1; size <= 24; ++size) {
+      ASSERT_EQ(vocabulary.id(std::string(size, letter)), size % 2 == 0 ? 0 : static_cast<int32_t>(size / 2) + 2)
+          << letter << " " << size;
+    }
+  }
+}
+
+TEST(Vocabulary, LongSpecialEntriesAndDuplicatesOfLongWords) {
+  const std::string unknown(20, 'u'), pad(300, 'p'), word(17, 'w');
+  const Vocabulary vocabulary({pad, word, unknown}, 2, 0, "v");
+  EXPECT_EQ(vocabulary.id(pad), 2);
+  EXPECT_EQ(vocabulary.id(unknown), 2);
+  EXPECT_EQ(vocabulary.id(word), 1);
+  EXPECT_EQ(vocabulary.id(word + "w"), 2);
+  EXPECT_EQ(load_error(word + "\n" + pad + "\n" + word + "\n"),
+            ":3: got '" + word + "' again, expected every word once; it is in line 1");
+}
+
+TEST(Vocabulary, OneWord) {
+  const Vocabulary vocabulary({"a"}, 0, 0, "v");
+  for (const char* word : {"a", "b", "", "a much longer word than that"}) EXPECT_EQ(vocabulary.id(word), 0);
 }
 
 TEST(Vocabulary, ALastLineBreakIsNoWord) {
