@@ -67,7 +67,9 @@ std::string checkpoint_line(const Checkpoint& checkpoint) {
 }  // namespace
 
 std::optional<JournalContent> read_journal(const std::filesystem::path& path) {
-  if (!std::filesystem::exists(std::filesystem::symlink_status(path))) return std::nullopt;
+  std::error_code ignored;  // what cannot be looked at cannot be opened either
+  const std::filesystem::file_type type = std::filesystem::symlink_status(path, ignored).type();
+  if (type == std::filesystem::file_type::not_found) return std::nullopt;
   const std::string content = read_text_file(path, kMaxJournalBytes);
   const std::string name = escaped(path.native());
   std::string_view rest = content;

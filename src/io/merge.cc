@@ -221,8 +221,7 @@ void for_each_range(std::vector<Part>& parts, const std::function<void(Part&, co
 
 MergeSummary merge_parts(const std::vector<fs::path>& paths, const fs::path& output) {
   if (paths.empty()) throw Error("parts", "none", "at least one");
-  std::vector<Part> parts;
-  for (const fs::path& path : paths) parts.emplace_back(path);
+  std::vector<Part> parts(paths.begin(), paths.end());
   check_shards(parts);
   check_same_run(parts);
   for (const Part& part : parts) part.verify_size();

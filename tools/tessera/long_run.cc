@@ -75,7 +75,8 @@ std::string back_end_kinds(const std::string& descriptions) {
 }
 
 std::string checksum_or_none(const fs::path& path) {
-  return fs::exists(path) ? io::file_checksum(path) : std::string("none");
+  std::error_code ignored;
+  return fs::exists(path, ignored) ? io::file_checksum(path) : std::string("none");
 }
 
 io::Fingerprint identity_fields(const RunIdentity& identity, const std::string& input) {
@@ -123,8 +124,10 @@ RunStart LongRun::begin(const RunIdentity& identity) {
   if (journal_path_.empty()) return {};
   identity_ = identity_fields(identity, options_.input);
   io::Fingerprint fingerprint = identity_;
+  std::error_code ignored;
   // A machine's own: parts from several machines may have been made from copies of the input.
-  fingerprint.push_back({"input modified", str_cat(fs::last_write_time(options_.input).time_since_epoch().count())});
+  fingerprint.push_back(
+      {"input modified", str_cat(fs::last_write_time(options_.input, ignored).time_since_epoch().count())});
   fingerprint.push_back({"shard", shard_ ? str_cat(shard_->index, "/", shard_->count) : std::string("none")});
   journal_ = std::make_unique<io::Journal>(journal_path_, fingerprint);
   if (options_.resume) return resume(fingerprint);
@@ -137,7 +140,8 @@ RunStart LongRun::resume(const io::Fingerprint& fingerprint) {
   finished_part_ = find_finished_part();
   if (finished_part_) return start;
   const std::optional<io::JournalContent> journal = io::read_journal(journal_path_);
-  if (!journal || !fs::exists(partial_path_)) {
+  std::error_code ignored;
+  if (!journal || !fs::exists(partial_path_, ignored)) {
     std::fprintf(stderr, "tessera: nothing to resume (no %s): starts from the beginning\n",
                  escaped((journal ? partial_path_ : journal_path_).native()).c_str());
     drop_earlier_run();
