@@ -18,7 +18,8 @@ Results go to standard output or to `--output`; progress, statistics and errors 
 | 0 | all ok |
 | 1 | some records failed (they are listed), or a comparison found differences; a measured result is wrong |
 | 2 | usage, a file or a model is wrong; nothing was run |
-| 4 | incomplete: the input could not be read further or the output not written |
+| 3 | a device failed, and the others finished the work: nothing is missing |
+| 4 | incomplete: no device is left, the input could not be read further or the output not written; `--resume` continues |
 | 130 | interrupted by Ctrl-C; what was finished is in `OUTPUT.partial` (143 after SIGTERM) |
 | 141 | standard output was closed, as `| head` does |
 """

@@ -2,8 +2,8 @@
 # Installs the Debian packages that are missing: install.sh demo | test. Says nothing when there is nothing to do.
 set -euo pipefail
 
-demo=(g++ cmake ninja-build libcli11-dev nlohmann-json3-dev libdnnl-dev ocl-icd-libopencl1 python3)
-test=("${demo[@]}" libgtest-dev clang libclang-rt-dev libomp-dev clang-format clang-tidy ccache)
+demo=(g++ cmake ninja-build libcli11-dev nlohmann-json3-dev libdnnl-dev libxxhash-dev ocl-icd-libopencl1 python3)
+test=("${demo[@]}" libgtest-dev clang libclang-rt-dev libomp-dev clang-format clang-tidy ccache openmpi-bin)
 
 case "${1:-}" in
   demo) wanted=("${demo[@]}") ;;

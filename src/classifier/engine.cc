@@ -5,6 +5,7 @@
 #include <chrono>
 #include <exception>
 #include <mutex>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -39,6 +40,7 @@ class Pipeline {
         reader_(reader),
         queue_(options.max_queued_records, options.max_queued_bytes),
         writer_(config, sink, 2 * num_workers + 2),
+        num_workers_(num_workers),
         num_working_(num_workers) {}
 
   void run(std::span<const std::unique_ptr<Classifier>> classifiers) {
@@ -49,13 +51,17 @@ class Pipeline {
         for (const auto& classifier : classifiers) {
           threads.emplace_back([this, &classifier] {
             guarded([&] { work(*classifier); });
-            if (--num_working_ == 0) writer_.finish();
+            if (--num_working_ == 0) end_of_work();
           });
         }
       });
       guarded([this] { writer_.run(); });
     }
     if (failure_) std::rethrow_exception(failure_);
+    if (failed_devices_.size() == num_workers_) {
+      const RunStatistics& written = writer_.statistics();
+      throw NoDeviceLeft(failed_devices_, num_read_ - written.num_ok - written.num_failed, first_lost_);
+    }
     if (read_failure_) std::rethrow_exception(read_failure_);
   }
 
@@ -69,6 +75,7 @@ class Pipeline {
   RunStatistics statistics() const {
     RunStatistics statistics = writer_.statistics();
     statistics.num_read = num_read_ - writer_.num_discarded();
+    statistics.failed_devices = failed_devices_;
     statistics.interrupted = stopping_ && (!reached_end_ || writer_.num_discarded() > 0);
     return statistics;
   }
@@ -117,7 +124,53 @@ class Pipeline {
                   {.num_encode_threads = num_threads, .router_weights = options_.router_weights});
     const Worker::GiveUp give_up = [this](std::chrono::nanoseconds expected) { return gives_up(expected); };
     while (std::optional<EngineBatch> batch = queue_.pop()) {
-      if (!writer_.put(worker.label(*std::move(batch), give_up))) return;
+      LabelledBatch labelled;
+      try {
+        labelled = worker.label(*batch, give_up);
+      } catch (const DeviceError& error) {
+        retire(*std::move(batch), error.what());
+        return;
+      }
+      {
+        const std::lock_guard lock(mutex_);
+        put_back_.erase(labelled.first_index);
+      }
+      queue_.done();
+      if (!writer_.put(std::move(labelled))) return;
+    }
+  }
+
+  /// The calling worker's device failed on `batch`: another worker takes it, or the run is over.
+  void retire(EngineBatch batch, const char* message) {
+    bool is_last = false;
+    {
+      const std::lock_guard lock(mutex_);
+      failed_devices_.emplace_back(message);
+      put_back_.insert(batch.records.first_index);
+      // With the last one no worker holds a batch any more, and what was never taken comes behind what was.
+      is_last = failed_devices_.size() == num_workers_;
+      if (is_last) first_lost_ = *put_back_.begin();
+    }
+    if (is_last) {
+      stop();
+      queue_.cancel();
+      return;
+    }
+    const int64_t num_records = batch.records.num_records;
+    const int64_t num_bytes = batch_bytes(batch.records);
+    queue_.put_back(std::move(batch), num_records, num_bytes);
+    // Every other worker may be waiting for room in the writer, behind this very batch. Only now that the batch is what
+    // they take next: each puts one batch at most before, so that the room lasts.
+    writer_.add_room(num_workers_);
+  }
+
+  /// The last worker calls it.
+  void end_of_work() {
+    const std::lock_guard lock(mutex_);
+    if (failed_devices_.size() == num_workers_) {
+      writer_.abandon();
+    } else {
+      writer_.finish();
     }
   }
 
@@ -131,6 +184,7 @@ class Pipeline {
   io::RecordReader& reader_;
   BoundedQueue<EngineBatch> queue_;
   OrderedWriter writer_;
+  const size_t num_workers_;
   std::atomic<size_t> num_working_;
   std::atomic<bool> stopping_{false};
   std::atomic<Clock::time_point> stop_deadline_{Clock::time_point::max()};
@@ -138,10 +192,26 @@ class Pipeline {
   bool reached_end_ = false;
   std::exception_ptr read_failure_;
   std::mutex mutex_;
-  std::exception_ptr failure_;  // guarded by mutex_
+  std::exception_ptr failure_;  // guarded by mutex_ while threads run, as everything below
+  std::vector<std::string> failed_devices_;
+  std::set<int64_t> put_back_;  // first indices of batches that wait for another worker
+  int64_t first_lost_ = 0;
 };
 
+/// "2 failed (first message; second message)"
+std::string failures_text(const std::vector<std::string>& failed_devices) {
+  std::string text = str_cat(failed_devices.size(), " failed (");
+  for (size_t i = 0; i < failed_devices.size(); ++i) text += (i == 0 ? "" : "; ") + failed_devices[i];
+  return text + ")";
+}
+
 }  // namespace
+
+NoDeviceLeft::NoDeviceLeft(const std::vector<std::string>& failed_devices, int64_t num_lost, int64_t first_lost)
+    : Error("devices", str_cat("none is left, ", failures_text(failed_devices), "; ", num_lost,
+                               " records were read and not labelled, the first of them is record ", first_lost)),
+      num_lost_(num_lost),
+      first_lost_(first_lost) {}
 
 Engine::Engine(std::shared_ptr<const Model> model, std::vector<std::unique_ptr<Classifier>> classifiers,
                const EngineOptions& options)

@@ -1,7 +1,10 @@
 // A queue between threads, bounded in records and in bytes.
 //
 //   queue.push(std::move(batch), num_records, num_bytes);   // reader; waits while the queue is full
-//   while (auto batch = queue.pop()) { ... }                // workers; ends when the queue is finished and empty
+//   while (auto batch = queue.pop()) {                      // workers; ends when the queue is finished and all is done
+//     if (label(*batch)) queue.done();                      // every item that was popped is done with,
+//     else queue.put_back(std::move(*batch), ...);          // or goes to whoever pops next
+//   }
 //
 // An item larger than the limits is let in when the queue is empty, so that one batch always fits.
 #pragma once
@@ -37,17 +40,39 @@ class BoundedQueue {
     return true;
   }
 
-  /// Waits for an item. Empty once the queue is finished and nothing is left.
+  /// Waits for an item. Empty once the queue is finished, nothing is left, and nothing can be put back any more; or
+  /// cancelled.
   std::optional<T> pop() {
     std::unique_lock lock(mutex_);
-    ready_.wait(lock, [&] { return finished_ || !items_.empty(); });
+    ready_.wait(lock, [&] { return cancelled_ || !items_.empty() || (finished_ && num_in_work_ == 0); });
     if (items_.empty()) return std::nullopt;
+    ++num_in_work_;
     Entry entry = std::move(items_.front());
     items_.pop_front();
     num_records_ -= entry.num_records;
     num_bytes_ -= entry.num_bytes;
     room_.notify_all();
     return std::optional<T>(std::move(entry.item));
+  }
+
+  /// One of the items popped needs nothing further.
+  void done() {
+    const std::lock_guard lock(mutex_);
+    TESSERA_CHECK(num_in_work_ >= 1, num_in_work_);
+    if (--num_in_work_ == 0) ready_.notify_all();
+  }
+
+  /// Returns an item that was popped to the front, whatever the limits. Dropped once cancelled.
+  void put_back(T item, int64_t num_records, int64_t num_bytes) {
+    const std::lock_guard lock(mutex_);
+    TESSERA_CHECK(num_in_work_ >= 1, num_in_work_);
+    --num_in_work_;
+    if (!cancelled_) {
+      items_.push_front({std::move(item), num_records, num_bytes});
+      num_records_ += num_records;
+      num_bytes_ += num_bytes;
+    }
+    ready_.notify_all();
   }
 
   /// Nothing more will be pushed; what is queued can still be popped.
@@ -60,7 +85,7 @@ class BoundedQueue {
   /// Finishes and drops what is queued; returns the number of records dropped.
   int64_t cancel() {
     const std::lock_guard lock(mutex_);
-    finished_ = true;
+    finished_ = cancelled_ = true;
     const int64_t dropped = num_records_;
     items_.clear();
     num_records_ = 0;
@@ -97,7 +122,9 @@ class BoundedQueue {
   std::deque<Entry> items_;  // guarded by mutex_, as everything below
   int64_t num_records_ = 0;
   int64_t num_bytes_ = 0;
+  int64_t num_in_work_ = 0;  // popped, neither done nor put back
   bool finished_ = false;
+  bool cancelled_ = false;
 };
 
 }  // namespace tessera::classifier

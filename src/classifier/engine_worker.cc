@@ -56,7 +56,7 @@ Worker::Worker(const ClassifierConfig& config, const TextEncoder* encoder, Class
       encode_threads_(options.num_encode_threads),
       slice_size_(std::max<int64_t>(1, classifier.preferred_batch())) {}
 
-LabelledBatch Worker::label(EngineBatch batch, const GiveUp& give_up) {
+LabelledBatch Worker::label(EngineBatch& batch, const GiveUp& give_up) {
   io::RecordBatch& records = batch.records;
   const int64_t n = records.num_records;
   const size_t size = static_cast<size_t>(n);
@@ -64,8 +64,9 @@ LabelledBatch Worker::label(EngineBatch batch, const GiveUp& give_up) {
   LabelledBatch out;
   out.sequence = batch.sequence;
   out.first_index = records.first_index;
+  out.num_skipped = records.num_skipped;
   out.num_records = n;
-  out.errors = std::move(records.errors);
+  out.errors = records.errors;
   out.logits = Buffer<float>(size * static_cast<size_t>(config_.num_classes));
   if (options_.router_weights) out.router_weights = Buffer<float>(size * static_cast<size_t>(config_.num_experts));
   if (!records.texts.empty()) encode_texts(records, out);

@@ -40,6 +40,7 @@ struct EngineBatch {
 struct LabelledBatch {
   int64_t sequence = 0;
   int64_t first_index = 0;
+  int64_t num_skipped = 0;  ///< as in io::RecordBatch
   int64_t num_records = 0;
   int64_t num_done = 0;             ///< less than num_records only after a stop: the rest was not labelled
   io::TextArena texts;              ///< [num_records] or empty
@@ -63,8 +64,9 @@ class Worker {
   using GiveUp = std::function<bool(std::chrono::nanoseconds expected)>;
 
   /// Labels `batch` in slices of the classifier's preferred batch; leaves the rest once `give_up` says so. When memory
-  /// runs out slices are halved, down to one sentence.
-  LabelledBatch label(EngineBatch batch, const GiveUp& give_up);
+  /// runs out slices are halved, down to one sentence. Takes the texts out of `batch`; when it throws DeviceError the
+  /// batch is as good as before for another worker.
+  LabelledBatch label(EngineBatch& batch, const GiveUp& give_up);
 
  private:
   void encode_texts(io::RecordBatch& records, LabelledBatch& out);

@@ -35,6 +35,18 @@ bool OrderedWriter::put(LabelledBatch batch) {
   return true;
 }
 
+void OrderedWriter::add_room(size_t num_batches) {
+  const std::lock_guard lock(mutex_);
+  max_pending_ += num_batches;
+  changed_.notify_all();
+}
+
+void OrderedWriter::abandon() {
+  const std::lock_guard lock(mutex_);
+  abandoned_ = finished_ = true;
+  changed_.notify_all();
+}
+
 void OrderedWriter::finish() {
   const std::lock_guard lock(mutex_);
   finished_ = true;
@@ -55,7 +67,7 @@ void OrderedWriter::run() {
       changed_.wait(lock, [&] { return cancelled_ || finished_ || pending_.contains(due_); });
       if (cancelled_) return;
       if (!pending_.contains(due_)) {
-        TESSERA_CHECK(pending_.empty(), "a batch never came", due_, pending_.begin()->first);
+        TESSERA_CHECK(abandoned_ || pending_.empty(), "a batch never came", due_, pending_.begin()->first);
         return;
       }
       batch = std::move(pending_.extract(due_).mapped());
@@ -67,9 +79,10 @@ void OrderedWriter::run() {
 }
 
 void OrderedWriter::write_batch(const LabelledBatch& batch) {
-  TESSERA_CHECK(batch.first_index == next_index_, batch.first_index, next_index_, batch.sequence);
+  TESSERA_CHECK(batch.first_index - batch.num_skipped == next_index_, batch.first_index, batch.num_skipped, next_index_,
+                batch.sequence);
   TESSERA_CHECK(batch.num_done >= 0 && batch.num_done <= batch.num_records, batch.num_done, batch.num_records);
-  next_index_ += batch.num_records;
+  next_index_ = batch.first_index + batch.num_records;
   const int64_t num_written = cut_ ? 0 : batch.num_done;
   num_discarded_ += batch.num_records - num_written;
   for (int64_t i = 0; i < num_written; ++i) write_record(batch, i);

@@ -21,8 +21,13 @@ class OrderedWriter {
 
   /// False, and the batch is dropped, once cancelled.
   bool put(LabelledBatch batch);
+  /// From now on `num_batches` more may wait: a batch that was put back may be due, and whoever is to take it must not
+  /// be held up here.
+  void add_room(size_t num_batches);
   /// No batch will follow; `run` returns when all are written.
   void finish();
+  /// No batch will follow and some are missing; `run` returns when all before the first of those are written.
+  void abandon();
   /// `run` returns at once.
   void cancel();
 
@@ -42,12 +47,13 @@ class OrderedWriter {
 
   const ClassifierConfig& config_;
   ResultSink& sink_;
-  const size_t max_pending_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::map<int64_t, LabelledBatch> pending_;  // guarded by mutex_, as everything down to cancelled_
+  size_t max_pending_;  // guarded by mutex_, as everything down to cancelled_
+  std::map<int64_t, LabelledBatch> pending_;
   int64_t due_ = 0;
   bool finished_ = false;
+  bool abandoned_ = false;
   bool cancelled_ = false;
   RunStatistics statistics_;  // the running thread's, as everything below
   int64_t next_index_ = 0;

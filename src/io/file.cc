@@ -34,6 +34,17 @@ fs::path directory_of(const fs::path& path) { return path.has_parent_path() ? pa
   throw Error(escaped(path.native()), str_cat(action, ": ", errno_message(error_number)));
 }
 
+/// Bytes written: fewer than there are only on an error, which errno tells.
+size_t write_all(int descriptor, std::string_view bytes) {
+  size_t done = 0;
+  while (done < bytes.size()) {
+    const ssize_t count = ::write(descriptor, bytes.data() + done, bytes.size() - done);
+    if (count < 0 && errno != EINTR) break;
+    if (count > 0) done += static_cast<size_t>(count);
+  }
+  return done;
+}
+
 void sync_directory(const fs::path& directory) {
   const int descriptor = open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (descriptor < 0) throw_errno(directory, "cannot open to sync", errno);
@@ -108,25 +119,56 @@ std::string read_text_file(const fs::path& path, uint64_t max_bytes) {
   return text;
 }
 
+fs::path output_target(const fs::path& path) {
+  // Renaming over the link itself would leave the old target behind.
+  std::error_code ignored;
+  const fs::path target = fs::canonical(path, ignored);
+  return target.empty() ? path : target;
+}
+
 OutputFile::OutputFile(const fs::path& path) : path_(path) {
-  struct stat status {};
-  const bool exists = stat(path.c_str(), &status) == 0;
-  if (exists && S_ISDIR(status.st_mode)) throw Error(escaped(path.native()), "a directory", "a file to write");
-  if (exists && !S_ISREG(status.st_mode)) {
-    descriptor_ = open(path.c_str(), O_WRONLY | O_CLOEXEC);
-    if (descriptor_ < 0) throw_errno(path, "cannot open for writing", errno);
+  choose_paths();
+  if (!partial_path_.empty()) {
+    open_partial(O_CREAT | O_TRUNC);
     return;
   }
-  // The result goes where a link points; renaming over the link itself would leave the old target behind.
-  std::error_code ignored;
-  const fs::path target = exists ? fs::canonical(path, ignored) : fs::path();
-  if (!target.empty()) path_ = target;
+  descriptor_ = open(path.c_str(), O_WRONLY | O_CLOEXEC);
+  if (descriptor_ < 0) throw_errno(path, "cannot open for writing", errno);
+}
+
+OutputFile::OutputFile(const fs::path& path, uint64_t kept_bytes) : path_(path), num_bytes_(kept_bytes) {
+  choose_paths();
+  if (partial_path_.empty()) throw Error(escaped(path.native()), "a device or a pipe", "a file that can be continued");
+  open_partial(0);
+  const off_t size = lseek(descriptor_, 0, SEEK_END);
+  const bool is_long_enough = size >= 0 && static_cast<uint64_t>(size) >= kept_bytes;
+  const off_t kept = static_cast<off_t>(kept_bytes);
+  const bool is_ready =
+      is_long_enough && ftruncate(descriptor_, kept) == 0 && lseek(descriptor_, kept, SEEK_SET) == kept;
+  const int error_number = errno;
+  if (is_ready) return;
+  close(descriptor_);
+  if (is_long_enough) throw_errno(partial_path_, "cannot continue", error_number);
+  throw Error(escaped(partial_path_.native()), str_cat(size, " bytes"), str_cat("at least ", kept_bytes, " bytes"));
+}
+
+/// The final and the temporary name; the latter stays empty for a device or a pipe.
+void OutputFile::choose_paths() {
+  struct stat status {};
+  const bool exists = stat(path_.c_str(), &status) == 0;
+  if (exists && S_ISDIR(status.st_mode)) throw Error(escaped(path_.native()), "a directory", "a file to write");
+  if (exists && !S_ISREG(status.st_mode)) return;
+  path_ = output_target(path_);
   partial_path_ = path_;
   partial_path_ += ".partial";
+}
+
+void OutputFile::open_partial(int more_flags) {
   // O_NOFOLLOW, O_NONBLOCK: a link or a FIFO that somebody put at the temporary name is refused at once.
-  constexpr int kFlags = O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
-  descriptor_ = open(partial_path_.c_str(), kFlags, 0666);
+  constexpr int kFlags = O_WRONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
+  descriptor_ = open(partial_path_.c_str(), kFlags | more_flags, 0666);
   if (descriptor_ < 0) throw_errno(partial_path_, "cannot open for writing", errno);
+  struct stat status {};
   if (fstat(descriptor_, &status) == 0 && S_ISREG(status.st_mode)) return;
   close(descriptor_);
   throw Error(escaped(partial_path_.native()), std::string(kind_of(status.st_mode)), "a regular file");
@@ -145,23 +187,22 @@ OutputFile::~OutputFile() {
 void OutputFile::write(std::string_view bytes) {
   TESSERA_CHECK(descriptor_ >= 0, path_);
   pending_ += bytes;
+  num_bytes_ += bytes.size();
   if (pending_.size() >= kWriteBufferBytes) flush();
 }
 
 void OutputFile::flush() {
   TESSERA_CHECK(descriptor_ >= 0, path_);
-  size_t done = 0;
-  while (done < pending_.size()) {
-    const ssize_t count = ::write(descriptor_, pending_.data() + done, pending_.size() - done);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) {
-      const int error_number = errno;
-      pending_.erase(0, done);  // a later flush goes on where this one stopped
-      throw_errno(written_path(), "cannot write", error_number);
-    }
-    done += static_cast<size_t>(count);
-  }
-  pending_.clear();
+  const size_t done = write_all(descriptor_, pending_);
+  const int error_number = errno;
+  const bool complete = done == pending_.size();
+  pending_.erase(0, done);  // a later flush goes on where this one stopped
+  if (!complete) throw_errno(written_path(), "cannot write", error_number);
+}
+
+void OutputFile::sync() {
+  flush();
+  if (!partial_path_.empty() && fdatasync(descriptor_) != 0) throw_errno(written_path(), "cannot sync", errno);
 }
 
 void OutputFile::commit() {
@@ -177,6 +218,26 @@ void OutputFile::commit() {
     throw_errno(path_, "cannot rename the finished .partial file", errno);
   }
   sync_directory(directory_of(path_));
+}
+
+AppendFile::AppendFile(const fs::path& path) : path_(path) {
+  descriptor_ = open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  if (descriptor_ < 0) throw_errno(path, "cannot open for writing", errno);
+  struct stat status {};
+  if (fstat(descriptor_, &status) == 0 && S_ISREG(status.st_mode)) return;
+  close(descriptor_);
+  throw Error(escaped(path.native()), std::string(kind_of(status.st_mode)), "a regular file");
+}
+
+AppendFile::~AppendFile() { close(descriptor_); }
+
+void AppendFile::append(std::string_view bytes) {
+  if (write_all(descriptor_, bytes) != bytes.size()) throw_errno(path_, "cannot write", errno);
+  if (fdatasync(descriptor_) != 0) throw_errno(path_, "cannot sync", errno);
+}
+
+void remove_file(const fs::path& path) {
+  if (unlink(path.c_str()) != 0 && errno != ENOENT) throw_errno(path, "cannot remove", errno);
 }
 
 }  // namespace tessera::io

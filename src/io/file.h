@@ -34,6 +34,9 @@ class InputFile {
 /// The whole of a small text file; Error if it is larger than `max_bytes`.
 std::string read_text_file(const std::filesystem::path& path, uint64_t max_bytes);
 
+/// Where an output of this name goes: the target of a link that exists, else `path` itself.
+std::filesystem::path output_target(const std::filesystem::path& path);
+
 /// An output that is written as `<path>.partial` and renamed to `<path>` by `commit`, after a sync: the final name
 /// never holds half a result. Without `commit` the partial file stays, so that an interrupted run loses nothing. A link
 /// at `path` is followed. A device or a pipe at `path` (/dev/null, a process substitution) is written directly.
@@ -41,6 +44,9 @@ class OutputFile {
  public:
   /// Throws Error naming the file if it cannot be created, or if `path` is a directory.
   explicit OutputFile(const std::filesystem::path& path);
+  /// Goes on where a run broke off: keeps the first `kept_bytes` of the partial file that it left, and drops the rest.
+  /// Throws Error if there is none, or if it is shorter.
+  OutputFile(const std::filesystem::path& path, uint64_t kept_bytes);
   /// Writes what is pending, as far as that works.
   ~OutputFile();
   OutputFile(const OutputFile&) = delete;
@@ -50,18 +56,45 @@ class OutputFile {
   /// kept, and tried again by the next flush or commit.
   void write(std::string_view bytes);
   void flush();
+  /// Flush, and wait until the disk has it.
+  void sync();
   /// Flush, fsync, rename to the final name, fsync of the directory. Nothing can be written afterwards.
   void commit();
   /// The temporary name; empty when `path` is a device or a pipe.
   const std::filesystem::path& partial_path() const { return partial_path_; }
+  /// Of the output so far: kept, written and pending.
+  uint64_t num_bytes() const { return num_bytes_; }
 
  private:
+  void choose_paths();
+  void open_partial(int more_flags);
   const std::filesystem::path& written_path() const { return partial_path_.empty() ? path_ : partial_path_; }
 
   std::filesystem::path path_;
   std::filesystem::path partial_path_;
   int descriptor_ = -1;
+  uint64_t num_bytes_ = 0;
   std::string pending_;
 };
+
+/// Adds to the end of a file that exists.
+class AppendFile {
+ public:
+  /// Throws Error if `path` is missing or no regular file.
+  explicit AppendFile(const std::filesystem::path& path);
+  ~AppendFile();
+  AppendFile(const AppendFile&) = delete;
+  AppendFile& operator=(const AppendFile&) = delete;
+
+  /// On disk when it returns. Throws Error naming the file.
+  void append(std::string_view bytes);
+
+ private:
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+};
+
+/// Removes a file that may be missing. Throws Error where it is there and cannot be removed.
+void remove_file(const std::filesystem::path& path);
 
 }  // namespace tessera::io

@@ -70,6 +70,16 @@ size_t ByteStream::read(std::span<char> destination) {
   }
 }
 
+int64_t ByteStream::seek_forward(int64_t num_bytes) {
+  TESSERA_CHECK(is_file() && num_bytes >= 0, num_bytes_, num_bytes);
+  const int64_t distance = std::clamp<int64_t>(num_bytes_ - bytes_read(), 0, num_bytes);
+  if (lseek(descriptor_, static_cast<off_t>(distance), SEEK_CUR) < 0) {
+    throw Error(name_, "cannot seek: " + errno_message(errno));
+  }
+  bytes_read_.fetch_add(distance, std::memory_order_relaxed);
+  return distance;
+}
+
 bool TextStream::refill() {
   begin_ = 0;
   end_ = stream_.read(buffer_);
@@ -172,6 +182,19 @@ bool TextRecordReader::next(int64_t max_records, RecordBatch& batch) {
   batch.num_records = static_cast<int64_t>(last_count_);
   num_records_ += batch.num_records;
   return last_count_ > 0;
+}
+
+int64_t TextRecordReader::skip(int64_t count) {
+  if (failure_) std::rethrow_exception(failure_);
+  int64_t done = 0;
+  try {
+    while (done < count && skip_record()) ++done;
+  } catch (const Error&) {
+    failure_ = std::current_exception();
+    throw;
+  }
+  num_records_ += done;
+  return done;
 }
 
 bool TextRecordReader::try_read_record(std::string_view& text, std::string& error, bool batch_has_records) {

@@ -26,6 +26,8 @@ class ByteStream {
 
   /// Up to `destination.size()` bytes, at least 1 except at the end of the input or when stopped. Throws Error.
   size_t read(std::span<char> destination);
+  /// Moves a regular file's position on, at most to the end it had when it was opened. Returns by how much.
+  int64_t seek_forward(int64_t num_bytes);
 
   const std::string& name() const { return name_; }  ///< for messages
   bool is_file() const { return num_bytes_ >= 0; }   ///< a regular file, so that the size is known
@@ -93,6 +95,7 @@ class TextRecordReader : public RecordReader {
   explicit TextRecordReader(const RecordSource& source) : input_(source.path, source.stop) {}
 
   bool next(int64_t max_records, RecordBatch& batch) final;
+  int64_t skip(int64_t count) final;
   int64_t num_records_hint() const final { return -1; }
   int64_t bytes_read() const final { return input_.bytes().bytes_read(); }
   int64_t num_bytes_hint() const final { return input_.bytes().num_bytes(); }
@@ -101,6 +104,9 @@ class TextRecordReader : public RecordReader {
   /// The next record: its text, or an empty text and an error, which are empty before. The view lives until the next
   /// call. False at the end of the input.
   virtual bool read_record(std::string_view& text, std::string& error) = 0;
+
+  /// Passes over the next record. False at the end of the input.
+  virtual bool skip_record() = 0;
 
   TextStream& input() { return input_; }
   /// "FILE:LINE", as messages name a record.

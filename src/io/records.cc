@@ -1,5 +1,7 @@
 #include "io/records.h"
 
+#include <algorithm>
+
 #include "io/quote.h"
 #include "io/record_stream.h"
 #include "tessera/core/check.h"
@@ -37,6 +39,14 @@ class SingleTextReader final : public RecordReader {
 
 }  // namespace
 
+int64_t RecordReader::skip(int64_t count) {
+  constexpr int64_t kRecordsAtOnce = 256;
+  RecordBatch dropped;
+  int64_t done = 0;
+  while (done < count && next(std::min(count - done, kRecordsAtOnce), dropped)) done += dropped.num_records;
+  return done;
+}
+
 std::unique_ptr<RecordReader> open_records(const RecordSource& source) {
   if (source.text.has_value()) return std::make_unique<SingleTextReader>(*source.text);
   switch (source.format) {
@@ -49,12 +59,22 @@ std::unique_ptr<RecordReader> open_records(const RecordSource& source) {
   return open_line_records(source);
 }
 
+std::string_view input_format_name(InputFormat format) {
+  switch (format) {
+    case InputFormat::text: return "text";
+    case InputFormat::csv: return "csv";
+    case InputFormat::jsonl: return "jsonl";
+    case InputFormat::ids: return "ids";
+    case InputFormat::embeddings: break;
+  }
+  return "embeddings";
+}
+
 InputFormat parse_input_format(std::string_view name) {
-  if (name == "text") return InputFormat::text;
-  if (name == "csv") return InputFormat::csv;
-  if (name == "jsonl") return InputFormat::jsonl;
-  if (name == "ids") return InputFormat::ids;
-  if (name == "embeddings") return InputFormat::embeddings;
+  for (const InputFormat format :
+       {InputFormat::text, InputFormat::csv, InputFormat::jsonl, InputFormat::ids, InputFormat::embeddings}) {
+    if (name == input_format_name(format)) return format;
+  }
   throw Error("--format", quote(name), "text, csv, jsonl, ids or embeddings");
 }
 

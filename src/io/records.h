@@ -53,6 +53,8 @@ inline constexpr size_t kMaxBatchTextBytes = 16u << 20;
 /// A failed record has an empty text, or a row of zeros. Batches are reused: `next` keeps their memory where it fits.
 struct RecordBatch {
   int64_t first_index = 0;  ///< global index of record 0, counted from 0
+  int64_t num_skipped =
+      0;  ///< records right before record 0 that a reader of a selection (shard.h) left out on purpose
   int64_t num_records = 0;
   TextArena texts;                  ///< text formats: [num_records]
   Buffer<int32_t> ids;              ///< ids: [num_records, sequence_length], or larger
@@ -66,6 +68,9 @@ class RecordReader {
   /// Fills `batch` with 1 to `max_records` records; false, with none, when the input has ended. Blocks on a pipe.
   /// Throws Error when the input cannot be read any further; every record before that point has been handed out then.
   virtual bool next(int64_t max_records, RecordBatch& batch) = 0;
+  /// Leaves out the next `count` records without looking at what they say: returns how many there were, fewer than
+  /// `count` only at the end of the input. Throws as `next` does. Here: reads and drops them.
+  virtual int64_t skip(int64_t count);
   /// Records in all, where the size of the input tells (binary formats, one text), else -1.
   virtual int64_t num_records_hint() const = 0;
   /// Bytes consumed and in all (-1 when unknown, as on a pipe), for a progress bar. Thread-safe.
@@ -77,7 +82,8 @@ class RecordReader {
 /// it cannot be read at all. A CSV header is read here. UTF-8's byte order mark at the start is skipped.
 std::unique_ptr<RecordReader> open_records(const RecordSource& source);
 
-/// "text", "csv", ...; Error naming the option for anything else.
+std::string_view input_format_name(InputFormat format);
+/// The other way; Error naming the option for anything else.
 InputFormat parse_input_format(std::string_view name);
 
 }  // namespace tessera::io

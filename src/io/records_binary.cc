@@ -53,6 +53,16 @@ class BinaryRecordReader final : public RecordReader {
     return count > 0;
   }
 
+  int64_t skip(int64_t count) override {
+    if (!input_.is_file()) return RecordReader::skip(count);
+    if (failure_) std::rethrow_exception(failure_);
+    const int64_t done = std::min(count, num_records_hint() - num_records_);
+    // The last record of standard input may be cut short: the position never moves beyond the end.
+    input_.seek_forward(done * static_cast<int64_t>(row_bytes()));
+    num_records_ += done;
+    return done;
+  }
+
   int64_t num_records_hint() const override {
     if (!input_.is_file()) return -1;
     const uint64_t num_bytes = static_cast<uint64_t>(input_.num_bytes());

@@ -23,6 +23,7 @@ class CsvParser {
   explicit CsvParser(TextStream& input) : input_(input) {}
 
   static constexpr size_t kAllColumns = SIZE_MAX;
+  static constexpr size_t kNoColumn = SIZE_MAX - 1;
 
   /// The next row; of its fields only the one of `column` is kept (or all). False at the end of the input.
   bool next(size_t column, CsvRow& row) {
@@ -168,6 +169,8 @@ class CsvReader final : public TextRecordReader {
     }
     return true;
   }
+
+  bool skip_record() override { return parser_.next(CsvParser::kNoColumn, row_); }
 
   /// The one column of that name, or num_columns_ if there is none.
   size_t find_column(const CsvRow& header, const std::string& name) const {

@@ -33,6 +33,13 @@ class LineRecordReader : public TextRecordReader {
     return true;
   }
 
+  bool skip_record() final {
+    std::string_view skipped;
+    if (input().next_line(skipped) == TextStream::Line::end) return false;
+    ++line_;
+    return true;
+  }
+
   /// Makes the record's text of the line's, or sets `error`. The view lives until the next call.
   virtual void convert(std::string_view& text, std::string& error) = 0;
 

@@ -185,11 +185,20 @@ void append_result(const ResultFormat& format, const Result& result, std::string
   }
 }
 
+std::string_view output_format_name(OutputFormat format) {
+  switch (format) {
+    case OutputFormat::text: return "text";
+    case OutputFormat::csv: return "csv";
+    case OutputFormat::jsonl: return "jsonl";
+    case OutputFormat::bin: break;
+  }
+  return "bin";
+}
+
 OutputFormat parse_output_format(std::string_view name) {
-  if (name == "text") return OutputFormat::text;
-  if (name == "csv") return OutputFormat::csv;
-  if (name == "jsonl") return OutputFormat::jsonl;
-  if (name == "bin") return OutputFormat::bin;
+  for (const OutputFormat format : {OutputFormat::text, OutputFormat::csv, OutputFormat::jsonl, OutputFormat::bin}) {
+    if (name == output_format_name(format)) return format;
+  }
   throw Error("--output-format", quote(name), "text, csv, jsonl or bin");
 }
 

@@ -49,7 +49,8 @@ std::string result_header(const ResultFormat& format);
 /// Appends one result's bytes to `out`.
 void append_result(const ResultFormat& format, const Result& result, std::string& out);
 
-/// "text", "csv", ...; Error naming the option for anything else.
+std::string_view output_format_name(OutputFormat format);
+/// The other way; Error naming the option for anything else.
 OutputFormat parse_output_format(std::string_view name);
 
 }  // namespace tessera::io

@@ -4,7 +4,8 @@ import unittest
 
 from cli_support import CliTest, tessera
 
-COMMANDS = ("classify", "evaluate", "verify", "convert", "synth", "doctor", "bench moe", "explain moe")
+COMMANDS = ("classify", "merge", "evaluate", "verify", "convert", "synth", "doctor", "bench classify", "bench moe",
+            "explain moe")
 
 
 class HelpTest(CliTest):

@@ -12,9 +12,11 @@
 #include "interrupt.h"
 #include "io/records.h"
 #include "io/results.h"
+#include "long_run.h"
 #include "model_options.h"
 #include "output.h"
 #include "progress.h"
+#include "result_writer.h"
 #include "run_report.h"
 #include "tessera/classifier/engine.h"
 #include "tessera/core/error.h"
@@ -34,13 +36,22 @@ constexpr const char* kFooter =
     "  tessera classify --model models/movie-reviews --input reviews.csv --field review --output labels.jsonl\n"
     "  cut -f2 reviews.tsv | tessera classify --model models/movie-reviews --input - --expert-weights\n"
     "  tessera classify --model full-size --input inputs.bin --format ids --output logits.bin\n"
+    "  tessera classify --model full-size --input inputs.bin --format ids --output logits.bin --resume\n"
+    "  mpirun -np 4 tessera classify --model full-size --input all.txt --output labels.csv --shard auto\n"
+    "  tessera classify --model full-size --input all.txt --output labels.csv --shard 2/4\n"
     "Formats in: text (a line is a record), csv and jsonl (--field names the column or member), ids (int32 [N,\n"
     "sequence length]), embeddings (fp32 [N, channels, positions]). Formats out: text (label, tab, probability), csv,\n"
     "jsonl, bin (fp32 logits [N, classes]). Without --format and --output-format the file's extension decides, else\n"
     "text.\n"
     "A record that fails is reported in its place and the others are labelled; the exit code is then 1. Ctrl-C "
     "finishes\n"
-    "what is in flight and leaves OUTPUT.partial (exit code 130); a finished run renames it to OUTPUT.";
+    "what is in flight and leaves OUTPUT.partial (exit code 130); a finished run renames it to OUTPUT. Where input "
+    "and\n"
+    "output are files, OUTPUT.journal counts what is on disk: after Ctrl-C, a crash or a failure (exit code 4) the "
+    "same\n"
+    "command with --resume continues, and the output is that of a run that was never broken off. A device that fails\n"
+    "while others finish the work is exit code 3. With --shard the output is OUTPUT.I-of-N with a manifest, and\n"
+    "'tessera merge OUTPUT' puts the parts together (docs/offline.md).";
 
 struct Options {
   ModelOptions model;
@@ -54,6 +65,8 @@ struct Options {
   bool expert_weights = false;
   bool show_text = false;
   bool quiet = false;
+  bool resume = false;
+  std::string shard;
 };
 
 std::string extension_of(const std::string& path) { return std::filesystem::path(path).extension().string(); }
@@ -116,56 +129,97 @@ std::unique_ptr<io::RecordReader> open_reader(const Options& options, InputForma
   return io::open_records(source);
 }
 
-/// Formats results into the output; a batch's results are handed over together.
-class ResultWriter : public classifier::ResultSink {
- public:
-  ResultWriter(const ClassifierConfig& config, const io::ResultFormat& format, Output& output, Progress& progress)
-      : config_(config), format_(format), output_(output), progress_(progress) {
-    output_.write(io::result_header(format_));
-  }
-
-  void write(const classifier::RecordResult& record) override {
-    io::Result result;
-    result.index = record.index;
-    result.error = record.error;
-    std::string label;
-    if (record.label_idx >= 0) label = class_name(config_, record.label_idx);
-    result.label = label;
-    result.probability = record.probability;
-    result.logits = record.logits;
-    result.expert_weights = record.router_weights;
-    result.text = record.text;
-    io::append_result(format_, result, pending_);
-  }
-
-  void end_batch(int64_t num_written) override {
-    output_.write(pending_);
-    output_.flush();
-    pending_.clear();
-    progress_.update(num_written);
-  }
-
- private:
-  const ClassifierConfig& config_;
-  const io::ResultFormat& format_;
-  Output& output_;
-  Progress& progress_;
-  std::string pending_;
-};
-
 /// The run itself: an Error from here on means that the work is incomplete.
 classifier::RunStatistics run(classifier::Engine& engine, io::RecordReader& reader, ResultWriter& writer,
-                              const std::stop_token& stop, const Output& output) {
+                              const std::stop_token& stop, const Output& output, bool can_resume) {
+  const char* const how_to_go_on = can_resume ? "; the same command with --resume continues there" : "";
   try {
     return engine.run(reader, writer, stop);
   } catch (const Error& error) {
+    writer.checkpoint();
     const std::string partial = output.partial_name();
-    throw Incomplete(error.what() + (partial.empty() ? "" : "; what was labelled before is in " + partial));
+    throw Incomplete(error.what() + (partial.empty() ? "" : "; what was labelled before is in " + partial) +
+                     how_to_go_on);
+  } catch (const Incomplete& error) {
+    throw Incomplete(std::string(error.what()) + how_to_go_on);
   }
+}
+
+RunIdentity identity_of(const Options& options, InputFormat format, const io::ResultFormat& results,
+                        const classifier::Engine& engine) {
+  return {.model = options.model.model,
+          .input_format = format,
+          .input_field = options.field,
+          .results = results,
+          .back_ends = engine.description(),
+          .arithmetic = describe_arithmetic(select_back_end(options.model, find_devices()))};
+}
+
+int report_finished_part(const io::PartManifest& manifest, const std::string& path) {
+  std::fprintf(stderr, "tessera: %s is complete already: %lld records\n", escaped(path).c_str(),
+               static_cast<long long>(manifest.num_records()));
+  return manifest.num_failed > 0 ? kSomeFailed : kAllOk;
+}
+
+int report(const Options& options, const classifier::RunStatistics& statistics, const classifier::Engine& engine,
+           const RunStart& start) {
+  print_failures(statistics);
+  const int64_t num_resumed = start.done.num_records();
+  if (!options.quiet) {
+    std::fprintf(stderr, "tessera: %s\n", engine.description().c_str());
+    if (start.is_resumed) {
+      std::fprintf(stderr, "tessera: %lld records were finished before, %lld of them failed; in this run:\n",
+                   static_cast<long long>(num_resumed), static_cast<long long>(start.done.num_failed));
+    }
+    print_statistics(statistics);
+  }
+  if (!options.statistics.empty()) {
+    write_statistics(options.statistics, statistics, options.model.num_threads,
+                     {{"records_resumed", static_cast<double>(num_resumed)},
+                      {"records_resumed_failed", static_cast<double>(start.done.num_failed)}});
+  }
+  return exit_code_of(statistics, start.done.num_failed);
+}
+
+int run_and_report(const Options& options, LongRun& long_run, classifier::Engine& engine, io::RecordReader& reader,
+                   const ClassifierConfig& config, const io::ResultFormat& results, RunStart start) {
+  // Last, so that nothing else that is wrong leaves an empty file behind.
+  Output output =
+      start.is_resumed ? Output(long_run.output_path(), start.done.num_bytes) : Output(long_run.output_path());
+  RunStart begin{.done = start.done, .checksum = nullptr, .is_resumed = start.is_resumed};
+  classifier::RunStatistics statistics;
+  io::Checkpoint done;
+  int signal = 0;
+  {
+    const InterruptGuard interrupt;
+    Progress progress(!options.quiet, reader);
+    ResultWriter writer(config, results, output, progress, std::move(start), long_run.journal());
+    statistics = run(engine, reader, writer, interrupt.token(), output, long_run.journal() != nullptr);
+    signal = interrupt.signal();
+    done = writer.done();
+    if (statistics.interrupted) {
+      writer.checkpoint();
+    } else {
+      long_run.commit(output, done, results);
+    }
+  }
+  const int exit_code = report(options, statistics, engine, begin);
+  if (!statistics.interrupted) return exit_code;
+  if (!output.partial_name().empty()) {
+    std::fprintf(stderr, "tessera: interrupted; the first %lld results are in %s%s\n",
+                 static_cast<long long>(done.num_records()), output.partial_name().c_str(),
+                 long_run.journal() == nullptr ? "" : "; the same command with --resume continues there");
+  }
+  return 128 + signal;
 }
 
 int classify(const Options& options) {
   check_options(options);
+  LongRun long_run({.input = options.input,
+                    .output = options.output,
+                    .shard = options.shard,
+                    .resume = options.resume,
+                    .quiet = options.quiet});
   const InputFormat format = options.texts.empty() ? input_format(options) : InputFormat::text;
   const auto model = load_model(options.model);
   const bool is_text = format != InputFormat::ids && format != InputFormat::embeddings;
@@ -175,12 +229,11 @@ int classify(const Options& options) {
   }
   const io::ResultFormat results = result_format(options, model->config);
   std::atomic<bool> stop_reader{false};
-  const auto reader = open_reader(options, format, model->config, stop_reader);
+  auto reader = open_reader(options, format, model->config, stop_reader);
   auto classifiers = make_classifiers(
       model, options.model,
       format == InputFormat::embeddings ? classifier::InputKind::embeddings : classifier::InputKind::ids,
       options.quiet);
-  Output output(options.output);  // last, so that nothing else that is wrong leaves an empty file behind
   classifier::EngineOptions engine_options;
   engine_options.batch_size = options.model.batch_size;
   engine_options.num_encode_threads = options.model.num_threads;
@@ -188,31 +241,10 @@ int classify(const Options& options) {
   engine_options.stop_reader = &stop_reader;
   classifier::Engine engine(model, std::move(classifiers), engine_options);
 
-  classifier::RunStatistics statistics;
-  int signal = 0;
-  {
-    const InterruptGuard interrupt;
-    Progress progress(!options.quiet, *reader);
-    ResultWriter writer(model->config, results, output, progress);
-    statistics = run(engine, *reader, writer, interrupt.token(), output);
-    signal = interrupt.signal();
-    if (statistics.interrupted) {
-      output.flush();
-    } else {
-      output.commit();
-    }
-  }
-  print_failures(statistics);
-  if (!options.quiet) {
-    std::fprintf(stderr, "tessera: %s\n", engine.description().c_str());
-    print_statistics(statistics);
-  }
-  if (!options.statistics.empty()) write_statistics(options.statistics, statistics, options.model.num_threads);
-  if (statistics.interrupted && !output.partial_name().empty()) {
-    std::fprintf(stderr, "tessera: interrupted; the first %lld results are in %s\n",
-                 static_cast<long long>(statistics.num_read), output.partial_name().c_str());
-  }
-  return statistics.interrupted ? 128 + signal : exit_code_of(statistics);
+  RunStart start = long_run.begin(identity_of(options, format, results, engine));
+  if (const auto& part = long_run.finished_part()) return report_finished_part(*part, long_run.output_path());
+  reader = long_run.select(std::move(reader), format, start.done, stop_reader);
+  return run_and_report(options, long_run, engine, *reader, model->config, results, std::move(start));
 }
 
 }  // namespace
@@ -228,6 +260,9 @@ Command add_classify(CLI::App& app) {
   app.add_option("--output-format", options->output_format, "text, csv, jsonl or bin");
   app.add_flag("--expert-weights", options->expert_weights, "Add how much each expert counted");
   app.add_flag("--show-text", options->show_text, "Text output: add the sentence");
+  app.add_flag("--resume", options->resume, "Go on where an earlier run with these options broke off");
+  app.add_option("--shard", options->shard,
+                 "I/N: label the I-th of N parts only, I from 0; auto: as mpirun or srun say");
   app.add_option("--statistics", options->statistics, "Write counts, rate and memory as JSON to this file");
   app.add_flag("--quiet", options->quiet, "No progress, no statistics; failed records are still listed");
   app.footer(kFooter);

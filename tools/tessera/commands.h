@@ -10,11 +10,13 @@ namespace tessera::cli {
 using Command = std::function<int()>;
 
 Command add_classify(CLI::App& app);
+Command add_merge(CLI::App& app);
 Command add_evaluate(CLI::App& app);
 Command add_verify(CLI::App& app);
 Command add_convert(CLI::App& app);
 Command add_synth(CLI::App& app);
 Command add_doctor(CLI::App& app);
+Command add_bench_classify(CLI::App& app);
 Command add_bench_moe(CLI::App& app);
 Command add_explain_moe(CLI::App& app);
 

@@ -10,6 +10,7 @@
 
 #include "commands.h"
 #include "exit_codes.h"
+#include "tessera/classifier/engine.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 
@@ -28,7 +29,8 @@ constexpr const char* kFooter =
     "  tessera synth --preset apws25 --seed 1 --output full-size\n"
     "  tessera doctor\n"
     "  tessera bench moe --preset qwen3-30b --tokens 4096\n"
-    "Exit codes: 0 all ok; 1 some records failed or differ; 2 usage, files or configuration; 4 incomplete;\n"
+    "Exit codes: 0 all ok; 1 some records failed or differ; 2 usage, files or configuration;\n"
+    "3 a device failed, the others finished the work; 4 incomplete, --resume continues where the run has a journal;\n"
     "130 interrupted (143 by SIGTERM); 141 standard output was closed. `tessera COMMAND --help` says more.";
 
 int fail(int exit_code, const std::string& message) {
@@ -54,13 +56,16 @@ int run_command(int argc, char** argv) {
     return *app.add_subcommand(name, description)->require_subcommand(1);
   };
   add("classify", "Label text, token ids or embeddings", add_classify);
+  add("merge", "Put the parts of a sharded run together", add_merge);
   add("evaluate", "Label sentences whose labels are known and print the accuracy", add_evaluate);
   add("verify", "Compare results with an answers file or with the fp64 oracle", add_verify);
   add("convert", "Between the school's format and a checkpoint; token ids to embeddings", add_convert);
   add("synth", "Write a synthetic model of any size, and inputs for it", add_synth);
   add("doctor", "Say what this machine offers and run a small model against the oracle", add_doctor);
-  add_to(add_group("bench", "Measure a part of the library on this machine"), "moe",
-         "A mixture-of-experts layer against dense products of the same size", add_bench_moe);
+  CLI::App& bench = add_group("bench", "Measure a part of the library on this machine");
+  add_to(bench, "classify", "The classifier against what this machine's copies, memory and products allow",
+         add_bench_classify);
+  add_to(bench, "moe", "A mixture-of-experts layer against dense products of the same size", add_bench_moe);
   add_to(add_group("explain", "Say what a part of the library will do and what limits it"), "moe",
          "The plan of a mixture-of-experts layer on a GPU: tiles, waves, floors, predicted times", add_explain_moe);
   const auto is_first_argument = [&](const CLI::App* command) { return command->get_name() == argv[1]; };
@@ -91,6 +96,8 @@ int main(int argc, char** argv) {
   } catch (const ClosedPipe&) {
     return kClosedPipe;
   } catch (const Incomplete& error) {
+    return fail(kIncomplete, error.what());
+  } catch (const tessera::classifier::NoDeviceLeft& error) {
     return fail(kIncomplete, error.what());
   } catch (const tessera::Error& error) {
     return fail(kUsage, error.what());

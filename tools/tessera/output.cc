@@ -29,6 +29,9 @@ Output::Output(const std::string& path) {
   if (path != "-") file_ = std::make_unique<io::OutputFile>(path);
 }
 
+Output::Output(const std::string& path, uint64_t kept_bytes)
+    : file_(std::make_unique<io::OutputFile>(path, kept_bytes)) {}
+
 void Output::write(std::string_view bytes) {
   if (file_) {
     while_running([&] { file_->write(bytes); });
@@ -44,6 +47,11 @@ void Output::flush() {
   } else {
     write_standard_output();
   }
+}
+
+void Output::sync() {
+  flush();
+  if (file_) while_running([&] { file_->sync(); });
 }
 
 void Output::commit() {

@@ -26,6 +26,9 @@ long long as_long(int64_t value) { return value; }
 }  // namespace
 
 void print_failures(const classifier::RunStatistics& statistics) {
+  for (const std::string& device : statistics.failed_devices) {
+    std::fprintf(stderr, "tessera: a device failed, the others finished its work: %s\n", device.c_str());
+  }
   if (statistics.num_failed == 0) return;
   std::fprintf(stderr, "tessera: %lld of %lld records failed:\n", as_long(statistics.num_failed),
                as_long(statistics.num_read));
@@ -58,6 +61,7 @@ void write_statistics(const std::string& path, const classifier::RunStatistics& 
       {"sentences_truncated", statistics.num_truncated},
       {"words", statistics.num_words},
       {"words_unknown", statistics.num_unknown},
+      {"devices_failed", statistics.failed_devices},
       {"interrupted", statistics.interrupted},
       {"seconds", statistics.seconds},
       {"sentences_per_second", statistics.rate()},
@@ -75,8 +79,9 @@ void write_statistics(const std::string& path, const classifier::RunStatistics& 
   }
 }
 
-int exit_code_of(const classifier::RunStatistics& statistics) {
-  return statistics.num_failed > 0 ? kSomeFailed : kAllOk;
+int exit_code_of(const classifier::RunStatistics& statistics, int64_t num_failed_before) {
+  if (!statistics.failed_devices.empty()) return kDeviceFailed;
+  return statistics.num_failed + num_failed_before > 0 ? kSomeFailed : kAllOk;
 }
 
 int64_t peak_memory_bytes() {

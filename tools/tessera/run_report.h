@@ -10,7 +10,7 @@
 
 namespace tessera::cli {
 
-/// The first failed records, one a line, and their number.
+/// Devices that failed; the first failed records, one a line, and their number.
 void print_failures(const classifier::RunStatistics& statistics);
 
 /// Counts, truncated sentences, unknown words, seconds, rate.
@@ -21,8 +21,9 @@ void print_statistics(const classifier::RunStatistics& statistics);
 void write_statistics(const std::string& path, const classifier::RunStatistics& statistics, int num_threads,
                       const std::vector<std::pair<std::string, double>>& more = {});
 
-/// kAllOk or kSomeFailed.
-int exit_code_of(const classifier::RunStatistics& statistics);
+/// kAllOk, kSomeFailed, or kDeviceFailed, which says more and therefore comes first. `num_failed_before`: records that
+/// failed in the parts of this run that were resumed.
+int exit_code_of(const classifier::RunStatistics& statistics, int64_t num_failed_before = 0);
 
 /// The largest resident size of this process so far.
 int64_t peak_memory_bytes();

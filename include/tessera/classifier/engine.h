@@ -12,6 +12,10 @@
 // Memory: at most `max_queued_records` and `max_queued_bytes` wait for a worker (one batch always fits), and a few
 // batches a worker wait for their turn to be written.
 //
+// Devices: a classifier that throws DeviceError is not used again in that run. Its batch goes back to the front of the
+// queue and the others finish the work; the results are those of an undisturbed run. With none left the run ends with
+// NoDeviceLeft.
+//
 // Stop: once the token is stopped nothing more is read. What has been read is labelled as far as slices
 // (preferred_batch() sentences) fit into kStopGrace, judged by how long the last one took; the slice that runs at the
 // stop is finished anyway. The results written are those of the first `num_read` records of the input.
@@ -29,6 +33,7 @@
 
 #include "tessera/classifier/classifier.h"
 #include "tessera/classifier/model.h"
+#include "tessera/core/error.h"
 
 namespace tessera::io {
 class RecordReader;
@@ -89,10 +94,24 @@ struct RunStatistics {
   int64_t num_words = 0;             ///< of text input, before truncation
   int64_t num_unknown = 0;           ///< words the vocabulary lacks, among those kept
   double seconds = 0;
-  bool interrupted = false;  ///< stopped before the end of the input
+  bool interrupted = false;                 ///< stopped before the end of the input
+  std::vector<std::string> failed_devices;  ///< what their DeviceErrors said, in the order of the failures
 
   /// Records a second.
   double rate() const { return seconds > 0 ? static_cast<double>(num_read) / seconds : 0; }
+};
+
+/// Every device failed. The results of the records before `first_lost` have been written, no others.
+class NoDeviceLeft : public Error {
+ public:
+  NoDeviceLeft(const std::vector<std::string>& failed_devices, int64_t num_lost, int64_t first_lost);
+
+  int64_t num_lost() const { return num_lost_; }      ///< records that were read and not answered
+  int64_t first_lost() const { return first_lost_; }  ///< the index of the first of them
+
+ private:
+  int64_t num_lost_;
+  int64_t first_lost_;
 };
 
 class Engine {
@@ -103,7 +122,8 @@ class Engine {
   ~Engine();
 
   /// Returns at the end of the input or after a stop. Throws what the reader, a classifier or the sink threw, after all
-  /// threads have ended; if it was the reader, the results of everything read before have been written.
+  /// threads have ended; if it was the reader, the results of everything read before have been written. Throws
+  /// NoDeviceLeft when the last device has failed.
   RunStatistics run(io::RecordReader& reader, ResultSink& sink, const std::stop_token& stop = {});
 
   int64_t batch_size() const { return options_.batch_size; }

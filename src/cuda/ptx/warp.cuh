@@ -13,6 +13,21 @@ __device__ inline void stmatrix_x4(uint32_t smem_address, uint32_t r0, uint32_t 
                : "memory");
 }
 
+// The same, each matrix transposed on its way: row l % 8 of memory gets a column of the fragment.
+__device__ inline void stmatrix_x4_transposed(uint32_t smem_address, uint32_t r0, uint32_t r1, uint32_t r2,
+                                              uint32_t r3) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(smem_address), "r"(r0),
+               "r"(r1), "r"(r2), "r"(r3)
+               : "memory");
+}
+
+// The larger of two values; NaN if either is NaN.
+__device__ inline float max_or_nan(float x, float y) {
+  float larger;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(x), "f"(y));
+  return larger;
+}
+
 // The same value, but unknown to the compiler: keeps it from computing what depends on it long before it is used, and
 // holding that in registers the accumulators need.
 __device__ inline uint32_t opaque(uint32_t value) {

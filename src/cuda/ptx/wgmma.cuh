@@ -1,9 +1,9 @@
 // Warpgroup matrix multiply (WGMMA): what one warpgroup of 128 threads issues to the tensor cores.
 //
-// D[64][256] (+)= A[64][16] * B[256][16]^T, A and B in shared memory (K-major, 128-byte swizzle), D in 128 fp32
-// registers a thread. The instructions are asynchronous: order is wgmma_fence, wgmma..., wgmma_commit, wgmma_wait<n>;
-// the accumulators may be touched only after the wait. One PTX instruction a function (setp only turns an argument into
-// a predicate).
+// D[64][N] (+)= A[64][16] * B[N][16]^T, A and B in shared memory (K-major, 128-byte swizzle), D in N / 2 fp32 registers
+// a thread. The instructions are asynchronous: order is wgmma_fence, wgmma..., wgmma_commit, wgmma_wait<n>; the
+// accumulators may be touched only after the wait. One PTX instruction a function (setp only turns an argument into a
+// predicate).
 #pragma once
 
 #include <cuda_bf16.h>
@@ -25,49 +25,61 @@ __device__ inline void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
-// The one instruction for both element types: a PTX type is part of its name, and asm takes literals only.
-#define TESSERA_WGMMA_M64N256K16(types)                                                                              \
-  asm volatile(                                                                                                      \
-      "{ .reg .pred p; setp.ne.b32 p, %130, 0;\n"                                                                    \
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32." types                                                           \
-      " {"                                                                                                           \
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                       \
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                             \
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                             \
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "                             \
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "                             \
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "                             \
-      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "                 \
-      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "            \
-      "%128, %129, p, 1, 1, 0, 0; }\n"                                                                               \
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),  \
-        "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]),       \
-        "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]),      \
-        "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]),      \
-        "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]),      \
-        "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]),      \
-        "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]),      \
-        "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]), "+f"(d[64]),      \
-        "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71]), "+f"(d[72]),      \
-        "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79]), "+f"(d[80]),      \
-        "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]), "+f"(d[88]),      \
-        "+f"(d[89]), "+f"(d[90]), "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95]), "+f"(d[96]),      \
-        "+f"(d[97]), "+f"(d[98]), "+f"(d[99]), "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), "+f"(d[103]), "+f"(d[104]), \
-        "+f"(d[105]), "+f"(d[106]), "+f"(d[107]), "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111]),            \
-        "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115]), "+f"(d[116]), "+f"(d[117]), "+f"(d[118]),            \
-        "+f"(d[119]), "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]),            \
-        "+f"(d[126]), "+f"(d[127])                                                                                   \
-      : "l"(a_desc), "l"(b_desc), "r"(static_cast<int32_t>(accumulate)))
+// The instruction for every shape and element type: both are parts of its name, asm takes literals only, and the inputs
+// are numbered after the accumulators.
+#define TESSERA_WGMMA(shape, types, registers, a, b, predicate, ...)                             \
+  asm volatile("{ .reg .pred p; setp.ne.b32 p, " predicate                                       \
+               ", 0;\n"                                                                          \
+               "wgmma.mma_async.sync.aligned." shape ".f32." types " {" registers "}, " a ", " b \
+               ", p, 1, 1, 0, 0; }\n"                                                            \
+               : __VA_ARGS__                                                                     \
+               : "l"(a_desc), "l"(b_desc), "r"(static_cast<int32_t>(accumulate)))
 
-// accumulate == false overwrites D (no zeroing of registers needed).
-__device__ inline void wgmma_m64n256k16(__nv_bfloat16, float (&d)[128], uint64_t a_desc, uint64_t b_desc,
-                                        bool accumulate) {
-  TESSERA_WGMMA_M64N256K16("bf16.bf16");
+#define TESSERA_REGISTERS_112                                                        \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
+#define TESSERA_REGISTERS_120 TESSERA_REGISTERS_112 ", %112, %113, %114, %115, %116, %117, %118, %119"
+#define TESSERA_REGISTERS_128 TESSERA_REGISTERS_120 ", %120, %121, %122, %123, %124, %125, %126, %127"
+#define TESSERA_D8(i)                                                                                         \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
+      "+f"(d[i + 7])
+#define TESSERA_D112                                                                                            \
+  TESSERA_D8(0), TESSERA_D8(8), TESSERA_D8(16), TESSERA_D8(24), TESSERA_D8(32), TESSERA_D8(40), TESSERA_D8(48), \
+      TESSERA_D8(56), TESSERA_D8(64), TESSERA_D8(72), TESSERA_D8(80), TESSERA_D8(88), TESSERA_D8(96), TESSERA_D8(104)
+
+#define TESSERA_WGMMA_COLUMNS(types)                                                                                  \
+  static_assert(kColumns == 224 || kColumns == 240 || kColumns == 256);                                               \
+  if constexpr (kColumns == 224) {                                                                                    \
+    TESSERA_WGMMA("m64n224k16", types, TESSERA_REGISTERS_112, "%112", "%113", "%114", TESSERA_D112);                  \
+  } else if constexpr (kColumns == 240) {                                                                             \
+    TESSERA_WGMMA("m64n240k16", types, TESSERA_REGISTERS_120, "%120", "%121", "%122", TESSERA_D112, TESSERA_D8(112)); \
+  } else {                                                                                                            \
+    TESSERA_WGMMA("m64n256k16", types, TESSERA_REGISTERS_128, "%128", "%129", "%130", TESSERA_D112, TESSERA_D8(112),  \
+                  TESSERA_D8(120));                                                                                   \
+  }
+
+// Of D's columns only the first kColumns (224, 240 or 256) are computed. accumulate == false overwrites D (no zeroing
+// of registers needed).
+template <int kColumns>
+__device__ inline void wgmma_m64k16(__nv_bfloat16, float (&d)[128], uint64_t a_desc, uint64_t b_desc, bool accumulate) {
+  TESSERA_WGMMA_COLUMNS("bf16.bf16");
 }
-__device__ inline void wgmma_m64n256k16(__half, float (&d)[128], uint64_t a_desc, uint64_t b_desc, bool accumulate) {
-  TESSERA_WGMMA_M64N256K16("f16.f16");
+template <int kColumns>
+__device__ inline void wgmma_m64k16(__half, float (&d)[128], uint64_t a_desc, uint64_t b_desc, bool accumulate) {
+  TESSERA_WGMMA_COLUMNS("f16.f16");
 }
 
-#undef TESSERA_WGMMA_M64N256K16
+#undef TESSERA_WGMMA_COLUMNS
+#undef TESSERA_D112
+#undef TESSERA_D8
+#undef TESSERA_REGISTERS_128
+#undef TESSERA_REGISTERS_120
+#undef TESSERA_REGISTERS_112
+#undef TESSERA_WGMMA
 
 }  // namespace tessera::ptx

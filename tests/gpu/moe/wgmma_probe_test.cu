@@ -26,7 +26,7 @@ struct M64N256 {
   static constexpr int kColumns = 256;
   template <class Element>
   static __device__ void multiply(float (&d)[128], uint64_t a, uint64_t b, bool accumulate) {
-    ptx::wgmma_m64n256k16(Element{}, d, a, b, accumulate);
+    ptx::wgmma_m64k16<256>(Element{}, d, a, b, accumulate);
   }
 };
 

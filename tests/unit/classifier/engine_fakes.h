@@ -53,6 +53,8 @@ struct FakeReader : io::RecordReader {
     if (next_ >= num_records_) return false;
     batch = {};
     batch.first_index = next_ + (skip_at >= 0 && next_ >= skip_at ? 1 : 0);
+    batch.num_skipped = batch_of_selection && next_ > 0 ? kSkipped : 0;
+    batch.first_index += batch_of_selection ? kSkipped * num_batches_++ : 0;
     batch.num_records = std::min(max_records, num_records_ - next_);
     if (wait_at > next_) batch.num_records = std::min(batch.num_records, wait_at - next_);
     const size_t size = static_cast<size_t>(batch.num_records);
@@ -79,7 +81,9 @@ struct FakeReader : io::RecordReader {
   std::function<void(int64_t index, size_t i, io::RecordBatch& batch)> edit;
   int64_t throw_at = -1;
   int64_t skip_at = -1;
-  int64_t wait_at = -1;  ///< like a pipe that stays silent after so many records
+  static constexpr int64_t kSkipped = 1000;
+  bool batch_of_selection = false;  ///< leaves out kSkipped indices between batches
+  int64_t wait_at = -1;             ///< like a pipe that stays silent after so many records
   std::atomic<bool> stop{false};
   std::atomic<int64_t> num_taken{0};
 
@@ -87,17 +91,24 @@ struct FakeReader : io::RecordReader {
   int64_t num_records_;
   std::vector<std::string> texts_;
   int64_t next_ = 0;
+  int64_t num_batches_ = 0;
 };
 
 /// Logits [id0, -id0], router weights [id0, id1, id2]; a record with an id outside the vocabulary gets its status.
 struct FakeClassifier : Classifier {
   void run(const Batch& batch, const Outputs& outputs) override {
+    if (before_run) before_run(num_runs);
     num_runs += 1;
     if (batch.num_sentences > max_sentences) throw std::bad_alloc();
     if (max_delay_us > 0) {
       std::this_thread::sleep_for(std::chrono::microseconds(random() % static_cast<uint64_t>(max_delay_us)));
     }
     std::this_thread::sleep_for(delay);
+    if (device_fails_at >= 0 && num_runs > device_fails_at) {
+      if (num_entered != nullptr) *num_entered += 1;
+      std::this_thread::sleep_for(delay_of_failure);
+      throw DeviceError(name + ": planted device error");
+    }
     for (int64_t i = 0; i < batch.num_sentences; ++i) label(batch, outputs, i);
   }
   void label(const Batch& batch, const Outputs& outputs, int64_t i) const {
@@ -121,6 +132,11 @@ struct FakeClassifier : Classifier {
   int64_t max_sentences = std::numeric_limits<int64_t>::max();
   int64_t max_delay_us = 0;
   std::chrono::milliseconds delay{0};
+  std::function<void(int64_t run)> before_run;
+  int64_t device_fails_at = -1;  ///< this run, counted from 0, and all after it
+  std::chrono::milliseconds delay_of_failure{0};
+  std::atomic<int64_t>* num_entered = nullptr;  ///< counts devices that are about to fail
+  std::string name = "fake";
   int32_t nan_id = -1;
   int32_t throw_id = -1;
   std::mt19937_64 random{7};

@@ -60,7 +60,67 @@ TEST(BoundedQueue, finish_lets_what_is_queued_out_and_nothing_in) {
   queue.finish();
   EXPECT_FALSE(queue.push(2, 1, 1));
   EXPECT_EQ(queue.pop(), 1);
+  queue.done();
   EXPECT_EQ(queue.pop(), std::nullopt);
+}
+
+TEST(BoundedQueue, what_is_put_back_comes_first_and_counts_again) {
+  BoundedQueue<int> queue(10, 100);
+  ASSERT_TRUE(queue.push(1, 6, 60));
+  ASSERT_TRUE(queue.push(2, 4, 40));
+  ASSERT_EQ(queue.pop(), 1);
+  ASSERT_TRUE(queue.push(3, 6, 60));
+  queue.put_back(1, 6, 60);  // beyond the limits: it was let in once
+  EXPECT_EQ(queue.num_records(), 16);
+  EXPECT_EQ(queue.pop(), 1);
+  EXPECT_EQ(queue.pop(), 2);
+  EXPECT_EQ(queue.pop(), 3);
+}
+
+TEST(BoundedQueue, pop_waits_for_what_may_still_be_put_back) {
+  BoundedQueue<int> queue(10, 100);
+  ASSERT_TRUE(queue.push(1, 1, 1));
+  ASSERT_EQ(queue.pop(), 1);
+  queue.finish();
+  std::atomic<bool> ended{false};
+  std::jthread other([&] {
+    EXPECT_EQ(queue.pop(), 1);
+    queue.done();
+    EXPECT_EQ(queue.pop(), std::nullopt);
+    ended = true;
+  });
+  std::this_thread::sleep_for(kSettle);
+  EXPECT_FALSE(ended);
+  queue.put_back(1, 1, 1);
+  other.join();
+  EXPECT_TRUE(ended);
+}
+
+TEST(BoundedQueue, done_ends_those_who_wait) {
+  BoundedQueue<int> queue(10, 100);
+  ASSERT_TRUE(queue.push(1, 1, 1));
+  ASSERT_EQ(queue.pop(), 1);
+  queue.finish();
+  std::jthread other([&] { EXPECT_EQ(queue.pop(), std::nullopt); });
+  std::this_thread::sleep_for(kSettle);
+  queue.done();
+}
+
+TEST(BoundedQueue, nothing_can_be_put_back_after_cancel) {
+  BoundedQueue<int> queue(10, 100);
+  ASSERT_TRUE(queue.push(1, 1, 1));
+  ASSERT_EQ(queue.pop(), 1);
+  queue.cancel();
+  EXPECT_EQ(queue.pop(), std::nullopt) << "the item in work does not hold anybody";
+  queue.put_back(1, 1, 1);
+  EXPECT_EQ(queue.pop(), std::nullopt);
+  EXPECT_EQ(queue.num_records(), 0);
+}
+
+TEST(BoundedQueue, more_done_than_popped_is_a_programming_error) {
+  BoundedQueue<int> queue(10, 100);
+  EXPECT_THROW(queue.done(), ProgrammerError);
+  EXPECT_THROW(queue.put_back(1, 1, 1), ProgrammerError);
 }
 
 TEST(BoundedQueue, cancel_drops_counts_and_wakes_both_sides) {
@@ -94,7 +154,10 @@ TEST(BoundedQueue, many_threads_each_item_once) {
     std::vector<std::jthread> poppers;
     for (int t = 0; t < 4; ++t) {
       poppers.emplace_back([&] {
-        while (const auto item = queue.pop()) ++seen[static_cast<size_t>(*item)];
+        while (const auto item = queue.pop()) {
+          ++seen[static_cast<size_t>(*item)];
+          queue.done();
+        }
       });
     }
     for (int i = 0; i < kItems; ++i) {

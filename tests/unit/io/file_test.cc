@@ -254,5 +254,54 @@ TEST(OutputFile, AReadOnlyDirectoryIsNamed) {
                   "out.partial: cannot open for writing: Permission denied");
 }
 
+TEST(OutputFile, GoesOnBehindWhatIsKept) {
+  const TempDir dir;
+  {
+    OutputFile file(dir / "o");
+    file.write("kept,dropped");
+  }
+  OutputFile file(dir / "o", 5);
+  EXPECT_EQ(file.num_bytes(), 5u);
+  file.write("new");
+  EXPECT_EQ(file.num_bytes(), 8u);
+  file.sync();
+  EXPECT_EQ(read_file(dir / "o.partial"), "kept,new");
+  file.commit();
+  EXPECT_EQ(read_file(dir / "o"), "kept,new");
+}
+
+TEST(OutputFile, CannotGoOnBehindWhatIsNotThere) {
+  const TempDir dir;
+  expect_contains(error_of([&] { OutputFile(dir / "o", 5); }), "o.partial: cannot open for writing");
+  write_file(dir / "o.partial", "1234");
+  expect_contains(error_of([&] { OutputFile(dir / "o", 5); }), "o.partial: got 4 bytes, expected at least 5 bytes");
+  EXPECT_EQ(read_file(dir / "o.partial"), "1234");
+  expect_contains(error_of([&] { OutputFile("/dev/null", 0); }), "got a device or a pipe");
+  std::filesystem::remove(dir / "o.partial");
+  write_file(dir / "elsewhere", "12345678");
+  std::filesystem::create_symlink(dir / "elsewhere", dir / "o.partial");
+  expect_contains(error_of([&] { OutputFile(dir / "o", 5); }), "cannot open for writing");
+  EXPECT_EQ(read_file(dir / "elsewhere"), "12345678");
+}
+
+TEST(AppendFile, AddsToWhatIsThere) {
+  const TempDir dir;
+  expect_contains(error_of([&] { AppendFile file(dir / "a"); }), "a: cannot open for writing");
+  write_file(dir / "a", "one\n");
+  AppendFile(dir / "a").append("two\n");
+  AppendFile(dir / "a").append("three\n");
+  EXPECT_EQ(read_file(dir / "a"), "one\ntwo\nthree\n");
+  expect_contains(error_of([&] { AppendFile file(dir.path()); }), "cannot open for writing");
+}
+
+TEST(RemoveFile, RemovesWhatIsThereAndIsContentWithNothing) {
+  const TempDir dir;
+  write_file(dir / "a", "1");
+  remove_file(dir / "a");
+  EXPECT_FALSE(std::filesystem::exists(dir / "a"));
+  EXPECT_NO_THROW(remove_file(dir / "a"));
+  expect_contains(error_of([&] { remove_file(dir.path()); }), "cannot remove");
+}
+
 }  // namespace
 }  // namespace tessera::io

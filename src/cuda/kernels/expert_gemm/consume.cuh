@@ -3,66 +3,11 @@
 
 #include "cuda/cta/activation.cuh"
 #include "cuda/cta/element.cuh"
+#include "cuda/cta/mainloop.cuh"
 #include "cuda/cta/smem_layout.cuh"
 #include "cuda/kernels/expert_gemm/kernel.cuh"
-#include "cuda/ptx/wgmma.cuh"
 
 namespace tessera::kernels::expert_gemm {
-
-inline constexpr int kWarpgroupRows = 64;
-
-// Gives a stage back to the producers of every CTA of the cluster. One arrival a warp and CTA: each warp vouches for
-// its own WGMMA reads.
-template <class C>
-__device__ inline void release_stage(SharedStorage<C>& smem, int stage) {
-  const uint32_t lane = threadIdx.x % 32;
-  if constexpr (C::kCluster > 1) {
-    if (lane < C::kCluster) ptx::mbarrier_arrive_cluster(ptx::map_to_cta(&smem.empty[stage], lane));
-  } else {
-    if (lane == 0) ptx::mbarrier_arrive(&smem.empty[stage]);
-  }
-}
-
-// acc[64 x 256] = A[64 rows of this warpgroup] * B^T over all of K.
-template <class C>
-__device__ inline void multiply_tile(SharedStorage<C>& smem, cta::RingPosition<C::kStages>& ring, int num_k_steps,
-                                     int warpgroup, float (&acc)[128]) {
-  const uint64_t a_desc =
-      cta::wgmma_descriptor(cta::smem_address(smem.a) + warpgroup * kWarpgroupRows * cta::kSwizzleRowBytes);
-  const uint64_t b_desc = cta::wgmma_descriptor(cta::smem_address(smem.b));
-  int previous_stage = 0;
-  for (int step = 0; step < num_k_steps; ++step) {
-    cta::wait_phase(&smem.full[ring.stage], ring.phase);
-    // The rows of A were written by other threads' cp.async (generic proxy); WGMMA reads through the async proxy.
-    if constexpr (C::kGather) ptx::fence_proxy_async();
-    ptx::wgmma_fence();
-#pragma unroll
-    for (int i = 0; i < C::kTileK / 16; ++i) {
-      ptx::wgmma_m64n256k16(typename C::Element{}, acc,
-                            a_desc + ring.stage * (C::kABytes >> 4) + i * cta::kDescriptorKStep,
-                            b_desc + ring.stage * (C::kBBytes >> 4) + i * cta::kDescriptorKStep, step > 0 || i > 0);
-    }
-    ptx::wgmma_commit();
-    if (step > 0) {
-      ptx::wgmma_wait<1>();
-      release_stage(smem, previous_stage);
-    }
-    previous_stage = ring.stage;
-    ring.advance();
-  }
-  ptx::wgmma_wait<0>();
-  release_stage(smem, previous_stage);
-}
-
-// A warpgroup without rows keeps in step with the ring.
-template <class C>
-__device__ inline void skip_tile(SharedStorage<C>& smem, cta::RingPosition<C::kStages>& ring, int num_k_steps) {
-  for (int step = 0; step < num_k_steps; ++step) {
-    cta::wait_phase(&smem.full[ring.stage], ring.phase);
-    release_stage(smem, ring.stage);
-    ring.advance();
-  }
-}
 
 // Adds the bias of the columns this thread holds; every 4 accumulators are 2 columns x 2 rows.
 template <class C>
@@ -181,6 +126,7 @@ template <class C>
 __device__ inline void consume(SharedStorage<C>& smem, const CUtensorMap& out_map, const Params& params,
                                int warpgroup) {
   const int warp_in_group = static_cast<int>(threadIdx.x) / 32 % 4;
+  constexpr int kTileColumns = C::kPolicy.tile_columns;
   const int num_k_steps = (params.k + C::kTileK - 1) / C::kTileK;
   cta::RingPosition<C::kStages> ring;
   uint32_t tile_phase = 0;
@@ -188,14 +134,15 @@ __device__ inline void consume(SharedStorage<C>& smem, const CUtensorMap& out_ma
   while (true) {
     const TileSlot tile = next_tile(smem, tile_phase);
     if (tile.expert < 0) break;
-    if (tile.num_rows <= warpgroup * kWarpgroupRows) {
-      skip_tile(smem, ring, num_k_steps);
+    if (tile.num_rows <= warpgroup * cta::kWarpgroupRows) {
+      cta::skip_k_steps<C::kCluster>(smem, ring, num_k_steps);
       continue;
     }
-    multiply_tile<C>(smem, ring, num_k_steps, warpgroup, acc);
+    cta::multiply_k_steps<typename C::Element, kTileColumns, C::kCluster, C::kGather>(smem, ring, num_k_steps,
+                                                                                      warpgroup, acc);
     if (params.bias != nullptr && tile.expert < params.num_routed_experts) add_bias<C>(acc, params, tile);
     activate<C>(params.activation, acc);
-    const int row_in_tile = warpgroup * kWarpgroupRows + warp_in_group * kStagingRows;
+    const int row_in_tile = warpgroup * cta::kWarpgroupRows + warp_in_group * kStagingRows;
     store_tile<C>(smem.staging[warpgroup * 4 + warp_in_group], out_map, params, acc, tile.row_begin + row_in_tile,
                   tile.num_rows - row_in_tile, tile.n_block * C::kOutColumns);
   }

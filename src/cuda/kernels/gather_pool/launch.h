@@ -5,6 +5,9 @@
 // where table[r][tap] was made by one product of an embedding with every tap of every filter. A launch holds a task a
 // width (their tiles cost differently); sums are fp32 in the order of l, so that a sentence's bits depend on its rows
 // alone. Bound by the reads of the table: sum over widths of (S - K + 1) * K rows of F elements a sentence.
+//
+// The columns of `out` up to the next multiple of 8 become zeros; what lies beyond them is left alone. The maximum and
+// the ReLU hide NaN: a NaN in the table comes out as 0 or as another window's sum.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -29,7 +32,7 @@ struct Args {
   int32_t widths[kMaxWidths];  // K, each in [1, S]
 };
 
-// Enqueued on `stream`; nothing is allocated; capturable.
+// Enqueued on `stream`; nothing is allocated; capturable. Throws Error naming the argument that is wrong.
 void launch(const Args& args, cudaStream_t stream);
 
 }  // namespace tessera::kernels::gather_pool

@@ -3,8 +3,11 @@
 //   pooled    out[n, f] = act(bias[f] + scale * max_j sum_{l, c} x[n, j + l, c] * w[f, l, c])        j = 0 .. P - taps
 //   plain     out[n, f] = act(bias[f] + scale * sum_c x[n, 0, c] * w[f, 0, c])                       P = taps = 1
 //
-// x [N, P, C] and w [F, taps, C] are operands (f16, bf16, or split: three products of their planes). Nothing is
-// materialised: TMA boxes pick rows and taps. What a record's outputs are depends on that record alone, bit for bit.
+// x [N, P, C] and w are operands (f16, bf16, or split: three products of their planes). Nothing is materialised: TMA
+// boxes pick rows and taps. What a record's outputs are depends on that record alone, bit for bit.
+//
+// Weights lie in the order in which they are read: [F][C / 64, rounded up][taps][64], the last channels padded with
+// zeros; a plain product's are simply [F][C].
 //
 //   ImplicitGemm gemm(tasks, max_records);         // tensor maps, once; takes a few bytes of device memory
 //   gemm.launch(num_records, stream);              // any number of times
@@ -21,6 +24,12 @@
 namespace tessera::kernels::implicit_gemm {
 
 inline constexpr int32_t kMaxTasks = 64;
+
+constexpr int64_t weight_columns(int64_t channels, int64_t taps) { return (channels + 63) / 64 * 64 * taps; }
+// Where channel c of tap l lies in a feature's row of a convolution.
+constexpr int64_t weight_column(int64_t channel, int64_t tap, int64_t taps) {
+  return (channel / 64 * taps + tap) * 64 + channel % 64;
+}
 
 struct Task {
   cta::OperandView x;           // [max_records * positions, stride >= channels]: f16, bf16 or split

@@ -3,7 +3,10 @@
 //   weigh     g[n, :] = softmax(W h[n, :] + b), fp32, the largest logit subtracted first
 //   combine   y[n, x] = act(output_bias[x] + sum_e g[n, e] rows[row(n, e)][x]),  summed in the order of e, fp32
 //
-// row(n, e) = n * E + e, or token_row[n * E + e] where experts were skipped (-1: adds nothing).
+// row(n, e) = n * E + e, or token_row[n * E + e] where experts were skipped (-1: adds nothing). The columns of y up to
+// the next multiple of 8 become zeros. NaN stays: in the weights and the sum of its record, in no other.
+//
+// Both are enqueued on `stream`, allocate nothing, are capturable, and throw Error naming the argument that is wrong.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -4,7 +4,8 @@
 //                        record
 //   gather_tokens        token ids [N, S] -> the rows of an embedding table that is already in operand form
 //
-// Enqueued on `stream`; nothing is allocated; capturable. N = 0 launches nothing.
+// Enqueued on `stream`; nothing is allocated; capturable. N = 0 launches nothing. Errors name the argument. Both copy
+// at the rate of HBM: see README.md.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -15,13 +16,17 @@
 
 namespace tessera::kernels::operand_rows {
 
+inline constexpr int32_t kMaxPositions = 512;
+
 struct ConvertArgs {
   const float* embeddings;  // [N, C, S] device memory, 16-byte aligned
   cta::OperandView rows;    // [N * S, stride >= C]; columns from C to stride are written as zeros
-  uint8_t* finite;          // [N]: 1, or 0 if a value is NaN, infinite or beyond the kind (|x| > 65504 for f16, split)
-  int64_t num_records;      // N
-  int32_t channels;         // C
-  int32_t positions;        // S, 1..512
+  // [N]: 1, or 0 if a value is NaN, infinite or beyond the kind: |x| > 65504 for f16 and split; for bf16 what rounds to
+  // infinity
+  uint8_t* finite;
+  int64_t num_records;  // N
+  int32_t channels;     // C
+  int32_t positions;    // S, 1..512
 };
 void convert_embeddings(const ConvertArgs& args, cudaStream_t stream);
 

@@ -1,4 +1,4 @@
-// The last linear layer, in fp32 always: logits[n, c] = b[c] + sum_i x[n, i] w[c, i], and whether they are finite.
+// The last linear layer, in fp32 always: logits[n, c] = b[c] + sum_i x[n, i] w[c, i].
 //
 // A warp a record; lanes add their parts in a fixed tree, so that a record's bits depend on it alone.
 #pragma once
@@ -20,7 +20,7 @@ struct Args {
   int32_t num_classes;
 };
 
-// Enqueued on `stream`; nothing is allocated; capturable.
+// Enqueued on `stream`; nothing is allocated; capturable. Throws Error naming the argument that is wrong.
 void launch(const Args& args, cudaStream_t stream);
 
 }  // namespace tessera::kernels::output_layer

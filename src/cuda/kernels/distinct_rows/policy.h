@@ -1,0 +1,22 @@
+// Tuning numbers of the distinct-rows kernels.
+#pragma once
+
+#include <ostream>
+
+namespace tessera::kernels::distinct_rows {
+
+struct Policy {
+  int row_threads;   // of a CTA whose warps take a row each
+  int tile_threads;  // of a CTA whose threads take a row each
+
+  friend constexpr bool operator==(const Policy&, const Policy&) = default;
+  friend std::ostream& operator<<(std::ostream& out, const Policy& p) {
+    return out << p.row_threads << " threads for a warp a row, " << p.tile_threads << " for a thread a row";
+  }
+};
+
+// A lane has four loads of 16 bytes in flight, 64 warps a multiprocessor 128 KB. Large tiles keep the one CTA that
+// scans their counts short: 262,144 rows are 256 tiles, one step of it.
+constexpr Policy default_policy() { return {256, 1024}; }
+
+}  // namespace tessera::kernels::distinct_rows

@@ -1,0 +1,108 @@
+#include "cuda/kernels/mixture/launch.h"
+
+#include <limits>
+
+#include "cuda/core/cuda_check.h"
+#include "cuda/core/operand_check.h"
+#include "cuda/kernels/mixture/kernel.cuh"
+#include "tessera/core/check.h"
+#include "tessera/core/error.h"
+
+namespace tessera::kernels::mixture {
+namespace {
+
+void validate_experts(const char* argument, int32_t num_experts) {
+  if (num_experts < 1 || num_experts > kMaxExperts)
+    throw Error(argument, str_cat(num_experts), str_cat("1..", kMaxExperts));
+}
+
+void validate(const WeighArgs& args) {
+  if (args.num_records < 0) throw Error("weigh num_records", str_cat(args.num_records), "at least 0");
+  if (args.num_features < 1) throw Error("weigh num_features", str_cat(args.num_features), "at least 1");
+  validate_experts("weigh num_experts", args.num_experts);
+  gpu::check_operand("weigh h", args.h, args.num_records, args.num_features);
+  gpu::check_pointer("weigh weight", args.weight, alignof(float));
+  gpu::check_pointer("weigh bias", args.bias, alignof(float));
+  gpu::check_pointer("weigh router_weights", args.router_weights, alignof(float));
+}
+
+void validate(const CombineArgs& args) {
+  if (args.num_records < 0) throw Error("combine num_records", str_cat(args.num_records), "at least 0");
+  if (args.expert_size < 1) throw Error("combine expert_size", str_cat(args.expert_size), "at least 1");
+  validate_experts("combine num_experts", args.num_experts);
+  if (args.rows.kind == cta::Operand::split) throw Error("combine rows", "split", "f16, bf16 or f32");
+  gpu::check_operand("combine rows", args.rows, 0, args.expert_size);
+  gpu::check_operand("combine out", args.out, args.num_records, args.expert_size);
+  gpu::check_pointer("combine router_weights", args.router_weights, alignof(float));
+}
+
+template <class Params>
+void launch_overlapped(void (*kernel)(Params), int64_t items, int64_t items_per_cta, int threads, cudaStream_t stream,
+                       const Params& params) {
+  const int64_t ctas = (items + items_per_cta - 1) / items_per_cta;
+  TESSERA_CHECK(ctas <= std::numeric_limits<int32_t>::max(), ctas);
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(ctas));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  TESSERA_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, params));
+}
+
+}  // namespace
+
+void weigh(const WeighArgs& args, cudaStream_t stream) {
+  if (args.num_records == 0) return;
+  validate(args);
+  WeighParams params{};
+  params.h = args.h;
+  params.weight = args.weight;
+  params.bias = args.bias;
+  params.router_weights = args.router_weights;
+  params.topk_ids = args.topk_ids;
+  params.threshold = args.threshold;
+  params.num_records = args.num_records;
+  params.num_features = args.num_features;
+  params.num_experts = args.num_experts;
+  params.aligned_weight =
+      args.num_features % cta::kChunkElements == 0 && reinterpret_cast<uintptr_t>(args.weight) % sizeof(float4) == 0;
+  const auto launch_kind = [&](void (*kernel)(WeighParams)) {
+    launch_overlapped(kernel, args.num_records, kRecords, kThreads, stream, params);
+  };
+  switch (args.h.kind) {
+    case cta::Operand::f16: return launch_kind(weigh_kernel<cta::Operand::f16>);
+    case cta::Operand::bf16: return launch_kind(weigh_kernel<cta::Operand::bf16>);
+    case cta::Operand::split: return launch_kind(weigh_kernel<cta::Operand::split>);
+    case cta::Operand::f32: return launch_kind(weigh_kernel<cta::Operand::f32>);
+  }
+}
+
+void combine(const CombineArgs& args, cudaStream_t stream) {
+  if (args.num_records == 0) return;
+  validate(args);
+  CombineParams params{};
+  params.rows = args.rows;
+  params.token_row = args.token_row;
+  params.router_weights = args.router_weights;
+  params.output_bias = args.output_bias;
+  params.out = args.out;
+  params.record_chunks = static_cast<int32_t>(cta::num_chunks(args.expert_size));
+  params.num_chunks = args.num_records * params.record_chunks;
+  params.num_experts = args.num_experts;
+  params.expert_size = args.expert_size;
+  params.relu = args.relu;
+  const auto launch_kind = [&](void (*kernel)(CombineParams)) {
+    launch_overlapped(kernel, params.num_chunks, kPolicy.combine_threads, kPolicy.combine_threads, stream, params);
+  };
+  switch (args.rows.kind) {
+    case cta::Operand::f16: return launch_kind(combine_kernel<cta::Operand::f16>);
+    case cta::Operand::bf16: return launch_kind(combine_kernel<cta::Operand::bf16>);
+    default: return launch_kind(combine_kernel<cta::Operand::f32>);
+  }
+}
+
+}  // namespace tessera::kernels::mixture

@@ -1,0 +1,274 @@
+// tessera bench classify: the classifier on this machine, beside what the machine allows.
+#include <algorithm>
+#include <charconv>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "classifier/synth.h"
+#include "classify_bench.h"
+#include "classify_report.h"
+#include "commands.h"
+#include "exit_codes.h"
+#include "output.h"
+#include "tessera/core/check.h"
+#include "tessera/core/error.h"
+#include "text_format.h"
+
+namespace tessera::cli {
+
+namespace {
+
+using classifier::Precision;
+
+constexpr int64_t kGpuSentences = 16384, kCpuSentences = 256;
+constexpr int64_t kMaxSentences = int64_t{1} << 24;
+
+constexpr const char* kFooter =
+    "Examples:\n"
+    "  tessera bench classify --path embeddings --precision fp16 --device cuda:0 --json embeddings.json\n"
+    "  tessera bench classify --path resident --data ids --ids inputs.bin --form direct,distinct\n"
+    "  tessera bench classify --path ids --ids inputs.bin --device cuda:0,1,2,3 --seconds 5\n"
+    "  tessera bench classify --preset small --device cpu --seconds 0.2\n"
+    "Paths: embeddings are fp32 in pinned host memory, resident ones 16-bit and in device memory already (compute\n"
+    "only), ids lie in pinned host memory. First all sentences at once, nothing else running; then blocks of "
+    "--seconds\n"
+    "with two lanes a GPU take turns with blocks of what limits them: copies from the same memory to all chosen GPUs,\n"
+    "cuBLASLt products, copies within device memory. TFLOP/s count the direct form's operations whatever the form.\n"
+    "The results of the timed runs are compared with the fp64 oracle; the exit code is 1 if they are wrong.";
+
+struct Options {
+  std::string model, preset, device = "auto", paths = "embeddings,resident,ids", precisions = "auto", forms = "auto";
+  std::string data = "random", json;
+  ClassifyDataOptions inputs;
+  ClassifyBenchOptions bench;
+};
+
+template <class Parse>
+auto parse_list(const std::string& list, const Parse& parse) {
+  std::vector<decltype(parse(list))> items;
+  for (size_t begin = 0; begin <= list.size();) {
+    const size_t end = std::min(list.find(',', begin), list.size());
+    items.push_back(parse(list.substr(begin, end - begin)));
+    begin = end + 1;
+  }
+  return items;
+}
+
+Path parse_path(const std::string& name) {
+  for (const Path path : {Path::embeddings, Path::resident, Path::ids}) {
+    if (path_name(path) == name) return path;
+  }
+  throw Error("--path", "'" + escaped(name) + "'", "embeddings, resident or ids");
+}
+
+Precision parse_bench_precision(const std::string& name, bool on_gpu) {
+  if (name == "auto") return on_gpu ? Precision::fp16 : Precision::fp32;
+  for (const Precision precision : {Precision::fp16, Precision::bf16, Precision::fp32}) {
+    if (precision_word(precision) == name) return precision;
+  }
+  throw Error("--precision", "'" + escaped(name) + "'", "fp16, bf16, fp32 or auto");
+}
+
+int parse_index(const std::string& text) {
+  int index = -1;
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, index);
+  if (error != std::errc() || stop != end || index < 0)
+    throw Error("--device", "'" + escaped(text) + "'", "numbers of GPUs, with commas between, after cuda:");
+  return index;
+}
+
+/// GPUs by number, each usable and named once.
+std::vector<int> devices_by_number(const std::string& list, const std::vector<classifier::CudaDevice>& present) {
+  const std::vector<int> devices = parse_list(list, parse_index);
+  for (size_t i = 0; i < devices.size(); ++i) {
+    const auto found = std::find_if(present.begin(), present.end(),
+                                    [&](const classifier::CudaDevice& device) { return device.index == devices[i]; });
+    if (found == present.end())
+      throw Error("--device", str_cat("cuda:", devices[i]), str_cat("one of the ", present.size(), " GPUs from 0"));
+    if (!found->unusable.empty()) throw Error(str_cat("--device cuda:", devices[i]), found->unusable);
+    if (std::find(devices.begin(), devices.begin() + static_cast<int64_t>(i), devices[i]) !=
+        devices.begin() + static_cast<int64_t>(i))
+      throw Error("--device", str_cat("cuda:", devices[i], " twice"), "each GPU once");
+  }
+  return devices;
+}
+
+/// The GPUs to measure on, or none for the CPU and, where that is not the first choice, why.
+std::vector<int> choose_devices(const std::string& asked, std::string& reason) {
+  const bool by_number = asked.starts_with("cuda:");
+  if (!by_number && asked != "auto" && asked != "cpu" && asked != "cuda")
+    throw Error("--device", "'" + escaped(asked) + "'", "auto, cpu, cuda or cuda:0,1,...");
+  if (asked == "cpu") return {};
+  const std::vector<classifier::CudaDevice> present = classifier::cuda_devices(reason);
+  if (by_number && !present.empty()) return devices_by_number(asked.substr(5), present);
+  std::vector<int> usable;
+  for (const classifier::CudaDevice& device : present) {
+    if (device.unusable.empty()) {
+      usable.push_back(device.index);
+    } else {
+      reason = str_cat("GPU ", device.index, ": ", device.unusable);
+    }
+  }
+  if (usable.empty() && asked != "auto") throw Error("--device " + escaped(asked), reason);
+  if (!usable.empty()) reason.clear();
+  return usable;
+}
+
+struct LeftOut {
+  ClassifyCase asked;
+  std::string reason;
+};
+
+/// Every path in every precision and form that the back end can measure. Error if there is none.
+std::vector<ClassifyCase> choose_cases(const Options& options, const ClassifyBench& bench, bool on_gpu,
+                                       std::vector<LeftOut>& left_out) {
+  std::vector<ClassifyCase> cases;
+  const auto precision = [&](const std::string& name) { return parse_bench_precision(name, on_gpu); };
+  for (const Path path : parse_list(options.paths, parse_path)) {
+    for (const Precision wanted : parse_list(options.precisions, precision)) {
+      for (const classifier::Form form : parse_list(options.forms, classifier::parse_form)) {
+        const ClassifyCase asked = {path, wanted, form};
+        const std::string reason = bench.impossible(asked);
+        if (reason.empty()) {
+          cases.push_back(asked);
+        } else {
+          left_out.push_back({asked, reason});
+        }
+      }
+    }
+  }
+  if (cases.empty())
+    throw Error("--path, --precision, --form", "only what cannot be measured here: " + left_out.front().reason);
+  return cases;
+}
+
+std::shared_ptr<const classifier::Model> make_model(const Options& options) {
+  if (!options.model.empty() && !options.preset.empty())
+    throw Error("--model, --preset", "both", "one of them, or neither for --preset apws25");
+  if (!options.model.empty()) return std::make_shared<const classifier::Model>(classifier::load_model(options.model));
+  const auto config = classifier::preset_config(options.preset.empty() ? "apws25" : options.preset);
+  return std::make_shared<const classifier::Model>(classifier::synthesize_model(
+      config, {}, {.seed = options.inputs.seed, .num_threads = options.bench.num_threads}));
+}
+
+std::string model_name(const Options& options) {
+  if (!options.model.empty()) return escaped(options.model);
+  return str_cat(options.preset.empty() ? "apws25" : options.preset, ", weights from seed ", options.inputs.seed);
+}
+
+/// Options that need neither model nor device to be found wrong.
+void check_options(const Options& options) {
+  parse_list(options.paths, parse_path);
+  parse_list(options.precisions, [](const std::string& name) { return parse_bench_precision(name, false); });
+  parse_list(options.forms, classifier::parse_form);
+  if (options.data != "random" && options.data != "ids")
+    throw Error("--data", "'" + escaped(options.data) + "'", "random or ids");
+}
+
+nlohmann::ordered_json case_json(const ClassifyCase& asked) {
+  return {
+      {"path", path_name(asked.path)}, {"precision", precision_word(asked.precision)}, {"form", form_name(asked.form)}};
+}
+
+int run(Options options) {
+  check_options(options);
+  std::string reason;
+  options.bench.devices = choose_devices(options.device, reason);
+  const bool on_gpu = !options.bench.devices.empty();
+  options.inputs.embeddings_of_ids = options.data == "ids";
+  options.inputs.num_threads = options.bench.num_threads;
+  if (options.inputs.num_sentences == 0) options.inputs.num_sentences = on_gpu ? kGpuSentences : kCpuSentences;
+  const auto model = make_model(options);
+  const auto data = std::make_shared<ClassifyData>(model, options.inputs);
+  const auto bench =
+      on_gpu ? make_cuda_classify_bench(data, options.bench) : make_cpu_classify_bench(data, options.bench);
+  std::vector<LeftOut> left_out;
+  const std::vector<ClassifyCase> cases = choose_cases(options, *bench, on_gpu, left_out);
+  std::optional<Output> file;  // created before the measurement, so that it is not made for nothing
+  if (!options.json.empty()) file.emplace(options.json);
+
+  const ClassifyMachine machine = {options.bench.devices, model->config.flops_per_sentence()};
+  const std::string device = on_gpu ? "cuda" : "cpu";
+  Output output("-");
+  output.write(labelled("model", str_cat(model_name(options), ": ", machine.flops_per_sentence, " FLOP a sentence")));
+  output.write(labelled("sentences", str_cat(data->num_sentences(), "; ids: ", data->ids_source(),
+                                             "; embeddings: ", data->embeddings_source())));
+  output.write(labelled("device", reason.empty() ? device : device + ": " + reason));
+  nlohmann::ordered_json json = {{"model", model_name(options)},
+                                 {"flops_per_sentence", machine.flops_per_sentence},
+                                 {"sentences", data->num_sentences()},
+                                 {"ids", data->ids_source()},
+                                 {"embeddings", data->embeddings_source()},
+                                 {"device", device},
+                                 {"devices", options.bench.devices},
+                                 {"version", TESSERA_VERSION}};
+  if (!reason.empty()) json["why_not_cuda"] = reason;
+  for (const auto& [name, value] : bench->description()) {
+    output.write(labelled(name, value));
+    json["machine"][name] = value;
+  }
+  bool all_right = true;
+  json["cases"] = nlohmann::ordered_json::array();
+  for (const ClassifyCase& asked : cases) {
+    const ClassifyResult result = bench->measure(asked);
+    output.write("\n" + classify_result_text(asked, result, machine));
+    output.flush();  // a long run shows what it has
+    json["cases"].push_back(classify_result_json(asked, result, machine));
+    all_right = all_right && result.check.passed();
+  }
+  json["left_out"] = nlohmann::ordered_json::array();
+  for (const LeftOut& entry : left_out) {
+    json["left_out"].push_back(case_json(entry.asked));
+    json["left_out"].back()["reason"] = entry.reason;
+  }
+  output.commit();
+  if (file) {
+    file->write(json.dump(1) + "\n");
+    file->commit();
+  }
+  return all_right ? kAllOk : kSomeFailed;
+}
+
+}  // namespace
+
+Command add_bench_classify(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  app.add_option("--preset", options->preset, "apws25 (the full-size model, unless --model is given) or small");
+  app.add_option("--model", options->model, "Or a checkpoint directory");
+  app.add_option("--device", options->device, "auto (every GPU that can, else the CPU), cpu, cuda or cuda:0,1,...")
+      ->capture_default_str();
+  app.add_option("--path", options->paths, "P[,P...]: embeddings, resident, ids")->capture_default_str();
+  app.add_option("--precision", options->precisions, "P[,P...]: fp16, bf16, fp32; auto = fp16 on a GPU, fp32 on a CPU")
+      ->capture_default_str();
+  app.add_option("--form", options->forms, "F[,F...]: auto, direct, dft, distinct, vocab")->capture_default_str();
+  app.add_option("--sentences", options->inputs.num_sentences, "0 = 16,384, on the CPU 256")
+      ->check(CLI::Range(int64_t{0}, kMaxSentences))
+      ->capture_default_str();
+  app.add_option("--data", options->data, "Embeddings: random, N(0, 1), or ids: those of the token ids")
+      ->capture_default_str();
+  app.add_option("--ids", options->inputs.ids_file, "Token ids, int32 rows; else random sentences");
+  app.add_option("--seconds", options->bench.seconds, "Of a sustained block")
+      ->check(CLI::Range(0.0, 600.0))
+      ->capture_default_str();
+  app.add_option("--batch", options->bench.micro_batch, "Sentences computed at once on a GPU, 0 = chosen")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20))
+      ->capture_default_str();
+  app.add_option("--check", options->bench.num_checked, "Records to compare with the fp64 oracle")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  app.add_option("--threads", options->bench.num_threads, "Of the CPU, 0 = every processor of this process")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  app.add_option("--seed", options->inputs.seed, "Of weights and inputs")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_option("--json", options->json, "Write the figures as JSON to this file");
+  app.footer(kFooter);
+  return [options] { return run(*options); };
+}
+
+}  // namespace tessera::cli
