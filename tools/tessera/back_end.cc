@@ -231,6 +231,13 @@ std::string precision_name(const LayerPrecision& precision) {
          ", head " + precision_name(precision.head);
 }
 
+std::string describe_arithmetic(const BackEnd& back_end) {
+  if (!back_end.on_gpu()) return precision_name(back_end.cpu_precision);
+  std::string text = precision_name(back_end.gpu_precision) + ", form " + classifier::form_name(back_end.form);
+  if (back_end.expert_threshold > 0) text += str_cat(", experts below ", back_end.expert_threshold, " skipped");
+  return text;
+}
+
 std::string gpu_name(const CudaDevice& gpu) { return str_cat("GPU ", gpu.index, " (", escaped(gpu.name), ")"); }
 
 }  // namespace tessera::cli

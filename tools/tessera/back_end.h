@@ -55,6 +55,10 @@ std::string precision_name(classifier::Precision precision);
 /// "fp16", or "convolutions fp32, experts fp16, head bf16" where they differ.
 std::string precision_name(const classifier::LayerPrecision& precision);
 
+/// What decides the bits of the results, the input and the device's kind apart: "fp32", "fp16, form auto",
+/// "fp16, form dft, experts below 0.1 skipped". The same for options that come to the same.
+std::string describe_arithmetic(const BackEnd& back_end);
+
 /// "GPU 0 (NVIDIA H100 80GB HBM3)".
 std::string gpu_name(const classifier::CudaDevice& gpu);
 

@@ -152,7 +152,7 @@ RunIdentity identity_of(const Options& options, InputFormat format, const io::Re
           .input_field = options.field,
           .results = results,
           .back_ends = engine.description(),
-          .arithmetic = options.model.precision};
+          .arithmetic = describe_arithmetic(select_back_end(options.model, find_devices()))};
 }
 
 int report_finished_part(const io::PartManifest& manifest, const std::string& path) {

@@ -173,6 +173,18 @@ TEST(BackEnd, GpuOptionsAreUsedThereAndRefusedOnTheCpu) {
             "--expert-threshold: got 0.5 on the CPU, expected 0, as experts are skipped on GPUs only");
 }
 
+TEST(BackEnd, ArithmeticIsWhatChangesBits) {
+  const auto arithmetic = [](const BackEndOptions& options) {
+    return describe_arithmetic(select_back_end(options, three_gpus()));
+  };
+  EXPECT_EQ(arithmetic({}), "fp16, form auto");
+  EXPECT_EQ(arithmetic({.device = "cuda:2", .precision = "auto"}), arithmetic({}));
+  EXPECT_EQ(arithmetic({.device = "cpu"}), "fp32");
+  EXPECT_EQ(arithmetic({.device = "cpu", .precision = "auto"}), "bf16");
+  EXPECT_EQ(arithmetic({.layer_precision = "head=fp32", .form = "dft", .expert_threshold = 0.125}),
+            "convolutions fp16, experts fp16, head fp32, form dft, experts below 0.125 skipped");
+}
+
 TEST(BackEnd, WordsAreCheckedOnEveryMachine) {
   EXPECT_EQ(refusal({.form = "fft"}, no_gpu()), "--form: got 'fft', expected auto, direct, dft, distinct or vocab");
   for (const double threshold : {-0.1, 1.0, 2.0, std::numeric_limits<double>::quiet_NaN()}) {
