@@ -33,30 +33,34 @@ SEED = {"sentences_per_second": 40000, "gpus": 4, "input": "fp32 embeddings in h
 # name: options, share of --seconds for a sustained block. Names are members of the results, so they hold no dots.
 DUELS = {
     "embeddings_fp16": ("--path embeddings --precision fp16", 1.0),
-    "resident_fp16": ("--path resident --precision fp16 --form direct", 0.3),
+    "resident_fp16": ("--path resident --precision fp16 --form dft --batch 2048", 0.3),
     "ids_fp16": ("--path ids --precision fp16", 0.5),
 }
 SINGLES = {
-    "resident_fp16_dft": ("--path resident --precision fp16 --form dft", 0.3),
-    "resident_ids_fp16_distinct": ("--path resident --precision fp16 --form distinct --data ids", 0.3),
+    "resident_fp16_direct": ("--path resident --precision fp16 --form direct --batch 4096", 0.3),
+    "resident_ids_fp16_distinct": ("--path resident --precision fp16 --form distinct --data ids --batch 8192", 0.3),
     "embeddings_fp32": ("--path embeddings --precision fp32", 0.3),
+    "embeddings_fp32_direct": ("--path embeddings --precision fp32 --form direct", 0.2),
+    "embeddings_fp16_direct": ("--path embeddings --precision fp16 --form direct", 0.3),
     "embeddings_bf16": ("--path embeddings --precision bf16", 0.2),
-    "resident_ids_fp16_direct": ("--path resident --precision fp16 --form direct --data ids", 0.2),
-    "resident_bf16": ("--path resident --precision bf16 --form direct", 0.2),
+    "resident_ids_fp16_direct": ("--path resident --precision fp16 --form direct --data ids --batch 4096", 0.1),
+    "resident_bf16": ("--path resident --precision bf16 --form dft --batch 2048", 0.1),
     "ids_fp32": ("--path ids --precision fp32", 0.2),
-    "ids_fp16_distinct": ("--path ids --precision fp16 --form distinct", 0.2),
+    "ids_fp16_distinct": ("--path ids --precision fp16 --form distinct", 0.1),
 }
 MANY_GPUS = ("embeddings_fp16", "ids_fp16", "resident_fp16", "embeddings_fp32")
 OTHERS = ("torch", "text_jsonl", "text_bin")
 CASES = (*DUELS, *SINGLES, *OTHERS)
 TORCH_MEMBER = {"embeddings_fp16": "embeddings", "resident_fp16": "compute", "ids_fp16": "ids"}
 WORDS = {
-    "embeddings_fp16": "fp32 embeddings in pinned host memory, fp16",
-    "embeddings_bf16": "the same, bf16",
-    "embeddings_fp32": "the same, fp32",
-    "resident_fp16": "random embeddings on the GPU, fp16, direct",
-    "resident_fp16_dft": "the same, DFT",
-    "resident_bf16": "the same, bf16, direct",
+    "embeddings_fp16": "fp32 embeddings in pinned host memory, fp16, DFT",
+    "embeddings_fp16_direct": "the same, direct",
+    "embeddings_bf16": "the same, bf16, DFT",
+    "embeddings_fp32": "the same, fp32, DFT",
+    "embeddings_fp32_direct": "the same, fp32, direct",
+    "resident_fp16": "random embeddings on the GPU, fp16, DFT",
+    "resident_fp16_direct": "the same, direct",
+    "resident_bf16": "the same, bf16, DFT",
     "resident_ids_fp16_direct": "embeddings of id rows on the GPU, fp16, direct",
     "resident_ids_fp16_distinct": "the same, distinct tokens",
     "ids_fp16": "token ids, fp16, projected vocabulary",
@@ -186,13 +190,13 @@ def ratios(results):
         if pairs:
             found[f"{name}_to_torch"] = spread([ours / theirs for ours, theirs in pairs])
             found[f"{name}_torch_sentences_per_second"] = statistics.median(theirs for _, theirs in pairs)
-    for name, other in (("resident_fp16_dft", "resident_fp16"), ("resident_ids_fp16_distinct", "resident_ids_fp16_direct")):
+    for name, other in (("resident_fp16_direct", None), ("resident_ids_fp16_distinct", "resident_ids_fp16_direct")):
         if name in results["cases"]:
             torch = found.get("resident_fp16_torch_sentences_per_second")
             rate = results["cases"][name]["sentences_per_second"]
             if torch:
                 found[f"{name}_to_torch"] = spread([rate / torch])
-            if other in results["cases"]:
+            if other and other in results["cases"]:
                 found[f"{name}_to_direct"] = rate / results["cases"][other]["sentences_per_second"]
     if "embeddings_fp16" in results["cases"]:
         found["embeddings_fp16_to_seed"] = (results["cases"]["embeddings_fp16"]["sentences_per_second"] /

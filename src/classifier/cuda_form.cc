@@ -62,8 +62,22 @@ void check_threshold(const ClassifierConfig& config, const CudaOptions& options)
           str_cat(config.num_experts, " experts"), str_cat("at most ", kernels::moe_plan::kMaxTopK));
 }
 
+// Frequency space pays where its kernels are at their best (16 positions), where the products dwarf the transforms, and
+// where there are a third fewer of them.
+bool frequency_space_pays(const ClassifierConfig& config) {
+  constexpr int64_t kTunedPositions = 16;
+  constexpr int64_t kLeastChannels = 256;
+  const int64_t positions = config.sequence_length;
+  if (positions != kTunedPositions || config.embedding_size < kLeastChannels) return false;
+  int64_t direct = 0;
+  for (const int64_t width : config.filter_widths) direct += (positions - width + 1) * width;
+  // Two real bins and positions / 2 - 1 complex ones, of 1 and 4 products, for every width.
+  const int64_t frequency = (2 + 4 * (positions / 2 - 1)) * static_cast<int64_t>(config.filter_widths.size());
+  return 3 * frequency <= 2 * direct;
+}
+
 Form automatic_form(const ClassifierConfig& config, InputKind input, int64_t table_row_bytes, size_t memory_bytes) {
-  if (input == InputKind::embeddings) return Form::direct;
+  if (input == InputKind::embeddings) return frequency_space_pays(config) ? Form::dft : Form::direct;
   const double table_bytes = static_cast<double>(config.vocab_size) * static_cast<double>(table_row_bytes);
   return table_bytes <= kTableShareOfMemory * static_cast<double>(memory_bytes) ? Form::vocab : Form::distinct;
 }

@@ -1,12 +1,12 @@
 // tessera bench classify: the classifier on this machine, beside what the machine allows.
 #include <algorithm>
-#include <charconv>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "back_end.h"
 #include "classifier/synth.h"
 #include "classify_bench.h"
 #include "classify_report.h"
@@ -67,55 +67,18 @@ Path parse_path(const std::string& name) {
 Precision parse_bench_precision(const std::string& name, bool on_gpu) {
   if (name == "auto") return on_gpu ? Precision::fp16 : Precision::fp32;
   for (const Precision precision : {Precision::fp16, Precision::bf16, Precision::fp32}) {
-    if (precision_word(precision) == name) return precision;
+    if (precision_name(precision) == name) return precision;
   }
   throw Error("--precision", "'" + escaped(name) + "'", "fp16, bf16, fp32 or auto");
 }
 
-int parse_index(const std::string& text) {
-  int index = -1;
-  const char* const end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data(), end, index);
-  if (error != std::errc() || stop != end || index < 0)
-    throw Error("--device", "'" + escaped(text) + "'", "numbers of GPUs, with commas between, after cuda:");
-  return index;
-}
-
-/// GPUs by number, each usable and named once.
-std::vector<int> devices_by_number(const std::string& list, const std::vector<classifier::CudaDevice>& present) {
-  const std::vector<int> devices = parse_list(list, parse_index);
-  for (size_t i = 0; i < devices.size(); ++i) {
-    const auto found = std::find_if(present.begin(), present.end(),
-                                    [&](const classifier::CudaDevice& device) { return device.index == devices[i]; });
-    if (found == present.end())
-      throw Error("--device", str_cat("cuda:", devices[i]), str_cat("one of the ", present.size(), " GPUs from 0"));
-    if (!found->unusable.empty()) throw Error(str_cat("--device cuda:", devices[i]), found->unusable);
-    if (std::find(devices.begin(), devices.begin() + static_cast<int64_t>(i), devices[i]) !=
-        devices.begin() + static_cast<int64_t>(i))
-      throw Error("--device", str_cat("cuda:", devices[i], " twice"), "each GPU once");
-  }
-  return devices;
-}
-
-/// The GPUs to measure on, or none for the CPU and, where that is not the first choice, why.
+/// The GPUs for --device, or none: the CPU, and, where that is not what was asked for, why.
 std::vector<int> choose_devices(const std::string& asked, std::string& reason) {
-  const bool by_number = asked.starts_with("cuda:");
-  if (!by_number && asked != "auto" && asked != "cpu" && asked != "cuda")
-    throw Error("--device", "'" + escaped(asked) + "'", "auto, cpu, cuda or cuda:0,1,...");
-  if (asked == "cpu") return {};
-  const std::vector<classifier::CudaDevice> present = classifier::cuda_devices(reason);
-  if (by_number && !present.empty()) return devices_by_number(asked.substr(5), present);
-  std::vector<int> usable;
-  for (const classifier::CudaDevice& device : present) {
-    if (device.unusable.empty()) {
-      usable.push_back(device.index);
-    } else {
-      reason = str_cat("GPU ", device.index, ": ", device.unusable);
-    }
-  }
-  if (usable.empty() && asked != "auto") throw Error("--device " + escaped(asked), reason);
-  if (!usable.empty()) reason.clear();
-  return usable;
+  const BackEnd back_end = select_back_end({.device = asked}, find_devices());
+  reason = back_end.why_cpu;
+  std::vector<int> devices;
+  for (const classifier::CudaDevice& gpu : back_end.gpus) devices.push_back(gpu.index);
+  return devices;
 }
 
 struct LeftOut {
@@ -171,7 +134,7 @@ void check_options(const Options& options) {
 
 nlohmann::ordered_json case_json(const ClassifyCase& asked) {
   return {
-      {"path", path_name(asked.path)}, {"precision", precision_word(asked.precision)}, {"form", form_name(asked.form)}};
+      {"path", path_name(asked.path)}, {"precision", precision_name(asked.precision)}, {"form", form_name(asked.form)}};
 }
 
 int run(Options options) {

@@ -19,6 +19,7 @@
 #include "result_writer.h"
 #include "run_report.h"
 #include "tessera/classifier/engine.h"
+#include "tessera/core/check.h"
 #include "tessera/core/error.h"
 #include "text_list.h"
 

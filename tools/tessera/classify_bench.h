@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "back_end.h"
 #include "classify_check.h"
 #include "classify_data.h"
 #include "moe_bench.h"
@@ -25,9 +26,6 @@ struct ClassifyCase {
   classifier::Precision precision = classifier::Precision::fp16;
   classifier::Form form = classifier::Form::automatic;
 };
-
-/// "fp32", "bf16" or "fp16".
-std::string precision_word(classifier::Precision precision);
 
 /// What the machine allows, measured in turn with the classifier: copies, memory reads or products.
 struct Limit {

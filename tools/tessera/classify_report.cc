@@ -83,22 +83,12 @@ std::string path_name(Path path) {
   return "?";
 }
 
-std::string precision_word(classifier::Precision precision) {
-  switch (precision) {
-    case classifier::Precision::fp32: return "fp32";
-    case classifier::Precision::bf16: return "bf16";
-    case classifier::Precision::fp16: return "fp16";
-    case classifier::Precision::fp64: return "fp64";
-  }
-  return "?";
-}
-
 std::string classify_result_text(const ClassifyCase& asked, const ClassifyResult& result,
                                  const ClassifyMachine& machine) {
   const Spread& seconds = result.latency_seconds;
   const auto count = static_cast<double>(result.num_sentences);
   std::string text =
-      path_name(asked.path) + ", " + precision_word(asked.precision) + ", form " + form_name(asked.form) + "\n";
+      path_name(asked.path) + ", " + precision_name(asked.precision) + ", form " + form_name(asked.form) + "\n";
   text += line("classifier", escaped(result.description, 400));
   const std::string memory = format_text(", %d lanes on each GPU, %.0f MiB of it", result.num_lanes,
                                          static_cast<double>(result.device_bytes) / 1048576.0);
@@ -121,7 +111,7 @@ nlohmann::ordered_json classify_result_json(const ClassifyCase& asked, const Cla
   const auto count = static_cast<double>(result.num_sentences);
   const auto flops = static_cast<double>(machine.flops_per_sentence);
   nlohmann::ordered_json json = {{"path", path_name(asked.path)},
-                                 {"precision", precision_word(asked.precision)},
+                                 {"precision", precision_name(asked.precision)},
                                  {"form", form_name(asked.form)},
                                  {"description", result.description},
                                  {"setup_seconds", result.setup_seconds},

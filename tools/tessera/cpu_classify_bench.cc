@@ -84,7 +84,7 @@ ClassifyResult CpuClassifyBench::measure(const ClassifyCase& asked) {
   result.seconds_a_block = turns.seconds_a_block;
   result.rate = turns.rate;
   result.why_no_limit = "none is measured on the CPU";
-  result.check = check_classified(*data_, input, DType::f32, precision_word(asked.precision), options_.num_checked,
+  result.check = check_classified(*data_, input, DType::f32, precision_name(asked.precision), options_.num_checked,
                                   options_.num_threads, {once, sustained});
   return result;
 }

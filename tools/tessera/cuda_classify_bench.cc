@@ -269,7 +269,7 @@ void CudaClassifyBench::measure_host(const ClassifyCase& asked, ClassifyResult& 
   const HostLogits once(count, num_classes()), sustained(num_rows, num_classes());
   measure_lanes(lanes, input, num_rows, from_ids ? kIdSlice : kSlice, once, sustained, limit, result);
   result.check = check_classified(*data_, from_ids ? InputKind::ids : InputKind::embeddings, DType::f32,
-                                  precision_word(asked.precision), options_.num_checked, options_.num_threads,
+                                  precision_name(asked.precision), options_.num_checked, options_.num_threads,
                                   {once.all(), sustained.all()});
 }
 
@@ -338,7 +338,7 @@ void CudaClassifyBench::measure_resident(const ClassifyCase& asked, ClassifyResu
   }
   take(take_turns(sustained, limit, options_.seconds, watch()), result);
   const std::vector<float> last = collect();
-  result.check = check_classified(*data_, InputKind::embeddings, dtype, precision_word(asked.precision),
+  result.check = check_classified(*data_, InputKind::embeddings, dtype, precision_name(asked.precision),
                                   options_.num_checked, options_.num_threads, {first, last});
 }
 

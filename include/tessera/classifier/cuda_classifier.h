@@ -23,11 +23,12 @@ namespace tessera::classifier {
 
 /// Equal forms of the convolutions; they round differently, so the choice never depends on the data.
 enum class Form : uint8_t {
-  automatic,  ///< ids: vocab where the table fits the device, else distinct; embeddings: direct
-  direct,     ///< one implicit GEMM a filter width, all in one launch
-  dft,        ///< products in frequency space: half the multiplications; sequences of 2 to 32 positions
-  distinct,   ///< each distinct token of a micro-batch is multiplied with every tap once, then gathered
-  vocab,      ///< the whole vocabulary is multiplied with every tap at construction (ids only)
+  automatic,  ///< ids: vocab where the table fits the device, else distinct; embeddings: dft for 16 positions, 256
+              ///< channels or more and widths that save a third of the products, else direct
+  direct,    ///< one implicit GEMM a filter width, all in one launch
+  dft,       ///< products in frequency space: half the multiplications; sequences of 2 to 32 positions
+  distinct,  ///< each distinct token of a micro-batch is multiplied with every tap once, then gathered
+  vocab,     ///< the whole vocabulary is multiplied with every tap at construction (ids only)
 };
 std::string form_name(Form form);
 /// "auto", "direct", "dft", "distinct", "vocab"; Error naming --form for anything else.
