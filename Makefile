@@ -20,11 +20,12 @@ test:
 	@scripts/install.sh test
 	@python3 scripts/run_tests.py
 
-#   make gpu-test   builds the kernels, runs every GPU test and the sanitizers, writes tests/gpu/RECORD.json
+#   make gpu-test   builds the kernels, runs every GPU test and the sanitizers, writes tests/gpu/RECORD.json; the suite
+#                   multi_gpu runs where there are two GPUs or more
 gpu-test:
 	@cmake --preset cuda --log-level=WARNING
 	@cmake --build --preset cuda
-	@tests/gpu/run.sh build/cuda core moe
+	@tests/gpu/run.sh build/cuda core moe classifier $$([ $$(nvidia-smi -L | wc -l) -ge 2 ] && echo multi_gpu)
 
 #   make bench   measures the CPU back end and writes bench/results/
 bench:

@@ -119,7 +119,11 @@ class Pipeline {
   }
 
   void work(Classifier& classifier) {
-    const int num_threads = options_.num_encode_threads > 0 ? options_.num_encode_threads : available_processors();
+    // Two workers take turns, one encoding while the other waits for its device; more share the processors.
+    const int share =
+        static_cast<int>((2 * static_cast<size_t>(available_processors()) + num_workers_ - 1) / num_workers_);
+    const int num_threads =
+        options_.num_encode_threads > 0 ? options_.num_encode_threads : std::min(available_processors(), share);
     Worker worker(config_, encoder_, classifier,
                   {.num_encode_threads = num_threads, .router_weights = options_.router_weights});
     const Worker::GiveUp give_up = [this](std::chrono::nanoseconds expected) { return gives_up(expected); };

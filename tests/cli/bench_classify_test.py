@@ -192,7 +192,7 @@ class TableTest(CommandTest):
         self.assertEqual(results["ratios"]["embeddings_fp16_to_torch"], {"median": 2.0, "min": 2.0, "max": 2.0})
         self.assertEqual(results["ratios"]["resident_fp16_to_torch"]["median"], 1.6)  # its best batch
         self.assertEqual(results["ratios"]["embeddings_fp16_to_seed"], 0.1)
-        self.assertEqual(results["ratios"]["resident_fp16_dft_to_direct"], 1.0)
+        self.assertEqual(results["ratios"]["resident_ids_fp16_distinct_to_direct"], 1.0)
         self.assertEqual(results["text"]["text_bin"], {"sentences_per_second": 2e6})
         self.assertEqual([len(row) for row in results["table"]["rows"]], [6] * len(self.table.WORDS))
         self.assertNotIn("host", results["machine"])

@@ -23,8 +23,9 @@ namespace tessera::classifier {
 
 /// Equal forms of the convolutions; they round differently, so the choice never depends on the data.
 enum class Form : uint8_t {
-  automatic,  ///< ids: vocab where the table fits the device, else distinct; embeddings: dft for 16 positions, 256
-              ///< channels or more and widths that save a third of the products, else direct
+  /// ids: vocab where the table fits the device, else distinct. Embeddings: dft for 16 positions, 256 channels or more
+  /// and widths that save a third of the products, else direct.
+  automatic,
   direct,    ///< one implicit GEMM a filter width, all in one launch
   dft,       ///< products in frequency space: half the multiplications; sequences of 2 to 32 positions
   distinct,  ///< each distinct token of a micro-batch is multiplied with every tap once, then gathered

@@ -70,7 +70,7 @@ struct EngineOptions {
   int64_t batch_size = 0;  ///< records read at a time; 0 = the largest preferred_batch() of the classifiers
   int64_t max_queued_records = 8192;
   int64_t max_queued_bytes = int64_t{256} << 20;
-  int num_encode_threads = 0;   ///< that turn text into ids, per worker; 0 = every processor of this process
+  int num_encode_threads = 0;   ///< that turn text into ids, per worker; 0 = chosen from the processors of this process
   bool router_weights = false;  ///< fill RecordResult::router_weights
   /// Set to true when intake ends early, by a stop or an exception. The reader's own `stop` (io::RecordSource), so that
   /// one that waits on a pipe returns; may be null for readers that never wait.
