@@ -167,7 +167,7 @@ int report(const Options& options, const classifier::RunStatistics& statistics, 
   print_failures(statistics);
   const int64_t num_resumed = start.done.num_records();
   if (!options.quiet) {
-    std::fprintf(stderr, "tessera: %s\n", engine.description().c_str());
+    print_back_ends(engine.description());
     if (start.is_resumed) {
       std::fprintf(stderr, "tessera: %lld records were finished before, %lld of them failed; in this run:\n",
                    static_cast<long long>(num_resumed), static_cast<long long>(start.done.num_failed));

@@ -226,7 +226,7 @@ int evaluate(const Options& options) {
   output.commit();
   print_failures(statistics);
   if (!options.quiet) {
-    std::fprintf(stderr, "tessera: %s\n", engine.description().c_str());
+    print_back_ends(engine.description());
     print_statistics(statistics);
   }
   if (!options.statistics.empty()) {

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "exit_codes.h"
 #include "output.h"
@@ -38,6 +39,15 @@ void print_failures(const classifier::RunStatistics& statistics) {
   }
   const int64_t more = statistics.num_failed - static_cast<int64_t>(shown);
   if (more > 0) std::fprintf(stderr, "  and %lld more\n", as_long(more));
+}
+
+void print_back_ends(const std::string& descriptions) {
+  std::vector<std::string> lines;
+  std::istringstream stream(descriptions);
+  for (std::string line; std::getline(stream, line);) {
+    if (std::find(lines.begin(), lines.end(), line) == lines.end()) lines.push_back(line);
+  }
+  for (const std::string& line : lines) std::fprintf(stderr, "tessera: %s\n", line.c_str());
 }
 
 void print_statistics(const classifier::RunStatistics& statistics) {

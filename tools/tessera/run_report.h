@@ -13,6 +13,9 @@ namespace tessera::cli {
 /// Devices that failed; the first failed records, one a line, and their number.
 void print_failures(const classifier::RunStatistics& statistics);
 
+/// What labelled, one line each; lanes of one device that say the same are one line.
+void print_back_ends(const std::string& descriptions);
+
 /// Counts, truncated sentences, unknown words, seconds, rate.
 void print_statistics(const classifier::RunStatistics& statistics);
 

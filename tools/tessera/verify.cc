@@ -74,7 +74,7 @@ std::vector<float> run_model(const std::shared_ptr<const Model>& model, const Mo
   if (statistics.interrupted) throw Interrupted(interrupt.signal());
   print_failures(statistics);
   if (!options.quiet) {
-    std::fprintf(stderr, "tessera: %s\n", engine.description().c_str());
+    print_back_ends(engine.description());
     print_statistics(statistics);
   }
   return sink.take();
