@@ -99,7 +99,7 @@ class Pipeline {
   void read() {
     try {
       for (int64_t sequence = 0; !stopping_; ++sequence) {
-        EngineBatch batch{.sequence = sequence, .records = {}};
+        EngineBatch batch{.sequence = sequence, .records = take_spare()};
         if (!reader_.next(options_.batch_size, batch.records)) {
           reached_end_ = !stopping_;
           break;
@@ -116,6 +116,20 @@ class Pipeline {
       read_failure_ = std::current_exception();  // what was read before is still answered
     }
     queue_.finish();
+  }
+
+  /// Memory of a batch that has been labelled: new memory costs the reader more than reading does.
+  io::RecordBatch take_spare() {
+    const std::lock_guard lock(mutex_);
+    if (spare_.empty()) return {};
+    io::RecordBatch batch = std::move(spare_.back());
+    spare_.pop_back();
+    return batch;
+  }
+  void give_spare(io::RecordBatch batch) {
+    batch.num_records = batch.num_skipped = 0;  // what a reader may leave as it finds it
+    const std::lock_guard lock(mutex_);
+    if (spare_.size() <= num_workers_) spare_.push_back(std::move(batch));
   }
 
   void work(Classifier& classifier) {
@@ -140,6 +154,7 @@ class Pipeline {
         put_back_.erase(labelled.first_index);
       }
       queue_.done();
+      give_spare(std::move(batch->records));
       if (!writer_.put(std::move(labelled))) return;
     }
   }
@@ -200,6 +215,7 @@ class Pipeline {
   std::vector<std::string> failed_devices_;
   std::set<int64_t> put_back_;  // first indices of batches that wait for another worker
   int64_t first_lost_ = 0;
+  std::vector<io::RecordBatch> spare_;
 };
 
 /// "2 failed (first message; second message)"

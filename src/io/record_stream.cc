@@ -18,7 +18,10 @@ namespace tessera::io {
 
 namespace {
 
-constexpr int kStopPollMilliseconds = 100;  // what records.h promises
+constexpr int kStopPollMilliseconds = 100;       // what records.h promises
+constexpr size_t kPieceBytes = size_t{4} << 20;  // that one thread reads at a time
+constexpr size_t kMuchBytes = 4 * kPieceBytes;   // from here on several threads pay
+constexpr int kMaxReadThreads = 8;
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
 }  // namespace
@@ -57,7 +60,41 @@ bool ByteStream::wait_for_bytes() {
   return false;
 }
 
+size_t ByteStream::read_pieces(std::span<char> destination) {
+  const off_t position = lseek(descriptor_, 0, SEEK_CUR);
+  if (position < 0) throw Error(name_, "cannot seek: " + errno_message(errno));
+  if (!threads_) threads_ = std::make_unique<ThreadPool>(std::min(available_processors(), kMaxReadThreads));
+  const size_t num_pieces = (destination.size() + kPieceBytes - 1) / kPieceBytes;
+  std::vector<size_t> had(num_pieces, 0);
+  std::vector<int> error_numbers(num_pieces, 0);
+  threads_->run(static_cast<int64_t>(num_pieces), [&](int64_t piece, int) {
+    const auto i = static_cast<size_t>(piece);
+    const std::span<char> part =
+        destination.subspan(i * kPieceBytes).first(std::min(kPieceBytes, destination.size() - i * kPieceBytes));
+    while (had[i] < part.size()) {
+      const auto offset = position + static_cast<off_t>(i * kPieceBytes + had[i]);
+      const ssize_t count = pread(descriptor_, part.data() + had[i], part.size() - had[i], offset);
+      if (count < 0 && errno == EINTR) continue;
+      if (count < 0) error_numbers[i] = errno;
+      if (count <= 0) return;
+      had[i] += static_cast<size_t>(count);
+    }
+  });
+  // What counts are the bytes before the first gap. An error behind them meets the next read.
+  size_t done = 0;
+  size_t piece = 0;
+  while (piece < num_pieces && had[piece] == kPieceBytes) done += had[piece++];
+  if (piece < num_pieces) done += had[piece];
+  if (done == 0 && error_numbers[0] != 0) throw Error(name_, "cannot read: " + errno_message(error_numbers[0]));
+  if (lseek(descriptor_, position + static_cast<off_t>(done), SEEK_SET) < 0) {
+    throw Error(name_, "cannot seek: " + errno_message(errno));
+  }
+  bytes_read_.fetch_add(static_cast<int64_t>(done), std::memory_order_relaxed);
+  return done;
+}
+
 size_t ByteStream::read(std::span<char> destination) {
+  if (is_file() && destination.size() >= kMuchBytes) return read_pieces(destination);
   while (true) {
     errno = 0;
     if (!wait_for_bytes()) return 0;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "io/records.h"
+#include "tessera/core/thread_pool.h"
 
 namespace tessera::io {
 
@@ -24,7 +25,8 @@ class ByteStream {
   ByteStream(const ByteStream&) = delete;
   ByteStream& operator=(const ByteStream&) = delete;
 
-  /// Up to `destination.size()` bytes, at least 1 except at the end of the input or when stopped. Throws Error.
+  /// Up to `destination.size()` bytes, at least 1 except at the end of the input or when stopped. Throws Error. Much at
+  /// once of a regular file is read by several threads: one copies about 7 GB/s out of the page cache, a bus takes 55.
   size_t read(std::span<char> destination);
   /// Moves a regular file's position on, at most to the end it had when it was opened. Returns by how much.
   int64_t seek_forward(int64_t num_bytes);
@@ -37,6 +39,7 @@ class ByteStream {
 
  private:
   bool wait_for_bytes();
+  size_t read_pieces(std::span<char> destination);
 
   int descriptor_ = -1;
   std::string name_;
@@ -44,6 +47,7 @@ class ByteStream {
   const std::atomic<bool>* stop_;
   bool stopped_ = false;
   std::atomic<int64_t> bytes_read_{0};
+  std::unique_ptr<ThreadPool> threads_;  // made when much is first read at once
 };
 
 /// The bytes of a text input one at a time, or a line at a time, without the byte order mark that may stand first.

@@ -43,6 +43,37 @@ Rows read_rows(RecordReader& reader, int64_t batch_size, size_t row_size) {
   return rows;
 }
 
+// So many bytes at once that several threads read them, the last piece partial.
+TEST(BinaryRecords, MuchAtOnceIsTheSameBytes) {
+  const TempDir dir;
+  constexpr size_t kRecords = (45u << 20) / 20;
+  const std::vector<int32_t> ids = counting(kRecords * 5);
+  write_file(dir / "in", bytes_of(ids));
+  const RecordSource source = {.format = InputFormat::ids, .path = (dir / "in").string(), .sequence_length = 5};
+  for (const int64_t batch_size : {int64_t{1} << 20, int64_t{3} << 20, int64_t{1'000'003}}) {
+    const auto reader = open_records(source);
+    const Rows rows = read_rows(*reader, batch_size, 5);
+    ASSERT_TRUE(rows.ids == ids) << batch_size;
+    EXPECT_EQ(reader->bytes_read(), static_cast<int64_t>(kRecords * 20));
+  }
+}
+
+TEST(BinaryRecords, AFileThatShrinksWhileMuchIsReadIsAnError) {
+  const TempDir dir;
+  constexpr size_t kRecords = (45u << 20) / 20;
+  write_file(dir / "in", bytes_of(counting(kRecords * 5)));
+  const auto reader = open_records({.format = InputFormat::ids, .path = (dir / "in").string(), .sequence_length = 5});
+  constexpr size_t kLeft = (21u << 20) / 20;
+  fs::resize_file(dir / "in", kLeft * 20 + 7);
+  RecordBatch batch;
+  int64_t num_records = 0;
+  const std::string error = error_of([&] {
+    while (reader->next(int64_t{2} << 20, batch)) num_records += batch.num_records;
+  });
+  EXPECT_EQ(num_records, static_cast<int64_t>(kLeft));
+  EXPECT_NE(error.find(std::to_string(kLeft * 20 + 7) + " bytes"), std::string::npos) << error;
+}
+
 TEST(BinaryRecords, IdsOfEveryCountAndBatchSize) {
   const TempDir dir;
   const RecordSource source = {.format = InputFormat::ids, .path = (dir / "in").string(), .sequence_length = 5};
