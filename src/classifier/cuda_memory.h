@@ -11,24 +11,11 @@
 
 namespace tessera::classifier {
 
-/// Zero-filled device memory, 256-byte aligned. Throws std::bad_alloc when the device has too little.
-class DeviceBytes {
+/// Memory that `release` gives back.
+template <cudaError_t (*release)(void*)>
+class OwnedBytes {
  public:
-  DeviceBytes() = default;
-  explicit DeviceBytes(size_t bytes) : bytes_(bytes) {
-    if (bytes == 0) return;
-    void* memory = nullptr;
-    const cudaError_t error = cudaMalloc(&memory, bytes);
-    if (error == cudaErrorMemoryAllocation) {
-      cudaGetLastError();  // answered here: a later call must not report it
-      throw std::bad_alloc();
-    }
-    TESSERA_CUDA_CHECK(error);
-    memory_.reset(memory);
-    // On this thread's own stream order: everything that uses the memory is enqueued after the synchronisation.
-    TESSERA_CUDA_CHECK(cudaMemset(memory, 0, bytes));
-    TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
-  }
+  OwnedBytes() = default;
 
   void* data() const { return memory_.get(); }
   template <class T>
@@ -37,42 +24,47 @@ class DeviceBytes {
   }
   size_t bytes() const { return bytes_; }
 
- private:
-  struct Free {
-    void operator()(void* memory) const { cudaFree(memory); }
-  };
-  std::unique_ptr<void, Free> memory_;
-  size_t bytes_ = 0;
-};
-
-/// Page-locked host memory: copies to and from the device run beside everything else.
-class PinnedBytes {
- public:
-  PinnedBytes() = default;
-  explicit PinnedBytes(size_t bytes) : bytes_(bytes) {
+ protected:
+  /// `allocate(void**)` takes `bytes` of them. Throws std::bad_alloc when there is too little.
+  template <class Allocate>
+  OwnedBytes(size_t bytes, const Allocate& allocate) : bytes_(bytes) {
     if (bytes == 0) return;
     void* memory = nullptr;
-    const cudaError_t error = cudaHostAlloc(&memory, bytes, cudaHostAllocPortable);
+    const cudaError_t error = allocate(&memory);
     if (error == cudaErrorMemoryAllocation) {
-      cudaGetLastError();
+      cudaGetLastError();  // answered here: a later call must not report it
       throw std::bad_alloc();
     }
     TESSERA_CUDA_CHECK(error);
     memory_.reset(memory);
   }
 
-  template <class T>
-  T* as() const {
-    return static_cast<T*>(memory_.get());
-  }
-  size_t bytes() const { return bytes_; }
-
  private:
-  struct Free {
-    void operator()(void* memory) const { cudaFreeHost(memory); }
+  struct Release {
+    void operator()(void* memory) const { release(memory); }
   };
-  std::unique_ptr<void, Free> memory_;
+  std::unique_ptr<void, Release> memory_;
   size_t bytes_ = 0;
+};
+
+/// Zero-filled device memory, 256-byte aligned.
+class DeviceBytes : public OwnedBytes<cudaFree> {
+ public:
+  DeviceBytes() = default;
+  explicit DeviceBytes(size_t bytes) : OwnedBytes(bytes, [=](void** memory) { return cudaMalloc(memory, bytes); }) {
+    if (bytes == 0) return;
+    // Everything that uses the memory is enqueued after the synchronisation.
+    TESSERA_CUDA_CHECK(cudaMemset(data(), 0, bytes));
+    TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
+  }
+};
+
+/// Page-locked host memory: copies to and from the device run beside everything else.
+class PinnedBytes : public OwnedBytes<cudaFreeHost> {
+ public:
+  PinnedBytes() = default;
+  explicit PinnedBytes(size_t bytes)
+      : OwnedBytes(bytes, [=](void** memory) { return cudaHostAlloc(memory, bytes, cudaHostAllocPortable); }) {}
 };
 
 class Stream {

@@ -10,34 +10,18 @@
 #include "classifier/cuda_memory.h"
 #include "tessera/classifier/cuda_classifier.h"
 #include "tessera/core/error.h"
+#include "unit/classifier/classifier_run.h"
 #include "unit/classifier/random_model.h"
-#include "unit/numeric_check.h"
 
 namespace tessera::classifier {
 namespace {
 
-using test::GuardedArray;
 using testing::embed;
 using testing::odd_config;
 using testing::random_ids;
 using testing::random_model;
-
-struct Result {
-  std::vector<float> logits, router_weights, features;
-  std::vector<RecordStatus> status;
-};
-
-Result run(Classifier& classifier, const ClassifierConfig& config, const Batch& batch) {
-  const auto n = static_cast<size_t>(batch.num_sentences);
-  GuardedArray<float> logits(n * static_cast<size_t>(config.num_classes));
-  GuardedArray<float> router_weights(n * static_cast<size_t>(config.num_experts));
-  GuardedArray<float> features(n * static_cast<size_t>(config.feature_size()));
-  GuardedArray<RecordStatus> status(n);
-  classifier.run(batch, {logits.data(), router_weights.data(), features.data(), status.data()});
-  EXPECT_TRUE(logits.intact() && router_weights.intact() && features.intact() && status.intact());
-  const auto copy = [](const auto& array) { return std::vector(array.span().begin(), array.span().end()); };
-  return {copy(logits), copy(router_weights), copy(features), copy(status)};
-}
+using testing::Result;
+using testing::run;
 
 std::unique_ptr<CudaClassifier> make(const std::shared_ptr<const Model>& model, const CudaOptions& options) {
   return std::move(make_cuda_classifiers(model, options).front());

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "classifier/cpu_form.h"
+#include "classifier_run.h"
 #include "cpu/gemm.h"
 #include "cpu/reference.h"
 #include "random_model.h"
@@ -16,34 +17,14 @@
 namespace tessera::classifier {
 namespace {
 
-using test::GuardedArray;
 using testing::embed;
 using testing::odd_config;
 using testing::random_ids;
 using testing::random_model;
+using testing::Result;
+using testing::run;
 
 constexpr RecordStatus kOk = RecordStatus::ok;
-
-struct Result {
-  std::vector<float> logits, router_weights, features;
-  std::vector<RecordStatus> status;
-};
-
-// Runs with poisoned and guarded outputs and checks that all of them, and nothing else, were written.
-Result run(Classifier& classifier, const ClassifierConfig& config, const Batch& batch) {
-  const auto n = static_cast<size_t>(batch.num_sentences);
-  GuardedArray<float> logits(n * static_cast<size_t>(config.num_classes));
-  GuardedArray<float> router_weights(n * static_cast<size_t>(config.num_experts));
-  GuardedArray<float> features(n * static_cast<size_t>(config.feature_size()));
-  GuardedArray<RecordStatus> status(n);
-  classifier.run(batch, {logits.data(), router_weights.data(), features.data(), status.data()});
-  EXPECT_TRUE(logits.intact());
-  EXPECT_TRUE(router_weights.intact());
-  EXPECT_TRUE(features.intact());
-  EXPECT_TRUE(status.intact());
-  const auto copy = [](const auto& array) { return std::vector(array.span().begin(), array.span().end()); };
-  return {copy(logits), copy(router_weights), copy(features), copy(status)};
-}
 
 // One model with the sentences of a test in both forms of input.
 struct Case {
@@ -295,7 +276,7 @@ TEST(CpuClassifier, OutputsAreOptionalAndNoSentencesAreFine) {
   for (const Precision precision : {Precision::fp32, Precision::fp64}) {
     const auto classifier = make_cpu_classifier(test.model, {.input = InputKind::ids, .precision = precision});
     const Result all = run(*classifier, test.config(), test.batch(InputKind::ids, 0, 5));
-    GuardedArray<float> logits(15);
+    test::GuardedArray<float> logits(15);
     classifier->run(test.batch(InputKind::ids, 0, 5), {.logits = logits.data()});
     EXPECT_TRUE(test::same_bits(logits.span(), all.logits));
     classifier->run(test.batch(InputKind::ids, 0, 5), {});

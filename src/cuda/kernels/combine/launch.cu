@@ -1,8 +1,7 @@
 #include "cuda/kernels/combine/launch.h"
 
-#include <limits>
-
 #include "cuda/core/cuda_check.h"
+#include "cuda/core/launch.h"
 #include "cuda/kernels/combine/kernel.cuh"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
@@ -30,22 +29,8 @@ void launch(const Args& args, cudaStream_t stream) {
   params.num_shared_experts = args.num_shared_experts;
   params.shared_weight = args.shared_weight;
   const int64_t ctas = (params.num_chunks + kPolicy.threads - 1) / kPolicy.threads;
-  TESSERA_CHECK(ctas <= std::numeric_limits<int32_t>::max(), ctas);
-
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(ctas));
-  config.blockDim = dim3(kPolicy.threads);
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  if (args.dtype == DType::bf16) {
-    TESSERA_CUDA_CHECK(cudaLaunchKernelEx(&config, combine_kernel<__nv_bfloat16>, params));
-  } else {
-    TESSERA_CUDA_CHECK(cudaLaunchKernelEx(&config, combine_kernel<__half>, params));
-  }
+  gpu::launch_overlapping(args.dtype == DType::bf16 ? combine_kernel<__nv_bfloat16> : combine_kernel<__half>, ctas,
+                          kPolicy.threads, params, stream);
 }
 
 }  // namespace tessera::kernels::combine

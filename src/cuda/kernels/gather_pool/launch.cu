@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "cuda/core/cuda_check.h"
+#include "cuda/core/launch.h"
 #include "cuda/core/operand_check.h"
 #include "cuda/kernels/gather_pool/kernel.cuh"
 #include "tessera/core/check.h"
@@ -86,23 +87,13 @@ void launch(const Args& args, cudaStream_t stream) {
   if (args.num_records == 0) return;
   validate(args);
   const Params params = make_params(args);
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(params.tile_end[params.num_widths - 1]));
-  config.blockDim = dim3(kPolicy.threads);
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
+  const auto launch_kind = [&](void (*kernel)(Params)) {
+    gpu::launch_overlapping(kernel, params.tile_end[params.num_widths - 1], kPolicy.threads, params, stream);
+  };
   switch (args.table.kind) {
-    case cta::Operand::f16:
-      TESSERA_CUDA_CHECK(cudaLaunchKernelEx(&config, gather_pool_kernel<cta::Operand::f16>, params));
-      return;
-    case cta::Operand::bf16:
-      TESSERA_CUDA_CHECK(cudaLaunchKernelEx(&config, gather_pool_kernel<cta::Operand::bf16>, params));
-      return;
-    default: TESSERA_CUDA_CHECK(cudaLaunchKernelEx(&config, gather_pool_kernel<cta::Operand::f32>, params)); return;
+    case cta::Operand::f16: return launch_kind(gather_pool_kernel<cta::Operand::f16>);
+    case cta::Operand::bf16: return launch_kind(gather_pool_kernel<cta::Operand::bf16>);
+    default: return launch_kind(gather_pool_kernel<cta::Operand::f32>);
   }
 }
 

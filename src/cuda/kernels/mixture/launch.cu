@@ -1,8 +1,7 @@
 #include "cuda/kernels/mixture/launch.h"
 
-#include <limits>
-
 #include "cuda/core/cuda_check.h"
+#include "cuda/core/launch.h"
 #include "cuda/core/operand_check.h"
 #include "cuda/kernels/mixture/kernel.cuh"
 #include "tessera/core/check.h"
@@ -36,23 +35,6 @@ void validate(const CombineArgs& args) {
   gpu::check_pointer("combine router_weights", args.router_weights, alignof(float));
 }
 
-template <class Params>
-void launch_overlapped(void (*kernel)(Params), int64_t items, int64_t items_per_cta, int threads, cudaStream_t stream,
-                       const Params& params) {
-  const int64_t ctas = (items + items_per_cta - 1) / items_per_cta;
-  TESSERA_CHECK(ctas <= std::numeric_limits<int32_t>::max(), ctas);
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(ctas));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  TESSERA_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, params));
-}
-
 }  // namespace
 
 void weigh(const WeighArgs& args, cudaStream_t stream) {
@@ -71,7 +53,7 @@ void weigh(const WeighArgs& args, cudaStream_t stream) {
   params.aligned_weight =
       args.num_features % cta::kChunkElements == 0 && reinterpret_cast<uintptr_t>(args.weight) % sizeof(float4) == 0;
   const auto launch_kind = [&](void (*kernel)(WeighParams)) {
-    launch_overlapped(kernel, args.num_records, kRecords, kThreads, stream, params);
+    gpu::launch_overlapping(kernel, (args.num_records + kRecords - 1) / kRecords, kThreads, params, stream);
   };
   switch (args.h.kind) {
     case cta::Operand::f16: return launch_kind(weigh_kernel<cta::Operand::f16>);
@@ -96,7 +78,8 @@ void combine(const CombineArgs& args, cudaStream_t stream) {
   params.expert_size = args.expert_size;
   params.relu = args.relu;
   const auto launch_kind = [&](void (*kernel)(CombineParams)) {
-    launch_overlapped(kernel, params.num_chunks, kPolicy.combine_threads, kPolicy.combine_threads, stream, params);
+    gpu::launch_overlapping(kernel, (params.num_chunks + kPolicy.combine_threads - 1) / kPolicy.combine_threads,
+                            kPolicy.combine_threads, params, stream);
   };
   switch (args.rows.kind) {
     case cta::Operand::f16: return launch_kind(combine_kernel<cta::Operand::f16>);

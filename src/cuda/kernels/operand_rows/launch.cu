@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "cuda/core/cuda_check.h"
+#include "cuda/core/launch.h"
 #include "cuda/core/operand_check.h"
 #include "cuda/kernels/operand_rows/kernel.cuh"
 #include "tessera/core/check.h"
@@ -89,16 +90,7 @@ void gather_tokens(const GatherArgs& args, cudaStream_t stream) {
   params.num_segments = args.num_rows * params.row_segments;
   params.num_planes = cta::num_planes(args.rows.kind);
 
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(ctas_of(params.num_segments));
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  TESSERA_CUDA_CHECK(cudaLaunchKernelEx(&config, gather_kernel, params));
+  gpu::launch_overlapping(gather_kernel, ctas_of(params.num_segments), kThreads, params, stream);
 }
 
 }  // namespace tessera::kernels::operand_rows

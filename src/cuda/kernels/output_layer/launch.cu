@@ -1,8 +1,7 @@
 #include "cuda/kernels/output_layer/launch.h"
 
-#include <limits>
-
 #include "cuda/core/cuda_check.h"
+#include "cuda/core/launch.h"
 #include "cuda/core/operand_check.h"
 #include "cuda/kernels/output_layer/kernel.cuh"
 #include "tessera/core/check.h"
@@ -22,18 +21,7 @@ void launch(const Args& args, cudaStream_t stream) {
   gpu::check_pointer("output_layer bias", args.bias, alignof(float));
   gpu::check_pointer("output_layer logits", args.logits, alignof(float));
   const int64_t ctas = (args.num_records + kWarps - 1) / kWarps;
-  TESSERA_CHECK(ctas <= std::numeric_limits<int32_t>::max(), ctas);
-
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(ctas));
-  config.blockDim = dim3(kPolicy.threads);
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  TESSERA_CUDA_CHECK(cudaLaunchKernelEx(&config, output_layer_kernel, args));
+  gpu::launch_overlapping(output_layer_kernel, ctas, kPolicy.threads, args, stream);
 }
 
 }  // namespace tessera::kernels::output_layer

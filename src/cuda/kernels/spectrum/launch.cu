@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "cuda/core/cuda_check.h"
+#include "cuda/core/launch.h"
 #include "cuda/core/operand_check.h"
 #include "cuda/kernels/spectrum/kernel.cuh"
 #include "tessera/core/check.h"
@@ -39,19 +40,9 @@ void with_positions(int32_t positions, const Function& function) {
 }
 
 template <class Params>
-void launch_overlapping(void (*kernel)(Params), const Params& params, cudaStream_t stream) {
-  const int64_t ctas = (params.num_threads + kPolicy.threads - 1) / kPolicy.threads;
-  TESSERA_CHECK(ctas <= std::numeric_limits<int32_t>::max(), ctas);
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(ctas));
-  config.blockDim = dim3(static_cast<unsigned>(kPolicy.threads));
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  TESSERA_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, params));
+void launch_threads(void (*kernel)(Params), const Params& params, cudaStream_t stream) {
+  gpu::launch_overlapping(kernel, (params.num_threads + kPolicy.threads - 1) / kPolicy.threads, kPolicy.threads, params,
+                          stream);
 }
 
 void check_shape(const std::string& function, int64_t num_records, int32_t positions) {
@@ -127,9 +118,9 @@ void forward(const ForwardArgs& args, cudaStream_t stream) {
     constexpr int kPositions = decltype(positions)::value;
     set_threads(params, args.num_records, widest_part(args), Shape<kPositions>::kColumns);
     switch (args.x.kind) {
-      case Operand::f16: return launch_overlapping(forward_kernel<Operand::f16, kPositions>, params, stream);
-      case Operand::bf16: return launch_overlapping(forward_kernel<Operand::bf16, kPositions>, params, stream);
-      case Operand::split: return launch_overlapping(forward_kernel<Operand::split, kPositions>, params, stream);
+      case Operand::f16: return launch_threads(forward_kernel<Operand::f16, kPositions>, params, stream);
+      case Operand::bf16: return launch_threads(forward_kernel<Operand::bf16, kPositions>, params, stream);
+      case Operand::split: return launch_threads(forward_kernel<Operand::split, kPositions>, params, stream);
       default: throw Error("forward x.kind", "f32", "f16, bf16 or split");
     }
   });
@@ -170,9 +161,9 @@ void inverse_pool(const InversePoolArgs& args, cudaStream_t stream) {
     constexpr int kPositions = decltype(positions)::value;
     set_threads(params, args.num_records, args.out.stride, Shape<kPositions>::kColumns);
     switch (args.bins[0].kind) {
-      case Operand::f16: return launch_overlapping(inverse_pool_kernel<Operand::f16, kPositions>, params, stream);
-      case Operand::bf16: return launch_overlapping(inverse_pool_kernel<Operand::bf16, kPositions>, params, stream);
-      case Operand::f32: return launch_overlapping(inverse_pool_kernel<Operand::f32, kPositions>, params, stream);
+      case Operand::f16: return launch_threads(inverse_pool_kernel<Operand::f16, kPositions>, params, stream);
+      case Operand::bf16: return launch_threads(inverse_pool_kernel<Operand::bf16, kPositions>, params, stream);
+      case Operand::f32: return launch_threads(inverse_pool_kernel<Operand::f32, kPositions>, params, stream);
       default: throw Error("inverse_pool bins[0].kind", "split", "f16, bf16 or f32");
     }
   });
