@@ -72,7 +72,9 @@ CudaLane::CudaLane(const ClassifierConfig& config, const Options& options, std::
   for (size_t i = 0; i < kNumSlots; ++i) {
     auto slot = std::make_unique<Slot>();
     slot->input = DeviceBytes(sentences * static_cast<size_t>(input_bytes_));
-    if (options.input == InputKind::ids) slot->staged = PinnedBytes(slot->input.bytes());
+    // Taking pinned memory costs more than a run of a few micro-batches; embeddings that come one micro-batch a run, as
+    // the engine hands them out, need that of the first slot only.
+    if (options.input == InputKind::ids || i == 0) slot->staged = PinnedBytes(slot->input.bytes());
     slot->logits = PinnedBytes(sentences * static_cast<size_t>(config.num_classes) * sizeof(float));
     slot->router_weights = PinnedBytes(sentences * static_cast<size_t>(config.num_experts) * sizeof(float));
     slot->finite = PinnedBytes(sentences);

@@ -46,7 +46,7 @@ class CudaLane final : public CudaClassifier {
  private:
   struct Slot {
     DeviceBytes input;   // embeddings or ids of a micro-batch
-    PinnedBytes staged;  // the same, on its way; for embeddings taken when pageable input first comes
+    PinnedBytes staged;  // the same, on its way; for embeddings beyond the first slot taken when needed
     PinnedBytes logits, router_weights, features, finite;
     std::vector<RecordStatus> status;
     Event copied, computed;

@@ -21,7 +21,7 @@ namespace {
 constexpr int kStopPollMilliseconds = 100;       // what records.h promises
 constexpr size_t kPieceBytes = size_t{4} << 20;  // that one thread reads at a time
 constexpr size_t kMuchBytes = 4 * kPieceBytes;   // from here on several threads pay
-constexpr int kMaxReadThreads = 8;
+constexpr int kMaxReadThreads = 16;
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
 }  // namespace
