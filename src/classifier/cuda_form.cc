@@ -104,7 +104,6 @@ CudaForm select_cuda_form(const ClassifierConfig& config, const CudaOptions& opt
   form.convolutions = operand_of("convolutions", options.precision.convolutions);
   form.experts = operand_of("experts", options.precision.experts);
   form.head = operand_of("head", options.precision.head);
-  form.skips_experts = options.expert_threshold > 0;
   form.expert_threshold = static_cast<float>(options.expert_threshold);
   form.form = options.form;
   if (form.form == Form::automatic) {

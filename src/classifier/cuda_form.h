@@ -12,14 +12,14 @@
 namespace tessera::classifier {
 
 struct CudaForm {
-  Form form = Form::direct;  ///< never automatic
-  bool folded_head = false;  ///< the first head layer is multiplied into the experts
-  bool skips_experts = false;
-  float expert_threshold = 0;
+  Form form = Form::direct;    ///< never automatic
+  bool folded_head = false;    ///< the first head layer is multiplied into the experts
+  float expert_threshold = 0;  ///< 0: every expert runs
   cta::Operand convolutions = cta::Operand::f16;
   cta::Operand experts = cta::Operand::f16;
   cta::Operand head = cta::Operand::f16;
 
+  bool skips_experts() const { return expert_threshold > 0; }
   bool projects_tokens() const { return form == Form::vocab || form == Form::distinct; }
 };
 

@@ -279,7 +279,7 @@ std::string CudaLane::description() const {
   }
   text +=
       str_cat("; form ", form_name(form.form), form.folded_head ? ", first head layer folded into the experts" : "");
-  if (form.skips_experts) text += str_cat(", experts below ", form.expert_threshold, " skipped");
+  if (form.skips_experts()) text += str_cat(", experts below ", form.expert_threshold, " skipped");
   constexpr size_t kHalfMebibyte = size_t{1} << 19;
   return str_cat(text, "; micro-batches of ", micro_batch_, "; ", (device_bytes() + kHalfMebibyte) >> 20, " MiB");
 }

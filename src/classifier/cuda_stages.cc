@@ -149,7 +149,7 @@ void CudaStages::make_projection(InputKind input) {
 
 void CudaStages::make_experts() {
   router_weights_ = make_bytes(max_sentences_ * config_.num_experts * static_cast<int64_t>(sizeof(float)));
-  if (form_.skips_experts) {
+  if (form_.skips_experts()) {
     const moe::LayerConfig layer = chosen_config(config_, sizes_);
     const size_t bytes = moe::lay_out_workspace(layer, as_int(max_sentences_), nullptr).bytes;
     plan_workspace_ = DeviceBytes(bytes);
@@ -198,11 +198,7 @@ void CudaStages::run_embeddings(const float* embeddings, int64_t n, const Stream
                                              .channels = as_int(config_.embedding_size),
                                              .positions = as_int(config_.sequence_length)},
                                             stream.get());
-  if (convolutions_) {
-    convolutions_->launch(n, stream.get());
-  } else {
-    features_of_rows(x_.view, n, stream);
-  }
+  features_of_rows(x_.view, convolutions_.get(), n, stream);
   run_tail(n, logits_.as<float>(), stream);
 }
 
@@ -234,11 +230,7 @@ void CudaStages::run_ids(const int32_t* ids, int64_t n, const Stream& stream) {
     if (finite_.bytes() > 0) {
       TESSERA_CUDA_CHECK(cudaMemsetAsync(finite_.data(), 1, static_cast<size_t>(n), stream.get()));
     }
-    if (convolutions_) {
-      convolutions_->launch(n, stream.get());
-    } else {
-      features_of_rows(x_.view, n, stream);
-    }
+    features_of_rows(x_.view, convolutions_.get(), n, stream);
   }
   run_tail(n, logits_.as<float>(), stream);
 }
@@ -246,17 +238,19 @@ void CudaStages::run_ids(const int32_t* ids, int64_t n, const Stream& stream) {
 void CudaStages::run_resident(const void* rows, int64_t n, float* logits, const Stream& stream) {
   TESSERA_CHECK(form_.convolutions != cta::Operand::split && form_.form != Form::vocab, form_name(form_.form));
   const cta::OperandView x{const_cast<void*>(rows), form_.convolutions, sizes_.channels, 0};
+  ImplicitGemm* convolutions = nullptr;
   if (form_.form == Form::direct) {
     std::unique_ptr<ImplicitGemm>& gemm = resident_[rows];
     if (!gemm) gemm = std::make_unique<ImplicitGemm>(convolution_tasks(x), max_sentences_);
-    gemm->launch(n, stream.get());
-  } else {
-    features_of_rows(x, n, stream);
+    convolutions = gemm.get();
   }
+  features_of_rows(x, convolutions, n, stream);
   run_tail(n, logits, stream);
 }
 
-void CudaStages::features_of_rows(const cta::OperandView& x, int64_t n, const Stream& stream) {
+void CudaStages::features_of_rows(const cta::OperandView& x, const ImplicitGemm* convolutions, int64_t n,
+                                  const Stream& stream) {
+  if (form_.form == Form::direct) return convolutions->launch(n, stream.get());
   if (form_.form == Form::dft) return spectrum_features(x, n, stream);
   const int64_t num_rows = n * config_.sequence_length;
   kernels::distinct_rows::find({.rows = x,
@@ -329,7 +323,7 @@ void CudaStages::run_tail(int64_t n, float* logits, const Stream& stream) {
                            .num_features = as_int(config_.feature_size()),
                            .num_experts = as_int(config_.num_experts)},
                           stream.get());
-  form_.skips_experts ? run_chosen_experts(n, stream) : run_experts(n, stream);
+  form_.skips_experts() ? run_chosen_experts(n, stream) : run_experts(n, stream);
   for (const auto& layer : head_) layer->launch(n, stream.get());
   const Matrix& last = activations_.back();
   kernels::output_layer::launch({.x = last.memory.as<float>(),
@@ -345,9 +339,17 @@ void CudaStages::run_tail(int64_t n, float* logits, const Stream& stream) {
 
 void CudaStages::run_experts(int64_t n, const Stream& stream) {
   experts_->launch(n, stream.get());
+  cta::OperandView rows = expert_rows_.view;
+  rows.stride = sizes_.expert_stride;  // a row an expert
+  combine_experts(rows, nullptr, n, stream);
+}
+
+// The weighted sum of the experts' rows; `token_row` says where they are if not all ran.
+void CudaStages::combine_experts(const cta::OperandView& rows, const int32_t* token_row, int64_t n,
+                                 const Stream& stream) {
   kernels::mixture::CombineArgs args{};
-  args.rows = expert_rows_.view;
-  args.rows.stride = sizes_.expert_stride;  // a row an expert
+  args.rows = rows;
+  args.token_row = token_row;
   args.router_weights = router_weights_.as<float>();
   args.output_bias = weights_->mixed_bias.as<float>();
   args.relu = form_.folded_head;
@@ -385,17 +387,7 @@ void CudaStages::run_chosen_experts(int64_t n, const Stream& stream) {
   gemm.out = chosen_rows_;
   gemm.activation.kind = ActivationKind::identity;
   expert_gemm::launch(gemm, {.cluster_size = kChosenClusters}, stream.get());
-  kernels::mixture::CombineArgs args{};
-  args.rows = {chosen_rows_, form_.experts, sizes_.expert_stride, 0};
-  args.token_row = plan_.token_row;
-  args.router_weights = router_weights_.as<float>();
-  args.output_bias = weights_->mixed_bias.as<float>();
-  args.relu = form_.folded_head;
-  args.out = activations_.front().view;
-  args.num_records = n;
-  args.num_experts = num_experts;
-  args.expert_size = as_int(sizes_.expert_size);
-  kernels::mixture::combine(args, stream.get());
+  combine_experts({chosen_rows_, form_.experts, sizes_.expert_stride, 0}, plan_.token_row, n, stream);
 }
 
 size_t CudaStages::device_bytes() const {

@@ -31,7 +31,6 @@ class CudaStages {
   const float* router_weights() const { return router_weights_.as<float>(); }  ///< [max, E]
   const uint8_t* finite() const { return finite_.as<uint8_t>(); }  ///< [max], or null where nothing can be infinite
   const cta::OperandView& features() const { return h_.view; }     ///< [max, D]
-  int64_t max_sentences() const { return max_sentences_; }
   size_t device_bytes() const;
 
  private:
@@ -50,13 +49,16 @@ class CudaStages {
   void make_head();
   std::vector<kernels::implicit_gemm::Task> convolution_tasks(const cta::OperandView& x) const;
 
-  void features_of_rows(const cta::OperandView& x, int64_t n, const Stream& stream);
+  /// `convolutions`: of x, in the direct form.
+  void features_of_rows(const cta::OperandView& x, const kernels::implicit_gemm::ImplicitGemm* convolutions, int64_t n,
+                        const Stream& stream);
   void spectrum_features(const cta::OperandView& x, int64_t n, const Stream& stream);
   void project_distinct(int64_t num_rows, const Stream& stream);
   void gather_features(const int32_t* rows, const void* table, int64_t n, const Stream& stream);
   void run_tail(int64_t n, float* logits, const Stream& stream);
   void run_experts(int64_t n, const Stream& stream);
   void run_chosen_experts(int64_t n, const Stream& stream);
+  void combine_experts(const cta::OperandView& rows, const int32_t* token_row, int64_t n, const Stream& stream);
 
   const ClassifierConfig config_;
   const CudaForm form_;

@@ -154,7 +154,6 @@ void CudaWeights::pack_bins(const Model& model, const CudaForm& form, ThreadPool
   const auto positions = static_cast<int32_t>(config.sequence_length);
   const int64_t channels = config.embedding_size;
   twiddle = upload(spectrum::twiddle_table(positions));
-  bin_imaginary_rows = sizes.features;
   // Of one filter: the sum over its taps of w e^(-2 pi i b l / S) / S, per channel.
   const auto spectrum_row = [&](int64_t feature, int32_t bin, bool imaginary, float sign, std::span<float> values) {
     const auto width = static_cast<size_t>(feature / config.num_filters);
@@ -233,7 +232,7 @@ void CudaWeights::pack_experts(const Model& model, const CudaForm& form, ThreadP
   };
   // The grouped GEMM of skipped experts knows no scale.
   experts = pack_matrix(
-      form.experts, config.num_experts * sizes.expert_stride, sizes.features, form.skips_experts,
+      form.experts, config.num_experts * sizes.expert_stride, sizes.features, form.skips_experts(),
       [&](int64_t row, std::span<float> values) {
         const int64_t output = row % sizes.expert_stride;
         if (output < sizes.expert_size) copy_row(weight_of(row / sizes.expert_stride), output, num_features, values);
@@ -246,7 +245,7 @@ void CudaWeights::pack_experts(const Model& model, const CudaForm& form, ThreadP
     std::copy(source.begin(), source.end(), bias.begin() + e * sizes.expert_stride);
   }
   expert_bias = upload(bias);
-  if (form.skips_experts) {
+  if (form.skips_experts()) {
     std::vector<uint16_t> rounded(bias.size());
     round_row(form.experts, 1.0f, bias, rounded.data(), nullptr);
     expert_bias_16 = upload_bytes(rounded.data(), rounded.size() * sizeof(uint16_t));

@@ -37,9 +37,9 @@ struct CudaWeights {
   size_t device_bytes() const;
 
   std::vector<DeviceMatrix> convolutions;  ///< direct: per width [F][C / 64][taps][64]
-  std::vector<DeviceMatrix> bins;          ///< dft: per bin, real rows [D][C], complex ones [2 D'][2 C'], see spectrum
-  int64_t bin_imaginary_rows = 0;          ///< D': row of the first imaginary part
-  DeviceMatrix taps;                       ///< vocab, distinct: [taps * F'][C]
+  std::vector<DeviceMatrix>
+      bins;           ///< dft: per bin, real rows [D][C], complex ones [2 D'][2 C'], see spectrum; D' and C' are padded
+  DeviceMatrix taps;  ///< vocab, distinct: [taps * F'][C]
   DeviceMatrix embedding;                  ///< ids but for vocab: [V][C]
   DeviceBytes table;                       ///< vocab: [V * taps][F'] of stored_kind
   DeviceBytes twiddle;                     ///< dft: cosines and sines
