@@ -12,6 +12,7 @@ TESSERA = os.environ.get("TESSERA_BIN") or str(ROOT / "build" / "test" / "tools"
 SHARED = pathlib.Path(os.environ.get("TESSERA_SHARED") or ROOT.parent / "shared")
 SHIPPED_MODEL = ROOT / "models" / "movie-reviews"
 TIMEOUT_SECONDS = 120
+SLOW_SIZES = {"embedding_size": 128, "num_filters": 128}
 
 
 class Result:
@@ -100,6 +101,18 @@ class CliTest(CommandTest):
         cls.ids = cls.model / "inputs.bin"
         cls.embeddings = cls.model / "input_embeddings.bin"
         cls.text = cls.model / "inputs.txt"
+
+    @classmethod
+    def make_slow_model(cls, num_inputs):
+        """A checkpoint that takes the fp64 oracle some milliseconds a sentence: long enough to break a run off."""
+        config = json.loads((cls.model / "config.json").read_text()) | SLOW_SIZES
+        sizes = cls.model / "slow.json"
+        sizes.write_text(json.dumps(config))
+        slow_model = cls.model / "slow"
+        made = tessera("synth", "--config", sizes, "--output", slow_model, "--inputs", num_inputs)
+        if made.code != 0:
+            raise RuntimeError(f"synth failed: {made.err}")
+        return slow_model
 
     def classify(self, *arguments, stdin=b"", model=None):
         return tessera("classify", "--model", model or self.model, *arguments, stdin=stdin)

@@ -6,22 +6,14 @@ import subprocess
 import time
 import unittest
 
-from cli_support import CliTest, TESSERA, TIMEOUT_SECONDS, tessera
-
-SLOW_SIZES = {"embedding_size": 128, "num_filters": 128}  # some milliseconds a sentence for the fp64 oracle
+from cli_support import CliTest, TESSERA, TIMEOUT_SECONDS
 
 
 class InterruptTest(CliTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        config = json.loads((cls.model / "config.json").read_text()) | SLOW_SIZES
-        sizes = cls.model / "slow.json"
-        sizes.write_text(json.dumps(config))
-        cls.slow_model = cls.model / "slow"
-        made = tessera("synth", "--config", sizes, "--output", cls.slow_model, "--inputs", 20_000)
-        if made.code != 0:
-            raise RuntimeError(f"synth failed: {made.err}")
+        cls.slow_model = cls.make_slow_model(20_000)
 
     def start(self, *arguments, stdin=subprocess.DEVNULL):
         process = subprocess.Popen([TESSERA, "classify", *map(str, arguments)], stdin=stdin, stdout=subprocess.PIPE,

@@ -7,7 +7,6 @@ import time
 
 from cli_support import CliTest, TESSERA, TIMEOUT_SECONDS, tessera
 
-SLOW_SIZES = {"embedding_size": 128, "num_filters": 128}  # more than a millisecond a sentence for the fp64 oracle
 NUM_RECORDS = 2400  # some seconds: the journal begins after one
 BAD_RECORDS = (3, 1500)
 
@@ -32,13 +31,7 @@ class LongRunTest(CliTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        config = json.loads((cls.model / "config.json").read_text()) | SLOW_SIZES
-        sizes = cls.model / "slow.json"
-        sizes.write_text(json.dumps(config))
-        cls.slow_model = cls.model / "slow"
-        made = tessera("synth", "--config", sizes, "--output", cls.slow_model, "--inputs", NUM_RECORDS)
-        if made.code != 0:
-            raise RuntimeError(f"synth failed: {made.err}")
+        cls.slow_model = cls.make_slow_model(NUM_RECORDS)
         cls.inputs = cls.make_inputs(cls.slow_model)
 
     @staticmethod

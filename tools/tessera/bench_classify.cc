@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "back_end.h"
+#include "bench_report.h"
 #include "classifier/synth.h"
 #include "classify_bench.h"
 #include "classify_report.h"
@@ -170,29 +171,22 @@ int run(Options options) {
                                  {"devices", options.bench.devices},
                                  {"version", TESSERA_VERSION}};
   if (!reason.empty()) json["why_not_cuda"] = reason;
-  for (const auto& [name, value] : bench->description()) {
-    output.write(labelled(name, value));
-    json["machine"][name] = value;
-  }
-  bool all_right = true;
-  json["cases"] = nlohmann::ordered_json::array();
-  for (const ClassifyCase& asked : cases) {
-    const ClassifyResult result = bench->measure(asked);
-    output.write("\n" + classify_result_text(asked, result, machine));
-    output.flush();  // a long run shows what it has
-    json["cases"].push_back(classify_result_json(asked, result, machine));
-    all_right = all_right && result.check.passed();
-  }
+  report_machine(bench->description(), output, json);
+  const bool all_right = measure_cases(
+      *bench, cases,
+      [&](const ClassifyCase& asked, const ClassifyResult& result) {
+        return classify_result_text(asked, result, machine);
+      },
+      [&](const ClassifyCase& asked, const ClassifyResult& result) {
+        return classify_result_json(asked, result, machine);
+      },
+      output, json);
   json["left_out"] = nlohmann::ordered_json::array();
   for (const LeftOut& entry : left_out) {
     json["left_out"].push_back(case_json(entry.asked));
     json["left_out"].back()["reason"] = entry.reason;
   }
-  output.commit();
-  if (file) {
-    file->write(json.dump(1) + "\n");
-    file->commit();
-  }
+  finish_report(output, file, json);
   return all_right ? kAllOk : kSomeFailed;
 }
 

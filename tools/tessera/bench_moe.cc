@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "bench_report.h"
 #include "commands.h"
 #include "exit_codes.h"
 #include "moe_bench.h"
@@ -76,24 +77,12 @@ int bench(Options options) {
                                  {"device", bench->device()},
                                  {"version", TESSERA_VERSION}};
   if (!reason.empty()) json["why_not_cuda"] = reason;
-  for (const auto& [name, value] : bench->description()) {
-    output.write(labelled(name, value));
-    json["machine"][name] = value;
-  }
-  bool all_right = true;
-  json["cases"] = nlohmann::ordered_json::array();
-  for (const MoeCase& moe_case : cases) {
-    const MoeResult result = bench->measure(moe_case);
-    output.write("\n" + moe_result_text(moe_case, result, on_gpu));
-    output.flush();  // a long run shows what it has
-    json["cases"].push_back(moe_result_json(moe_case, result));
-    all_right = all_right && result.check.passed();
-  }
-  output.commit();
-  if (file) {
-    file->write(json.dump(1) + "\n");
-    file->commit();
-  }
+  report_machine(bench->description(), output, json);
+  const bool all_right = measure_cases(
+      *bench, cases,
+      [&](const MoeCase& asked, const MoeResult& result) { return moe_result_text(asked, result, on_gpu); },
+      [&](const MoeCase& asked, const MoeResult& result) { return moe_result_json(asked, result); }, output, json);
+  finish_report(output, file, json);
   return all_right ? kAllOk : kSomeFailed;
 }
 

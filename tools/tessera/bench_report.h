@@ -1,0 +1,48 @@
+// What every `tessera bench` command does with its cases: text as they end, and the same as JSON.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "output.h"
+#include "text_format.h"
+
+namespace tessera::cli {
+
+/// The machine in name and value.
+inline void report_machine(const std::vector<std::pair<std::string, std::string>>& description, Output& output,
+                           nlohmann::ordered_json& json) {
+  for (const auto& [name, value] : description) {
+    output.write(labelled(name, value));
+    json["machine"][name] = value;
+  }
+}
+
+/// Measures the cases one after the other; a long run shows what it has. False if a result was wrong.
+template <class Bench, class Case, class Text, class Json>
+bool measure_cases(Bench& bench, const std::vector<Case>& cases, const Text& text, const Json& to_json, Output& output,
+                   nlohmann::ordered_json& json) {
+  bool all_right = true;
+  json["cases"] = nlohmann::ordered_json::array();
+  for (const Case& asked : cases) {
+    const auto result = bench.measure(asked);
+    output.write("\n" + text(asked, result));
+    output.flush();
+    json["cases"].push_back(to_json(asked, result));
+    all_right = all_right && result.check.passed();
+  }
+  return all_right;
+}
+
+/// Ends both outputs.
+inline void finish_report(Output& output, std::optional<Output>& file, const nlohmann::ordered_json& json) {
+  output.commit();
+  if (!file) return;
+  file->write(json.dump(1) + "\n");
+  file->commit();
+}
+
+}  // namespace tessera::cli
