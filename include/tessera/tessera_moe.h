@@ -1,0 +1,136 @@
+/* The MoE layer in C: create a plan of it once, ask what workspace a run needs, run. Include tessera/tessera.h.
+ *
+ *   out[t] = sum_s topk_weights[t, s] * down[e] * act(gate[e] * x[t], up[e] * x[t])     with e = topk_ids[t, s]
+ *
+ * What is computed, where it is rounded, and what holds bit for bit: tessera/moe/layer_config.h.
+ */
+#ifndef TESSERA_TESSERA_MOE_H_
+#define TESSERA_TESSERA_MOE_H_
+
+#include "tessera/tessera.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum tessera_activation {
+  TESSERA_IDENTITY = 0,
+  TESSERA_SILU = 1, /* gated: SwiGLU */
+  TESSERA_GELU_TANH = 2,
+  TESSERA_GELU_ERF = 3,
+  TESSERA_RELU = 4,
+  TESSERA_RELU_SQUARED = 5,  /* non-gated only */
+  TESSERA_CLAMPED_SWIGLU = 6 /* gated only: (up + beta) * gate * sigmoid(alpha * gate), gate <= limit, |up| <= limit */
+} tessera_activation;
+
+typedef enum tessera_gate_up_order {
+  TESSERA_GATE_FIRST = 0,  /* [E, 2, I, H]: all gate rows, then all up rows */
+  TESSERA_INTERLEAVED = 1, /* [E, I, 2, H]: gate row 0, up row 0, gate row 1, ... */
+  TESSERA_UP_FIRST = 2     /* [E, 2, I, H]: all up rows, then all gate rows */
+} tessera_gate_up_order;
+
+typedef struct tessera_moe_config {
+  size_t struct_bytes;
+  int32_t hidden_size;              /* H, a multiple of 8 */
+  int32_t intermediate_size;        /* I, a multiple of 8 */
+  int32_t num_experts;              /* E that these weights hold, 1..1024 */
+  int32_t top_k;                    /* k, 1..32 */
+  int32_t dtype;                    /* tessera_dtype of x, weights, biases, out; F32 on the CPU only. Default BF16 */
+  int32_t gated;                    /* default 1 */
+  int32_t activation;               /* tessera_activation, default SILU */
+  float alpha, beta, limit;         /* of CLAMPED_SWIGLU */
+  int32_t gate_up_order;            /* tessera_gate_up_order, default GATE_FIRST */
+  int32_t first_expert;             /* global id of expert 0 of this shard; unused with an expert map */
+  int32_t num_mapped_experts;       /* entries of expert_map; 0: no map */
+  int32_t shared_intermediate_size; /* of a shared expert; 0: none. CUDA: a multiple of intermediate_size */
+  int32_t device;                   /* default TESSERA_CPU */
+  int32_t num_threads;              /* CPU only; 0: every processor that this process may use */
+} tessera_moe_config;
+
+/* Row-major memory of the configuration's device, 16-byte aligned. Used as it lies, never copied: it must outlive the
+ * layer. NULL members are absent. */
+typedef struct tessera_moe_weights {
+  size_t struct_bytes;
+  const void* gate_up;        /* [E, 2I, H] in gate_up_order, or [E, I, H] if not gated */
+  const void* down;           /* [E, H, I] */
+  const void* gate_up_bias;   /* [E, 2I] in the order of the rows, or [E, I] */
+  const void* down_bias;      /* [E, H] */
+  const void* shared_gate_up; /* [2 I_s, H] or [I_s, H] */
+  const void* shared_down;    /* [H, I_s] */
+  const int32_t* expert_map;  /* [num_mapped_experts]: global id to expert of this shard, else negative */
+} tessera_moe_weights;
+
+typedef struct tessera_moe_inputs {
+  size_t struct_bytes;
+  int32_t num_tokens;         /* T; 0 does nothing */
+  int32_t ids_are_64_bit;     /* default 0 */
+  const void* x;              /* [T, H] */
+  const void* topk_ids;       /* [T, k] int32 or int64; an id of no expert of this shard adds nothing */
+  const void* topk_weights;   /* [T, k] of topk_weights_dtype */
+  void* out;                  /* [T, H], every element is written */
+  const float* shared_weight; /* [T]; NULL: 1 */
+  int32_t topk_weights_dtype; /* tessera_dtype, default F32 */
+} tessera_moe_inputs;
+
+typedef struct tessera_moe tessera_moe;
+
+TESSERA_API void tessera_moe_config_init(tessera_moe_config* config);
+TESSERA_API void tessera_moe_weights_init(tessera_moe_weights* weights);
+TESSERA_API void tessera_moe_inputs_init(tessera_moe_inputs* inputs);
+
+TESSERA_API tessera_status tessera_moe_create(const tessera_moe_config* config, const tessera_moe_weights* weights,
+                                              tessera_moe** layer);
+/* NULL is allowed. On a GPU the caller sees to it that no run is still in flight. */
+TESSERA_API void tessera_moe_destroy(tessera_moe* layer);
+
+/* Exact size of the workspace for up to `max_tokens` tokens. One workspace a run in flight. */
+TESSERA_API tessera_status tessera_moe_workspace_bytes(const tessera_moe* layer, int32_t max_tokens, size_t* bytes);
+
+/* GPU: enqueues on `stream` (a cudaStream_t; NULL is the default stream) and returns; no allocation, no
+ * synchronisation, capturable in a CUDA graph; any number of threads may run one layer at a time. CPU: returns when the
+ * work is done; `stream` must be NULL; one run at a time. */
+TESSERA_API tessera_status tessera_moe_run(const tessera_moe* layer, const tessera_moe_inputs* inputs, void* workspace,
+                                           size_t workspace_bytes, void* stream);
+
+/* Weights as some checkpoints hold them, gate_up [E, H, 2I] (or [E, H, I]) and down [E, I, H], become the rows this
+ * layer reads, [E, 2I, H] and [E, H, I]: done once at load. Sizes, dtype, gated and device are read from `config`; the
+ * order of gate and up stays as it is (columns become rows). Neither output may overlap an input. On a GPU it is
+ * enqueued on `stream`. Either pair may be NULL on both sides. */
+TESSERA_API tessera_status tessera_moe_prepare_weights(const tessera_moe_config* config, const void* gate_up,
+                                                       const void* down, void* prepared_gate_up, void* prepared_down,
+                                                       void* stream);
+
+typedef enum tessera_router_kind {
+  TESSERA_SOFTMAX_TOPK = 0,
+  TESSERA_TOPK_SOFTMAX = 1,
+  TESSERA_SOFTMAX_TOPK_RENORMALIZE = 2,
+  TESSERA_SIGMOID_GROUPED = 3,
+  TESSERA_SIGMOID_RENORMALIZE = 4
+} tessera_router_kind;
+
+/* From a router's logits to the experts of each token, as tessera/moe/router.h defines. */
+typedef struct tessera_router_config {
+  size_t struct_bytes;
+  int32_t kind;        /* tessera_router_kind, default TOPK_SOFTMAX */
+  int32_t num_experts; /* E */
+  int32_t top_k;       /* k */
+  int32_t num_groups;  /* SIGMOID_GROUPED only, else 1 (the default), as is the next */
+  int32_t topk_groups;
+  float scale;          /* default 1 */
+  int32_t logits_dtype; /* tessera_dtype, default F32 */
+  int32_t device;       /* default TESSERA_CPU */
+} tessera_router_config;
+
+TESSERA_API void tessera_router_config_init(tessera_router_config* config);
+
+/* logits [T, E], bias [E] or NULL, topk_ids [T, k] int32, topk_weights [T, k] float; num_nan_rows NULL or [1], to which
+ * the number of rows of NaN alone is added. All memory of `device`; enqueued on `stream` there. */
+TESSERA_API tessera_status tessera_route(const tessera_router_config* config, int32_t num_tokens, const void* logits,
+                                         const float* bias, int32_t* topk_ids, float* topk_weights,
+                                         int32_t* num_nan_rows, void* stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,189 @@
+"""Mixture-of-experts layers and text classification, from NumPy arrays on a CPU to any tensor on a Hopper GPU.
+
+    import numpy, tessera
+    out = tessera.moe(x, gate_up, down, topk_ids, topk_weights)      # [T, H]; arrays or tensors of one device
+
+Arrays are NumPy arrays, PyTorch tensors, or anything with ``__dlpack__`` (CuPy, JAX). What comes back is of the kind of
+``x``. Nothing is copied, cast or made contiguous behind the caller's back: what does not fit raises ``TypeError``,
+``ValueError``, ``BufferError`` or ``tessera.TesseraError``, and the message names the argument, what it got and what it
+expected. On a GPU the work is enqueued on the current stream of the tensor's framework, or on ``stream``.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy
+
+Activation = Literal["identity", "silu", "gelu_tanh", "gelu_erf", "relu", "relu_squared", "clamped_swiglu"]
+GateUpOrder = Literal["gate_first", "interleaved", "up_first"]
+RouterKind = Literal[
+    "softmax_topk", "topk_softmax", "softmax_topk_renormalize", "sigmoid_grouped", "sigmoid_renormalize"
+]
+Array = Any  # numpy.ndarray, torch.Tensor, or an object with __dlpack__ and __dlpack_device__
+
+__version__: str
+
+class TesseraError(RuntimeError):
+    """A failure of the library that no Python exception fits: a device that failed, no GPU, a fork after CUDA."""
+
+def moe(
+    x: Array,
+    gate_up: Array,
+    down: Array,
+    topk_ids: Array,
+    topk_weights: Array,
+    *,
+    gate_up_bias: Array | None = None,
+    down_bias: Array | None = None,
+    activation: Activation = "silu",
+    alpha: float = 1.0,
+    beta: float = 0.0,
+    limit: float = 0.0,
+    gated: bool = True,
+    gate_up_order: GateUpOrder = "gate_first",
+    first_expert: int = 0,
+    expert_map: Array | None = None,
+    out: Array | None = None,
+    workspace: Array | None = None,
+    stream: int | None = None,
+) -> Array:
+    """One mixture-of-experts layer: out[t] = sum_s topk_weights[t, s] * down[e] act(gate[e] x[t]) * (up[e] x[t]).
+
+    x [T, H]; gate_up [E, 2I, H] (not gated: [E, I, H]); down [E, H, I]; topk_ids [T, k] int32 or int64; topk_weights
+    [T, k] float32 or x's type; biases [E, 2I] and [E, H]. H and I are multiples of 8. Types: float32, float16, bfloat16
+    on the CPU; float16, bfloat16 on a GPU; x, weights, biases and out alike. A slot whose id belongs to no expert of
+    this shard (first_expert .. first_expert + E, or a negative entry of expert_map) adds nothing.
+
+    gate_up and down may also be views whose last two dimensions are swapped back, as ``prepare_weights`` returns.
+    ``out`` and ``workspace`` (one-dimensional uint8 of at least ``workspace_bytes``) are allocated where not given, by
+    PyTorch or NumPy; for tensors of other frameworks they must be given. Under ``torch.compile`` and in CUDA graphs it
+    is the operator ``torch.ops.tessera.moe``. Inference only: tensors that require grad raise RuntimeError unless grad
+    mode is off.
+    """
+
+class MoELayer:
+    """A layer that checks its weights once, for callers who run it many times.
+
+    With transposed=True the weights are gate_up [E, H, 2I] and down [E, I, H], and the layer keeps a copy in its own
+    order. Otherwise it refers to the arrays it was given and keeps them alive; if their memory is taken away or moved
+    (``tensor.data = ...``, ``untyped_storage().resize_(0)``), the next call raises RuntimeError.
+    """
+
+    def __init__(
+        self,
+        gate_up: Array,
+        down: Array,
+        *,
+        top_k: int,
+        gate_up_bias: Array | None = None,
+        down_bias: Array | None = None,
+        activation: Activation = "silu",
+        alpha: float = 1.0,
+        beta: float = 0.0,
+        limit: float = 0.0,
+        gated: bool = True,
+        gate_up_order: GateUpOrder = "gate_first",
+        transposed: bool = False,
+        first_expert: int = 0,
+        expert_map: Array | None = None,
+        shared_gate_up: Array | None = None,
+        shared_down: Array | None = None,
+        num_threads: int = 0,
+    ) -> None: ...
+    def __call__(
+        self,
+        x: Array,
+        topk_ids: Array,
+        topk_weights: Array,
+        *,
+        shared_weight: Array | None = None,
+        out: Array | None = None,
+        workspace: Array | None = None,
+        stream: int | None = None,
+    ) -> Array: ...
+    def workspace_bytes(self, num_tokens: int) -> int:
+        """Exact size of the workspace for up to num_tokens tokens."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_experts: int
+    top_k: int
+
+def prepare_weights(
+    gate_up: Array, down: Array, *, gated: bool = True, stream: int | None = None
+) -> tuple[Array, Array]:
+    """From transposed weights gate_up [E, H, 2I], down [E, I, H] to contiguous [E, 2I, H], [E, H, I], once at load."""
+
+def route(
+    logits: Array,
+    top_k: int,
+    *,
+    kind: RouterKind = "topk_softmax",
+    bias: Array | None = None,
+    num_groups: int = 1,
+    topk_groups: int = 1,
+    scale: float = 1.0,
+    stream: int | None = None,
+) -> tuple[Array, Array]:
+    """From a router's logits [T, E] (float32, float16, bfloat16) to (topk_ids [T, k] int32, topk_weights [T, k]
+    float32). NumPy arrays and PyTorch tensors."""
+
+class Prediction(NamedTuple):
+    label: str
+    score: float  # probability of the label
+    probabilities: tuple[float, ...]  # of every class, in the model's order
+
+class Classifier:
+    """A text classifier from a checkpoint directory (config.json, vocab.txt, model.safetensors).
+
+    device: "auto" (a usable GPU, else the CPU), "cpu", "cuda", "cuda:1". precision: "default" (fp16 on a GPU, fp32 on
+    the CPU), "fp32", "bf16", "fp16" (GPU), "fp64" (CPU, the oracle). form: "auto", "direct", "dft", "distinct" or
+    "vocab".
+    """
+
+    def __init__(
+        self,
+        path: Any,
+        *,
+        device: str = "auto",
+        precision: str = "default",
+        input: Literal["ids", "embeddings"] = "ids",
+        form: str = "auto",
+        expert_threshold: float = 0.0,
+        micro_batch: int = 0,
+        num_threads: int = 0,
+    ) -> None: ...
+    def __call__(self, texts: str | Sequence[str]) -> Prediction | list[Prediction]:
+        """One prediction for one text, a list for a sequence of them."""
+
+    def tokenize(self, texts: Sequence[str]) -> numpy.ndarray:
+        """Token ids [len(texts), sequence_length] int32."""
+
+    def logits(self, inputs: numpy.ndarray) -> numpy.ndarray:
+        """Logits [n, num_classes] float32 of ids [n, sequence_length] int32, or of embeddings [n, embedding_size,
+        sequence_length] float32 for input="embeddings". A sentence with an id outside the vocabulary, or whose numbers
+        are not finite, raises ValueError naming the first."""
+
+    class_names: tuple[str, ...]
+    vocab_size: int
+    sequence_length: int
+    embedding_size: int
+    num_classes: int
+    num_experts: int
+    description: str
+
+class Device(NamedTuple):
+    index: int  # -1: the CPU
+    name: str
+    usable: bool
+    why_not: str  # "" where usable
+
+class Doctor(NamedTuple):
+    version: str
+    library: str  # path of the shared library
+    devices: tuple[Device, ...]
+    torch: str  # version, or "" where PyTorch is not installed
+    problems: tuple[str, ...]  # empty: a layer was computed on every usable device and was right
+
+def doctor() -> Doctor:
+    """What this installation can do here, found out by doing it: a small layer on every usable device, checked."""
