@@ -170,7 +170,7 @@ class NativeLayer:
         self.row_bytes = self.hidden_size * (4 if self.dtype == "float32" else 2)
         self.has_shared_expert = config.shared_intermediate_size > 0
         self.torch_dtype = self.torch_device = None  # tessera._torch's words for dtype and device, noted at first use
-        self._workspace_bytes = {}
+        self.known_workspace_bytes = {}
         self.handle = None
         self.renew()
 
@@ -183,15 +183,15 @@ class NativeLayer:
                                      lib.tessera_moe_destroy)
 
     def workspace_bytes(self, num_tokens):
-        known = self._workspace_bytes.get(num_tokens)
+        known = self.known_workspace_bytes.get(num_tokens)
         if known is None:
             if not self.handle.pointer:
                 self.renew()
             result = ctypes.c_size_t()
             check(lib.tessera_moe_workspace_bytes(self.handle.pointer, num_tokens, ctypes.byref(result)))
             known = result.value
-            if len(self._workspace_bytes) < 4096:  # a bound for callers whose batches have every size there is
-                self._workspace_bytes[num_tokens] = known
+            if len(self.known_workspace_bytes) < 4096:  # a bound for callers whose batches have every size there is
+                self.known_workspace_bytes[num_tokens] = known
         return known
 
     def run(self, inputs, workspace, workspace_bytes, stream):

@@ -104,7 +104,7 @@ def _run_plain(layer, x, topk_ids, topk_weights, shared_weight, out, workspace, 
         shared = layer.has_shared_expert and _plain_pointer(shared_weight, (num_tokens,), _float32, device)
         if not shared:
             return None
-    needed = layer.workspace_bytes(num_tokens)
+    needed = layer.known_workspace_bytes.get(num_tokens) or layer.workspace_bytes(num_tokens)
     if out is None:
         out = _empty_like(x)
     elif type(out) is not _Tensor or out.dtype is not layer.torch_dtype or out.shape != shape or out.device != device or (
@@ -148,11 +148,10 @@ def call(owner, x, topk_ids, topk_weights, shared_weight, out, workspace, stream
     """MoELayer.__call__ where weights are tensors: out, or None for a call that needs a closer look."""
     if _is_compiling() or _num_modes():
         return _call_operator(x, owner._arrays, topk_ids, topk_weights, shared_weight, owner._options, out, stream)
+    grad = _is_grad_enabled()
     for tensor, pointer in owner._tensors:
-        if tensor.data_ptr() != pointer:
+        if tensor.data_ptr() != pointer or grad and tensor.requires_grad:
             return None
-    if _is_grad_enabled() and any(tensor.requires_grad for tensor, _ in owner._tensors):
-        return None
     return _run_plain(owner._native, x, topk_ids, topk_weights, shared_weight, out, workspace, stream)
 
 
@@ -177,17 +176,22 @@ def _call_operator(x, arrays, topk_ids, topk_weights, shared_weight, options, ou
 
 
 def _signature(tensor):
-    return None if tensor is None else (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype,
-                                        tensor.get_device())
+    return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.get_device())
 
 
 def _moe_now(x, arrays, topk_ids, topk_weights, shared_weight, options, out, workspace, stream):
     try:
-        key = (topk_ids.shape[-1], options, *map(_signature, arrays))
+        key = (topk_ids.shape[-1], options, *[None if a is None else _signature(a) for a in arrays])
         layer = _moe.CACHE.find(key, x.get_device() < 0)
     except (AttributeError, TypeError, IndexError, RuntimeError):  # something is not what it should be: say what
         key = layer = None
-    if layer is not None and not (_is_grad_enabled() and any(a is not None and a.requires_grad for a in arrays)):
+    if layer is not None:
+        if _is_grad_enabled():
+            for tensor in arrays:
+                if tensor is not None and tensor.requires_grad:
+                    layer = None
+                    break
+    if layer is not None:
         done = _run_plain(layer, x, topk_ids, topk_weights, shared_weight, out, workspace, stream)
         if done is not None:
             return done
