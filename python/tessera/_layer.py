@@ -66,7 +66,7 @@ class MoELayer:
 
     def workspace_bytes(self, num_tokens):
         """Exact size of the workspace for up to num_tokens tokens."""
-        return self._native.workspace_bytes(_moe.integer("num_tokens", num_tokens, 0, 2**31 - 1))
+        return self._native.workspace_bytes(_moe.integer("num_tokens", num_tokens, 0, (2**31 - 1) // self.top_k // 2))
 
 
 def prepare_weights(gate_up, down, *, gated=True, stream=None):

@@ -74,7 +74,8 @@ def view_weights(arrays, address=None, inference=True):
 class Weights:
     """Weights as Views in the library's order, [E, 2I, H] and [E, H, I], checked against each other."""
 
-    def __init__(self, views, gated):
+    def __init__(self, views, gated, hidden_size=None):
+        """`hidden_size`: x's, where there is an x to agree with."""
         for name in ARRAY_NAMES:
             setattr(self, name, views.get(name))
         require_type("gate_up", self.gate_up, DTYPES)
@@ -83,10 +84,15 @@ class Weights:
         self._match("down", self.down)
         self.gate_up, self.down = as_rows("gate_up", self.gate_up), as_rows("down", self.down)
         self.num_experts, rows, self.hidden_size = self.gate_up.shape
+        if hidden_size not in (None, self.hidden_size):
+            expected = (self.num_experts, None, hidden_size)
+            require_shape("gate_up", self.gate_up, expected, "[E, 2I, H], not gated [E, I, H], with x's H"
+                          + _hint(rows == hidden_size))
         self.intermediate_size = _half("gate_up", rows, gated)
         self._require_widths()
         expected = (self.num_experts, self.hidden_size, self.intermediate_size)
-        require_shape("down", self.down, expected, "[E, H, I] with gate_up's E, H and I" + _hint(self.down, expected))
+        require_shape("down", self.down, expected, "[E, H, I] with gate_up's E, H and I"
+                      + _hint(self.down.shape[1:] == expected[:0:-1]))
         self._require_matrix("gate_up_bias", (self.num_experts, rows), "[E, rows of gate_up]")
         self._require_matrix("down_bias", (self.num_experts, self.hidden_size), "[E, H]")
         self.shared_intermediate_size = self._read_shared(gated)
@@ -146,8 +152,7 @@ def _half(name, rows, gated):
     return rows // 2 if gated else rows
 
 
-def _hint(given, expected):
-    transposed = given.shape == (expected[0], expected[2], expected[1])
+def _hint(transposed):
     return "; prepare_weights turns transposed weights into this order" if transposed else ""
 
 
@@ -326,10 +331,7 @@ def moe(x, arrays, topk_ids, topk_weights, shared_weight, options, out, workspac
     for name in ("gate_up", "down"):
         require_device(name, views[name], x_view.device, "x is")
         require_type(name, views[name], (x_view.dtype,))
-    weights = Weights(views, read.gated)
-    if weights.hidden_size != x_view.shape[1]:
-        raise ValueError(wrong("gate_up", f"shape {list(views['gate_up'].shape)}",
-                               f"[E, {'2I' if read.gated else 'I'}, H] with x's H = {x_view.shape[1]}"))
+    weights = Weights(views, read.gated, x_view.shape[1])
     ids = view("topk_ids", topk_ids, address)
     require_shape("topk_ids", ids, (None, None), "[T, k]")
     config, structure = weights.config(read, ids.shape[1]), weights.structure()
