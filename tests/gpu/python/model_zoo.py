@@ -1,5 +1,8 @@
 """Small models of real Transformers classes with weights that make them behave: activations, router scores and logits
 of order one, clamps reached, every expert used."""
+import importlib
+import types
+
 import torch
 import transformers
 
@@ -57,11 +60,13 @@ def fill(model, seed=0):
                 parameter.copy_(1 + 0.1 * draw(parameter))
             elif parameter.dim() <= 1 or name.endswith("_bias") or "sinks" in name:
                 parameter.copy_(0.3 * draw(parameter))
-            elif parameter.dim() == 3:  # experts; gpt-oss' first projection reaches its clamps at 7
+            elif parameter.dim() == 3:
                 transposed = "gpt_oss" in type(model).__module__ or getattr(model, "is_transposed", False)
                 fan_in = parameter.shape[1 if transposed else 2]
-                gain = 4.0 if transposed and "gate_up" in name else 1.5
-                parameter.copy_(gain * fan_in**-0.5 * draw(parameter))
+                gain = torch.full((len(parameter), 1, 1), 1.5)
+                if "gate_up" in name:  # some experts below, some well beyond the clamps at 7
+                    gain = torch.linspace(0.5, 4.0, len(parameter))[:, None, None]
+                parameter.copy_(gain.to(parameter) * fan_in**-0.5 * draw(parameter))
             elif "embed" in name:
                 parameter.copy_(draw(parameter))
             else:
@@ -99,3 +104,24 @@ def logits(model, ids):
 def row_errors(got, expected):
     """Relative error of each row."""
     return (got - expected).norm(dim=1) / expected.norm(dim=1)
+
+
+# Experts modules of other classes, for their gates and layouts: (module path, class, configuration's attributes).
+_SIZES = {"hidden_size": 64, "num_local_experts": 6, "num_experts": 6, "n_routed_experts": 6, "hidden_act": "silu"}
+LONE_EXPERTS = {
+    "nemotron_h": ("NemotronHExperts", {"moe_intermediate_size": 40, "moe_latent_size": None, "mlp_hidden_act": "relu2"}),
+    "openai_privacy_filter": ("OpenAIPrivacyFilterExperts", {"intermediate_size": 40}),
+    "minimax_m3_vl": ("MiniMaxM3VLExperts", {"intermediate_size": 40, "swiglu_alpha": 1.702, "swiglu_limit": 7.0}),
+    "deepseek_v4": ("DeepseekV4Experts", {"intermediate_size": 40, "swiglu_limit": 2.0}),
+    "gemma4": ("Gemma4TextExperts", {"moe_intermediate_size": 40, "hidden_activation": "gelu_pytorch_tanh"}),
+    "phimoe": ("PhimoeExperts", {"intermediate_size": 40, "hidden_act": "gelu"}),
+    "glm4_moe": ("Glm4MoeExperts", {"moe_intermediate_size": 40, "hidden_act": "relu"}),
+}
+
+
+def lone_experts(name, **attributes):
+    """An experts module without its model, in float32 on the CPU."""
+    class_name, own = LONE_EXPERTS[name]
+    module = importlib.import_module(f"transformers.models.{name}.modeling_{name}")
+    config = types.SimpleNamespace(**{**_SIZES, **own, **attributes}, _experts_implementation="eager")
+    return fill(getattr(module, class_name)(config))
