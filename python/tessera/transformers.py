@@ -22,6 +22,7 @@ try:
 except ImportError as error:
     raise ImportError("tessera.transformers: got no PyTorch, expected torch to be installed") from error
 
+import tessera
 from tessera import _transformers_gate
 
 NAME = "tessera"
@@ -36,7 +37,7 @@ _GATE = "_tessera_gate"  # attribute of an experts module that was looked at: it
 def register() -> None:
     """Adds experts_implementation="tessera" to Transformers. Calling it again does nothing.
 
-    ImportError without Transformers 5.7 or newer, or without the library's PyTorch operator.
+    ImportError without Transformers 5.7 or newer.
     """
     wanted = "expected transformers 5.7 or newer"
     try:
@@ -50,10 +51,7 @@ def register() -> None:
         raise ImportError(f"{got}, which has no ALL_EXPERTS_FUNCTIONS, {wanted}") from error
     if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < OLDEST_TRANSFORMERS:
         raise ImportError(f"{got}, which takes no registered implementations, {wanted}")
-    importlib.import_module("tessera")
-    if not hasattr(torch.ops.tessera, "moe"):
-        raise ImportError("tessera.transformers.register: got no operator torch.ops.tessera.moe, expected the package "
-                          "tessera with its shared library; tessera.doctor() says what is missing")
+    importlib.import_module("tessera.torch_ops")  # a compiler may see the operator before any tensor does
     functions.register(NAME, experts_forward)
 
 
@@ -111,8 +109,13 @@ def experts_forward(self, hidden_states, top_k_index, top_k_weights):
     if weights.dtype not in (torch.float32, gate_up.dtype):
         weights = weights.float()
     activation, alpha, beta, limit, gated, order = gate
-    out = torch.ops.tessera.moe(x, gate_up, down, top_k_index.contiguous(), weights, *biases, None, activation, alpha,
-                                beta, limit, gated, order, 0)
+    ids = top_k_index.contiguous()
+    if torch.compiler.is_compiling():
+        out = torch.ops.tessera.moe(x, gate_up, down, ids, weights, *biases, None, activation, alpha, beta, limit, gated,
+                                    order, 0)
+    else:  # the same, without the operator's dispatch
+        out = tessera.moe(x, gate_up, down, ids, weights, gate_up_bias=biases[0], down_bias=biases[1],
+                          activation=activation, alpha=alpha, beta=beta, limit=limit, gated=gated, gate_up_order=order)
     return out.to(hidden_states.dtype)
 
 
@@ -197,6 +200,10 @@ def _look_at(module):
     if torch.compiler.is_compiling() or torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
         raise RuntimeError("tessera.transformers: got experts that were not looked at before a compiler or a CUDA graph "
                            "recorded them, expected tessera.transformers.prepare(model) to be called first")
+    return torch.compiler.disable(_look_now)(module)
+
+
+def _look_now(module):
     _require_types(module)
     if getattr(module, "has_post_expert_norm", False):
         raise _unsupported(module, "has_post_expert_norm", True, "no norm after each expert")

@@ -79,7 +79,11 @@ def build(name, dtype=torch.float32, device="cpu", seed=0, implementation="eager
     """A model whose weights are those of the float32 model of this seed, rounded."""
     config = CONFIGS[name]()
     model = fill(getattr(transformers, CLASSES[name])(config), seed)
+    frequencies = {name: buffer.clone() for name, buffer in model.named_buffers() if "inv_freq" in name}
     model.to(device=device, dtype=dtype)
+    for name, buffer in frequencies.items():  # of positions: from_pretrained leaves them in float32
+        owner, _, last = name.rpartition(".")
+        setattr(model.get_submodule(owner), last, buffer.to(device))
     model.set_experts_implementation(implementation)
     return model
 

@@ -2,7 +2,11 @@
 
 `install_double` registers it under that name, for a machine on which the library is not built: only where the
 environment says TESSERA_TEST_DOUBLE=1, so that no record of a GPU can come from it."""
+import importlib
 import os
+import pathlib
+import sys
+import types
 
 import torch
 from torch.nn import functional
@@ -67,20 +71,30 @@ def _refuse_gradients(*arguments):
 
 
 def install_double():
+    """A package `tessera` of the Python files beside the real one's, whose `moe` and operator are the layer above."""
     library = torch.library.Library("tessera", "DEF")
     library.define(SCHEMA)
     library.impl("moe", moe, "CompositeExplicitAutograd")
     library.impl("moe", _refuse_gradients, "Autograd")
     torch.library.register_fake("tessera::moe", lambda x, *_: torch.empty_like(x), lib=library)
     _LIBRARIES.append(library)  # an operator lives as long as its library object
+    package = types.ModuleType("tessera")
+    package.__path__ = [str(pathlib.Path(__file__).resolve().parents[3] / "python" / "tessera")]
+    package.moe = _moe_of_the_package
+    sys.modules["tessera"] = package
+    sys.modules["tessera.torch_ops"] = package.torch_ops = types.ModuleType("tessera.torch_ops")
+
+
+def _moe_of_the_package(*arrays, out=None, **options):
+    """tessera.moe: the operator's keywords, and `out`."""
+    result = moe(*arrays, **options)
+    return result if out is None else out.copy_(result)
 
 
 def require_operator():
-    """torch.ops.tessera.moe of the installed package, or of the double where that is asked for."""
+    """The installed package, or the double where that is asked for."""
     if os.environ.get("TESSERA_TEST_DOUBLE") == "1":
         if not _LIBRARIES:
             install_double()
         return
-    import tessera
-    if not hasattr(tessera, "moe") or not hasattr(torch.ops.tessera, "moe"):
-        raise ImportError("the tests need the package tessera with its operator, or TESSERA_TEST_DOUBLE=1")
+    importlib.import_module("tessera.torch_ops")
