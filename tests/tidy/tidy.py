@@ -25,6 +25,7 @@ MAY_INCLUDE = {
     "moe": {"core", "batching", "cuda/core", "cuda/kernels", "cpu", "comm"},
     "io": {"core"},
     "classifier": {"core", "batching", "cuda/core", "cuda/kernels", "cpu", "comm", "moe", "io"},
+    "api": {"core", "cuda/core", "cpu", "moe", "io", "classifier"},  # the C interface
     "tools": {"core", "batching", "cuda/kernels", "cpu", "comm", "moe", "io", "classifier"},
     "examples": {"core", "batching", "moe", "classifier"},
 }
