@@ -9,7 +9,7 @@ import sys
 import numpy
 
 from . import _dlpack
-from ._native import CPU, wrong
+from ._native import CPU, use_cuda, wrong
 
 VECTOR_BYTES = 16  # one vector load of every back end
 _NUMPY_TYPES = {numpy.dtype(name): name for name in ("float32", "float16", "int32", "int64", "uint8")}
@@ -63,11 +63,7 @@ def torch_tensors(value):
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(value, getattr(torch, "Tensor", ())):
         return None
-    return sys.modules.get("tessera._torch") or _import_torch_module()
-
-
-def _import_torch_module():
-    from . import _torch
+    from . import _torch  # a compiler that traces this line imports the module; it could not trace a cache of it
     return _torch
 
 
@@ -150,6 +146,7 @@ def current_stream(value, device):
     """The stream that the framework of `value` works on now: of PyTorch and CuPy theirs, else the default stream."""
     if device == CPU:
         return 0
+    use_cuda()
     torch = torch_tensors(value)
     if torch is not None:
         return torch.current_stream(device)

@@ -179,12 +179,17 @@ class _Process:
     owners: weakref.WeakSet = weakref.WeakSet()  # objects with a handle: their `lose()` is called in a forked child
 
 
+def refuse_fork():
+    raise TesseraError(wrong("fork", "a process forked after its parent used CUDA",
+                             "a process started with multiprocessing's 'spawn' or 'forkserver'"))
+
+
 def use_cuda():
     """To be called before the library touches a CUDA device. Raises TesseraError in a child forked after that."""
     if _Process.cuda_lost:
-        raise TesseraError(wrong("fork", "a process forked after its parent used CUDA",
-                                 "a process started with multiprocessing's 'spawn' or 'forkserver'"))
-    _Process.cuda_used |= lib.tessera_num_devices() > 0
+        refuse_fork()
+    if not _Process.cuda_used:
+        _Process.cuda_used = lib.tessera_num_devices() > 0
 
 
 def num_devices():

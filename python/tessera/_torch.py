@@ -9,7 +9,7 @@ import torch
 
 from . import _moe
 from ._arrays import View
-from ._native import CPU, INPUTS_BYTES, PACK_INPUTS, check, lib, wrong
+from ._native import CPU, INPUTS_BYTES, PACK_INPUTS, check, lib, refuse_fork, wrong
 
 _NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16", torch.int32: "int32",
           torch.int64: "int64", torch.uint8: "uint8"}
@@ -25,6 +25,7 @@ _empty, _empty_like, _uint8, _int32, _int64, _float32 = (torch.empty, torch.empt
 _run = lib.tessera_moe_run
 # Active modes (fake tensors, tracing) see operators only.
 _num_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
+_is_in_bad_fork = getattr(torch.cuda, "_is_in_bad_fork", lambda: False)
 _plain_dispatch = torch.Tensor.__torch_dispatch__  # that of every class which does not define its own
 
 
@@ -46,6 +47,8 @@ def view(name, tensor, inference=True):
         refuse_grad(name)
     if tensor.device.type not in ("cpu", "cuda"):
         raise ValueError(wrong(name, f"a tensor on {tensor.device}", "the CPU or a CUDA device"))
+    if tensor.is_cuda and _is_in_bad_fork():
+        refuse_fork()
     last = tensor.storage_offset() + sum((extent - 1) * stride for extent, stride in zip(tensor.shape, tensor.stride()))
     if tensor.numel() and tensor.untyped_storage().nbytes() < (last + 1) * tensor.itemsize:
         raise RuntimeError(wrong(name, "a tensor whose memory was freed", "memory"))
