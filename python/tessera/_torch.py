@@ -179,7 +179,7 @@ def _call_operator(x, arrays, topk_ids, topk_weights, shared_weight, options, ou
 
 
 def _signature(tensor):
-    return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.get_device())
+    return type(tensor), tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.get_device()
 
 
 def _moe_now(x, arrays, topk_ids, topk_weights, shared_weight, options, out, workspace, stream):
