@@ -44,7 +44,7 @@ from children import Child, Failed, run_all
 
 HERE = pathlib.Path(__file__).resolve().parent
 WORKER = [sys.executable, str(HERE / "worker.py")]
-ANSWER_SECONDS, LOAD_SECONDS = 90, 150  # a library may compile and choose kernels when it loads
+ANSWER_SECONDS, LOAD_SECONDS = 60, 150  # a library may compile and choose kernels when it loads
 MOST_RESTARTS = 10
 MOST_FAILURES = 2  # of a layer on a preset's cells; then it is left alone until the next preset
 AHEAD_BYTES = 60 << 30  # of GPU memory for processes that compile side by side
