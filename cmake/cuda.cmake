@@ -1,7 +1,6 @@
 # CUDA kernels are written for Hopper (sm_90a) and built wherever nvcc is found; everything else builds without it.
 set(TESSERA_HAVE_CUDA OFF)
 if(NOT TESSERA_CUDA STREQUAL "OFF")
-  set(CMAKE_CUDA_ARCHITECTURES 90a)
   include(CheckLanguage)
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
@@ -14,9 +13,17 @@ if(NOT TESSERA_CUDA STREQUAL "OFF")
 endif()
 message(STATUS "tessera: CUDA ${TESSERA_HAVE_CUDA} ${CMAKE_CUDA_COMPILER}")
 
-# CMake 3.25 drops CUDA_STANDARD 20 silently, so the option is passed by hand.
+# CMake 3.25 drops CUDA_STANDARD 20 silently, so the option is passed by hand. The variables are this directory's: set
+# after the language is enabled, they leave a parent project its own, and the compiler's default where it has none.
 if(TESSERA_HAVE_CUDA)
+  set(CMAKE_CUDA_ARCHITECTURES 90a)
+  set(CMAKE_CUDA_STANDARD 20)
   set(CMAKE_CUDA_STANDARD_REQUIRED OFF)
+  if(TESSERA_WARNINGS_AS_ERRORS)
+    set(cuda_werror "-Werror=all-warnings;-Xcompiler=-Wall,-Wextra,-Werror")
+  else()
+    set(cuda_werror "-Xcompiler=-Wall,-Wextra")
+  endif()
   target_compile_options(tessera_flags INTERFACE
-    "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;--expt-relaxed-constexpr;-Werror=all-warnings;-Xcompiler=-Wall,-Wextra,-Werror>")
+    "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;--expt-relaxed-constexpr;${cuda_werror}>")
 endif()

@@ -1,10 +1,9 @@
-# oneDNN is found by its header and library; its own CMake package also asks for OpenCL headers, which nothing here uses.
+# oneDNN for the CPU back end, where it is found.
 if(NOT TESSERA_ONEDNN STREQUAL "OFF")
-  find_path(TESSERA_ONEDNN_INCLUDE_DIR oneapi/dnnl/dnnl.hpp)
-  find_library(TESSERA_ONEDNN_LIBRARY dnnl)
-  find_package(OpenMP COMPONENTS CXX)
+  list(APPEND CMAKE_MODULE_PATH ${CMAKE_CURRENT_LIST_DIR})
+  find_package(TesseraOneDNN)
 endif()
-if(TESSERA_ONEDNN_INCLUDE_DIR AND TESSERA_ONEDNN_LIBRARY AND OpenMP_CXX_FOUND)
+if(TesseraOneDNN_FOUND)
   set(TESSERA_HAVE_ONEDNN ON)
 elseif(TESSERA_ONEDNN STREQUAL "ON")
   message(FATAL_ERROR "TESSERA_ONEDNN=ON, but oneDNN (libdnnl-dev) with OpenMP was not found")
@@ -18,7 +17,6 @@ function(tessera_use_onednn target)
     return()
   endif()
   target_compile_definitions(${target} PRIVATE TESSERA_HAVE_ONEDNN=1)
-  target_include_directories(${target} SYSTEM PRIVATE ${TESSERA_ONEDNN_INCLUDE_DIR})
   # OpenMP only to tell oneDNN to use one thread a product: parallelism is over tiles.
-  target_link_libraries(${target} PRIVATE ${TESSERA_ONEDNN_LIBRARY} OpenMP::OpenMP_CXX)
+  target_link_libraries(${target} PRIVATE tessera::onednn)
 endfunction()

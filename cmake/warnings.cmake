@@ -1,7 +1,11 @@
-# Flags of every target of this project: warnings are errors, sanitizers when asked for.
+# Flags of every target of this project: warnings, sanitizers when asked for. Programs link tessera_flags; libraries
+# take its compile options by tessera_use_own_flags, so that no flag reaches a target of somebody else.
 add_library(tessera_flags INTERFACE)
+if(TESSERA_WARNINGS_AS_ERRORS)
+  set(TESSERA_WERROR -Werror)
+endif()
 target_compile_options(tessera_flags INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wpedantic;-Wshadow;\
--Wconversion;-Wnon-virtual-dtor;-Woverloaded-virtual;-Wimplicit-fallthrough;-Werror>")
+-Wconversion;-Wnon-virtual-dtor;-Woverloaded-virtual;-Wimplicit-fallthrough;${TESSERA_WERROR}>")
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
   # GCC 12 sees overlaps in std::string's own code: https://gcc.gnu.org/bugzilla/show_bug.cgi?id=105651
   target_compile_options(tessera_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>)
@@ -15,3 +19,8 @@ if(TESSERA_SANITIZE)
 endif()
 # A program that uses a part of a library loads only what that part needs: the GPU tests run where there is no oneDNN.
 target_link_options(tessera_flags INTERFACE -Wl,--as-needed)
+
+# Linking tessera_flags, even privately, would hand its link options on from a static library.
+function(tessera_use_own_flags target)
+  target_compile_options(${target} PRIVATE $<TARGET_PROPERTY:tessera_flags,INTERFACE_COMPILE_OPTIONS>)
+endfunction()

@@ -89,6 +89,12 @@ def stage_unit(tally):
         run_gtests(tally, "test")
 
 
+def stage_package(tally):
+    """The installed package and the sources, as other projects use them."""
+    if build(tally, "test"):
+        run_unittest(tally, "tests/package", {"TESSERA_BUILD_DIR": str(BUILD / "test")})
+
+
 def stage_examples(tally):
     for program in sorted((BUILD / "test" / "examples").glob("example_*")):
         code, output = run([program], timeout=120)
@@ -201,9 +207,9 @@ def stage_figures(tally):
     tally.add(code == 0, "figures of README, docs and model card agree with bench/results", output)
 
 
-STAGES = {"unit": stage_unit, "examples": stage_examples, "cli": stage_cli, "training": stage_training,
-          "gpu": stage_gpu, "tidy": stage_tidy, "figures": stage_figures, "sanitize": stage_sanitize, "portable": stage_portable,
-          "fuzz": stage_fuzz, "clang-tidy": stage_clang_tidy}
+STAGES = {"unit": stage_unit, "package": stage_package, "examples": stage_examples, "cli": stage_cli,
+          "training": stage_training, "gpu": stage_gpu, "tidy": stage_tidy, "figures": stage_figures,
+          "sanitize": stage_sanitize, "portable": stage_portable, "fuzz": stage_fuzz, "clang-tidy": stage_clang_tidy}
 
 
 def main():

@@ -69,7 +69,8 @@ TESSERA_API void tessera_classifier_destroy(tessera_classifier* classifier);
 
 TESSERA_API tessera_status tessera_classifier_get_info(const tessera_classifier* classifier,
                                                        tessera_classifier_info* info);
-/* One line: back end, precision, form and the reason for it, memory. Valid as long as the classifier. */
+/* One line, as it was after loading: back end, precision, form and the reason for it, memory. Valid as long as the
+ * classifier. */
 TESSERA_API const char* tessera_classifier_description(const tessera_classifier* classifier);
 /* NULL for a class that is not there. Valid as long as the classifier. */
 TESSERA_API const char* tessera_classifier_class_name(const tessera_classifier* classifier, int64_t class_idx);

@@ -8,9 +8,10 @@
 namespace tessera {
 
 Error::Error(const std::string& where, const std::string& got, const std::string& expected)
-    : std::runtime_error(where + ": got " + got + ", expected " + expected) {}
+    : std::runtime_error(where + ": got " + got + ", expected " + expected), where_(where) {}
 
-Error::Error(const std::string& where, const std::string& problem) : std::runtime_error(where + ": " + problem) {}
+Error::Error(const std::string& where, const std::string& problem)
+    : std::runtime_error(where + ": " + problem), where_(where) {}
 
 std::string escaped(std::string_view text, size_t max_bytes) {
   static constexpr char kHex[] = "0123456789abcdef";

@@ -8,6 +8,7 @@
 #include "cpu/row_ops.h"
 #include "cpu/scratch.h"
 #include "moe/array_layout.h"
+#include "moe/layer_layout.h"
 #include "tessera/batching/launch.h"
 #include "tessera/core/buffer.h"
 
@@ -202,12 +203,12 @@ void CpuExperts::gate_up_tile(const Run& run, const RowTile& tile, std::byte* sc
     const int64_t begin = product.begin(panel);
     if (!config_.gated) {
       multiply(begin, c);
-    } else if (config_.gate_up_order == GateUpOrder::gate_first) {
-      multiply(begin, c);
-      multiply(expert.intermediate_size + begin, c + height * width);
-    } else {
+    } else if (config_.gate_up_order == GateUpOrder::interleaved) {
       multiply(2 * begin, c);
       multiply(2 * begin + width, c + height * width);
+    } else {
+      multiply(gate_begin(config_.gate_up_order, expert.intermediate_size) + begin, c);
+      multiply(up_begin(config_.gate_up_order, expert.intermediate_size) + begin, c + height * width);
     }
     store_activated(run, tile, panel, c);
   }
@@ -238,8 +239,9 @@ void CpuExperts::store_activated(const Run& run, const RowTile& tile, int64_t pa
       cpu::split_pairs(bias, width, first, second);
       std::copy_n(second, width, std::copy_n(first, width, bias));
     } else {
-      load(begin, width, bias);
-      if (config_.gated) load(expert.intermediate_size + begin, width, bias + width);
+      const int64_t gate = config_.gated ? gate_begin(config_.gate_up_order, expert.intermediate_size) : 0;
+      load(gate + begin, width, bias);
+      if (config_.gated) load(up_begin(config_.gate_up_order, expert.intermediate_size) + begin, width, bias + width);
     }
   }
   std::byte* out = is_shared ? run.workspace.shared_intermediate : run.workspace.intermediate;
@@ -319,7 +321,7 @@ void CpuExperts::combine_token(const Run& run, int32_t token) const {
     };
     for (int64_t slot = first_slot; slot < first_slot + config_.top_k; ++slot) {
       const int32_t row = run.workspace.plan.token_row[static_cast<size_t>(slot)];
-      if (row >= 0) add(run.workspace.rows, row, run.inputs.topk_weights[slot]);
+      if (row >= 0) add(run.workspace.rows, row, topk_weight(run.inputs, slot));
     }
     if (shared_) {
       const float weight = run.inputs.shared_weight == nullptr ? 1.0f : run.inputs.shared_weight[token];

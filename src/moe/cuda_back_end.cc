@@ -1,5 +1,6 @@
 #include <cuda_runtime_api.h>
 
+#include "cuda/kernels/transpose/launch.h"
 #include "moe/layer_back_end.h"
 #include "tessera/moe/cuda_layer.h"
 
@@ -37,6 +38,11 @@ const char* missing_for_cuda() {
 
 std::unique_ptr<const LayerBackEnd> make_cuda_back_end(const LayerConfig& config, const LayerWeights& weights) {
   return std::make_unique<CudaBackEnd>(config, weights);
+}
+
+void transpose_on_device(const void* in, void* out, int32_t num_matrices, int32_t rows, int32_t columns,
+                         CUstream_st* stream) {
+  kernels::transpose::launch({in, out, num_matrices, rows, columns}, stream);
 }
 
 }  // namespace tessera::moe

@@ -58,7 +58,9 @@ CudaLayer::CudaLayer(const LayerConfig& config, const LayerWeights& weights, con
   validate_shared_expert(config);
   if (const char* missing = missing_for_cuda()) throw Error("device", missing, "a Hopper GPU with a working driver");
   device_ = current_device();
-  if (policy.num_ctas == 1 || !expert_gemm::clusters_fit(config.dtype, policy.cluster_size)) policy_.cluster_size = 1;
+  if (policy.num_ctas == 0)
+    TESSERA_CUDA_CHECK(cudaDeviceGetAttribute(&policy_.num_ctas, cudaDevAttrMultiProcessorCount, device_));
+  if (policy_.num_ctas == 1 || !expert_gemm::clusters_fit(config.dtype, policy.cluster_size)) policy_.cluster_size = 1;
 }
 
 size_t CudaLayer::workspace_bytes(int32_t max_tokens) const {
@@ -102,6 +104,7 @@ void CudaLayer::enqueue(Step step, const LayerInputs& inputs, const CudaWorkspac
       gemm.out = arrays.intermediate;
       gemm.activation = config_.activation;
       gemm.interleaved = config_.gated && config_.gate_up_order == GateUpOrder::interleaved;
+      gemm.up_first = config_.gated && config_.gate_up_order == GateUpOrder::up_first;
       gemm.shared_weight = weights_.shared_gate_up;
       return expert_gemm::launch(gemm, options, stream);
     case Step::down:
@@ -115,9 +118,10 @@ void CudaLayer::enqueue(Step step, const LayerInputs& inputs, const CudaWorkspac
       gemm.shared_weight = weights_.shared_down;
       return expert_gemm::launch(gemm, options, stream);
     case Step::combine:
-      return kernels::combine::launch({config_.dtype, arrays.rows, arrays.plan.token_row, inputs.topk_weights,
-                                       inputs.out, inputs.num_tokens, slots, hidden, shared, inputs.shared_weight},
-                                      stream);
+      return kernels::combine::launch(
+          {config_.dtype, arrays.rows, arrays.plan.token_row, inputs.topk_weights, inputs.out, inputs.num_tokens, slots,
+           hidden, shared, inputs.shared_weight, inputs.topk_weights_dtype},
+          stream);
   }
 }
 

@@ -5,6 +5,8 @@
 #include <limits>
 #include <numeric>
 
+#include "moe/layer_layout.h"
+
 namespace tessera::moe {
 namespace {
 
@@ -104,7 +106,7 @@ class Oracle {
       if (number < 0) continue;
       add({weights_.gate_up, weights_.down, weights_.gate_up_bias, weights_.down_bias, number,
            config_.intermediate_size},
-          inputs_.topk_weights[slot]);
+          topk_weight(inputs_, slot));
     }
     if (config_.shared_intermediate_size != 0) {
       add({weights_.shared_gate_up, weights_.shared_down, nullptr, nullptr, 0, config_.shared_intermediate_size},
@@ -157,10 +159,13 @@ class Oracle {
     if (!config_.gated)
       return plain(config_.activation, product(e.gate_up, e.number * e.width + column, x, e.gate_up_bias));
     const int64_t first = e.number * 2 * e.width;
-    const bool pairs = config_.gate_up_order == GateUpOrder::interleaved;
-    const Value gate = product(e.gate_up, first + (pairs ? 2 * column : column), x, e.gate_up_bias);
-    const Value up = product(e.gate_up, first + (pairs ? 2 * column + 1 : e.width + column), x, e.gate_up_bias);
-    return gated(config_.activation, gate, up);
+    // Of [E, 2, I, H] or [E, I, 2, H], in which gate is number `half`.
+    const auto row = [&](int64_t half) {
+      return first + (config_.gate_up_order == GateUpOrder::interleaved ? 2 * column + half : half * e.width + column);
+    };
+    const int64_t gate_half = config_.gate_up_order == GateUpOrder::up_first ? 1 : 0;
+    return gated(config_.activation, product(e.gate_up, row(gate_half), x, e.gate_up_bias),
+                 product(e.gate_up, row(1 - gate_half), x, e.gate_up_bias));
   }
 
   void add(const Expert& e, double weight) {

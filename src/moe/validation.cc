@@ -43,15 +43,22 @@ void require_pointer(const char* name, const void* pointer, const char* memory, 
     throw Error(name, "a misaligned pointer", str_cat(alignment, "-byte alignment"));
 }
 
-void validate(const LayerConfig& config, const LayerWeights& weights, const BackEndTraits& traits) {
+void validate_sizes(const LayerConfig& config, bool has_f32) {
   require_width("hidden_size", config.hidden_size);
   require_width("intermediate_size", config.intermediate_size);
   require_range("num_experts", config.num_experts, 1, kMaxExperts);
+  require_range("dtype", static_cast<int64_t>(config.dtype), 0, static_cast<int64_t>(DType::bf16));
+  if (config.dtype == DType::f32 && !has_f32) throw Error("dtype", "f32", "bf16 or f16");
+}
+
+void validate(const LayerConfig& config, const LayerWeights& weights, const BackEndTraits& traits) {
+  validate_sizes(config, traits.has_f32);
   require_range("top_k", config.top_k, 1, kMaxTopK);
   require_range("first_expert", config.first_expert, 0, INT32_MAX - config.num_experts);
   require_range("num_mapped_experts", config.num_mapped_experts, 0, INT32_MAX);
   if (config.shared_intermediate_size != 0) require_width("shared_intermediate_size", config.shared_intermediate_size);
-  if (config.dtype == DType::f32 && !traits.has_f32) throw Error("dtype", "f32", "bf16 or f16");
+  require_range("gate_up_order", static_cast<int64_t>(config.gate_up_order), 0,
+                static_cast<int64_t>(GateUpOrder::up_first));
   validate_activation(config);
   const auto require = [&](const char* name, const void* pointer, bool optional) {
     require_pointer(name, pointer, traits.memory, kAlignment, optional);
@@ -80,7 +87,9 @@ void validate(const LayerConfig& config, const LayerInputs& inputs, const void* 
   require_pointer("out", inputs.out, traits.memory, kAlignment);
   require_pointer("topk_ids", inputs.topk_ids, traits.memory,
                   inputs.ids_are_64_bit ? alignof(int64_t) : alignof(int32_t));
-  require_pointer("topk_weights", inputs.topk_weights, traits.memory, alignof(float));
+  require_range("topk_weights_dtype", static_cast<int64_t>(inputs.topk_weights_dtype), 0,
+                static_cast<int64_t>(DType::bf16));
+  require_pointer("topk_weights", inputs.topk_weights, traits.memory, dtype_size(inputs.topk_weights_dtype));
   require_pointer("shared_weight", inputs.shared_weight, traits.memory, alignof(float), true);
   require_pointer("workspace", workspace, traits.memory, kAlignment);
   if (workspace_size < needed)

@@ -21,6 +21,9 @@ void require_range(const char* name, int64_t value, int64_t low, int64_t high);
 void require_pointer(const char* name, const void* pointer, const char* memory, size_t alignment,
                      bool optional = false);
 
+/// Widths, number of experts and type.
+void validate_sizes(const LayerConfig& config, bool has_f32);
+
 void validate(const LayerConfig& config, const LayerWeights& weights, const BackEndTraits& traits);
 
 /// Throws Error for a number of tokens that a layer of this configuration cannot take.

@@ -25,6 +25,7 @@ MAY_INCLUDE = {
     "moe": {"core", "batching", "cuda/core", "cuda/kernels", "cpu", "comm"},
     "io": {"core"},
     "classifier": {"core", "batching", "cuda/core", "cuda/kernels", "cpu", "comm", "moe", "io"},
+    "api": {"core", "cuda/core", "cpu", "moe", "io", "classifier"},  # the C interface
     "tools": {"core", "batching", "cuda/kernels", "cpu", "comm", "moe", "io", "classifier"},
     "examples": {"core", "batching", "moe", "classifier"},
 }
@@ -65,7 +66,7 @@ def layer_of(path):
 def included_layer(header):
     """The layer of an include line's path, or None for system headers."""
     if header.startswith("tessera/"):
-        return header.split("/")[1]
+        return header.split("/")[1] if header.count("/") > 1 else "api"
     first = header.split("/")[0]
     if first == "cuda":
         return "/".join(header.split("/")[:2])

@@ -36,7 +36,7 @@ class TokenCopy {
     ids_.resize(top_k);
     topk_weights_.resize(top_k);
     copy(ids_.data(), static_cast<const int32_t*>(run.inputs.topk_ids) + first_slot, top_k * sizeof(int32_t));
-    copy(topk_weights_.data(), run.inputs.topk_weights + first_slot, top_k * sizeof(float));
+    copy(topk_weights_.data(), static_cast<const float*>(run.inputs.topk_weights) + first_slot, top_k * sizeof(float));
     x_ = copied(run.inputs.x, first, hidden, copy);
     out_ = copied(run.inputs.out, first, hidden, copy);
     copy_experts(run.weights, copy);

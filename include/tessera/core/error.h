@@ -19,6 +19,11 @@ class Error : public std::runtime_error {
   Error(const std::string& where, const std::string& got, const std::string& expected);
   /// For failures that have no expected value, such as "cannot open: No such file or directory".
   Error(const std::string& where, const std::string& problem);
+
+  const std::string& where() const { return where_; }
+
+ private:
+  std::string where_;
 };
 
 /// `text` fit for a terminal: control bytes, quotes and invalid UTF-8 become \xHH, and what is longer than

@@ -16,10 +16,11 @@
 
 namespace tessera::moe {
 
-/// How the rows of a gated first weight lie. Checkpoints have both; neither is copied.
+/// How the rows of a gated first weight lie. Checkpoints have all of them; none is copied.
 enum class GateUpOrder : uint8_t {
   gate_first,   ///< [E, 2, I, H]: all gate rows, then all up rows
   interleaved,  ///< [E, I, 2, H]: gate row 0, up row 0, gate row 1, ...
+  up_first,     ///< [E, 2, I, H]: all up rows, then all gate rows
 };
 
 struct LayerConfig {
@@ -51,10 +52,11 @@ struct LayerInputs {
   const void* x = nullptr;         ///< [T, H]
   const void* topk_ids = nullptr;  ///< [T, k] int32 or int64
   bool ids_are_64_bit = false;
-  const float* topk_weights = nullptr;   ///< [T, k]
+  const void* topk_weights = nullptr;    ///< [T, k] of topk_weights_dtype
   void* out = nullptr;                   ///< [T, H]
   int32_t num_tokens = 0;                ///< T; 0 does nothing
   const float* shared_weight = nullptr;  ///< [T], null: 1
+  DType topk_weights_dtype = DType::f32;
 };
 
 }  // namespace tessera::moe

@@ -24,6 +24,7 @@ struct Problem {
   std::vector<uint16_t> x, gate_up, down, bias, shared_gate_up, shared_down;
   std::vector<int32_t> ids, map;
   std::vector<float> weights, shared_weight;
+  DType weights_dtype = DType::f32;  // as which the routing weights are given
 
   std::vector<uint16_t> run(const moe::LaunchPolicy& policy = {}) const {
     const int32_t tokens = static_cast<int32_t>(x.size() / static_cast<size_t>(config.hidden_size));
@@ -35,7 +36,13 @@ struct Problem {
     dgate_up.upload(gate_up);
     ddown.upload(down);
     dids.upload(ids);
-    dweights.upload(weights);
+    if (weights_dtype == DType::f32) {
+      dweights.upload(weights);
+    } else {
+      std::vector<uint16_t> narrow;
+      for (const float w : weights) narrow.push_back(weights_dtype == DType::bf16 ? f32_to_bf16(w) : f32_to_f16(w));
+      dweights.upload(narrow);
+    }
     if (!bias.empty()) dbias.upload(bias);
     if (!map.empty()) dmap.upload(map);
     if (!shared_gate_up.empty()) dshared_gate_up.upload(shared_gate_up);
@@ -51,7 +58,8 @@ struct Problem {
     moe::LayerInputs inputs{};
     inputs.x = dx.data();
     inputs.topk_ids = dids.data();
-    inputs.topk_weights = static_cast<const float*>(dweights.data());
+    inputs.topk_weights = dweights.data();
+    inputs.topk_weights_dtype = weights_dtype;
     inputs.out = out.data();
     inputs.num_tokens = tokens;
     inputs.shared_weight = shared_weight.empty() ? nullptr : static_cast<const float*>(dshared_weight.data());
@@ -201,6 +209,50 @@ TEST(MoeLayerOptions, InterleavedEqualsGateFirst) {
     EXPECT_EQ(interleaved.run(), expected) << c.hidden;
     interleaved.config.gate_up_order = moe::GateUpOrder::gate_first;
     EXPECT_NE(interleaved.run(), expected);
+  }
+}
+
+TEST(MoeLayerOptions, UpFirstEqualsGateFirst) {
+  for (const Case& c : kCases) {
+    Problem first = make_problem(c, 51);
+    first.config.shared_intermediate_size = 2 * c.intermediate;
+    const auto h = static_cast<size_t>(c.hidden), i = static_cast<size_t>(c.intermediate),
+               e = static_cast<size_t>(c.experts);
+    first.bias = random_elements(e * 2 * i, 53);
+    first.shared_gate_up = random_elements(4 * i * h, 54);
+    first.shared_down = random_elements(2 * i * h, 55);
+    Problem swapped = first;
+    swapped.config.gate_up_order = moe::GateUpOrder::up_first;
+    const auto swap_halves = [](std::vector<uint16_t>& values, size_t matrices) {
+      const auto half = static_cast<std::ptrdiff_t>(values.size() / matrices / 2);
+      for (auto begin = values.begin(); begin != values.end(); begin += 2 * half)
+        std::rotate(begin, begin + half, begin + 2 * half);
+    };
+    swap_halves(swapped.gate_up, e);
+    swap_halves(swapped.bias, e);
+    swap_halves(swapped.shared_gate_up, 1);
+    const auto expected = first.run();
+    EXPECT_EQ(swapped.run(), expected) << c.hidden;
+    EXPECT_EQ(swapped.run({batching::TaskOrder::natural, 3, 1, 0}), expected) << c.hidden;
+    swapped.config.gate_up_order = moe::GateUpOrder::gate_first;
+    EXPECT_NE(swapped.run(), expected);
+  }
+}
+
+// Routing weights of 16 bits are exact floats.
+TEST(MoeLayerOptions, NarrowRoutingWeightsEqualTheirFloats) {
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    for (const Case& c : kCases) {
+      Problem narrow = make_problem(c, 61);
+      narrow.weights_dtype = dtype;
+      Problem wide = narrow;
+      wide.weights_dtype = DType::f32;
+      for (float& w : wide.weights) w = dtype == DType::bf16 ? bf16_to_f32(f32_to_bf16(w)) : f16_to_f32(f32_to_f16(w));
+      const auto expected = wide.run();
+      EXPECT_EQ(narrow.run(), expected) << c.hidden;
+      narrow.weights_dtype = dtype == DType::bf16 ? DType::f16 : DType::bf16;
+      EXPECT_NE(narrow.run(), expected) << "values differ in the other type";
+    }
   }
 }
 

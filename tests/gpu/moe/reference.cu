@@ -161,7 +161,7 @@ __global__ void output_kernel(Problem p) {
         static_cast<const Element*>(p.weights.down) + (static_cast<int64_t>(expert) * hidden + column) * width;
     const Dot dot = warp_dot(p.intermediate + pair * width, weight, p.config.intermediate_size);
     const double y = dot.sum + bias_at<Element>(p.weights.down_bias, static_cast<int64_t>(expert) * hidden + column);
-    const double weight_of_slot = p.inputs.topk_weights[source_pair(p, pair)];
+    const double weight_of_slot = static_cast<const float*>(p.inputs.topk_weights)[source_pair(p, pair)];
     sum += weight_of_slot * rounded<Element>(y);
     bound += fabs(weight_of_slot) * (2.0 * u * fabs(y) + (2.0 * u + 4.0 * kAccumulatorUnit) * dot.magnitude);
   }

@@ -89,7 +89,7 @@ TEST(CpuLayer, ActivationsBiasesAndOrders) {
       const auto activation = static_cast<ActivationKind>(kind);
       if (gated ? activation == ActivationKind::relu_squared : activation == ActivationKind::clamped_swiglu) continue;
       for (const bool bias : {false, true}) {
-        for (const GateUpOrder order : {GateUpOrder::gate_first, GateUpOrder::interleaved}) {
+        for (const GateUpOrder order : {GateUpOrder::gate_first, GateUpOrder::interleaved, GateUpOrder::up_first}) {
           for (const DType dtype : kDTypes) {
             expect_right({.hidden = 48,
                           .intermediate = 136,
@@ -104,6 +104,35 @@ TEST(CpuLayer, ActivationsBiasesAndOrders) {
         }
       }
     }
+  }
+}
+
+// Routing weights of 16 bits are exact floats: the same bits as when they are given as floats.
+TEST(CpuLayer, RoutingWeightsOfEveryType) {
+  const LayerData data({.hidden = 72, .tokens = 40});
+  const moe::CpuLayer layer(data.config(), data.weights(), 1);
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    std::vector<float> wide;
+    std::vector<uint16_t> narrow;
+    for (size_t i = 0; i < data.ids().size(); ++i) {
+      const float value = 0.1f + static_cast<float>(i % 7) / 9.0f;
+      narrow.push_back(dtype == DType::bf16 ? f32_to_bf16(value) : f32_to_f16(value));
+      wide.push_back(dtype == DType::bf16 ? bf16_to_f32(narrow.back()) : f16_to_f32(narrow.back()));
+    }
+    const auto run = [&](const void* weights, DType weights_dtype) {
+      GuardedBytes workspace(layer.workspace_bytes(40)), out(size_t{40} * 72 * 2);
+      moe::LayerInputs inputs = data.inputs(out.data());
+      inputs.topk_weights = weights;
+      inputs.topk_weights_dtype = weights_dtype;
+      layer.run(inputs, workspace.data(), workspace.size());
+      EXPECT_EQ(data.judge({out.data(), out.data() + out.size()}, moe::oracle(data.config(), data.weights(), inputs)),
+                "");
+      return std::vector<std::byte>(out.data(), out.data() + out.size());
+    };
+    const auto expected = run(wide.data(), DType::f32);
+    EXPECT_EQ(run(narrow.data(), dtype), expected);
+    narrow[5] ^= 1;  // one unit in the last place of one weight shows
+    EXPECT_NE(run(narrow.data(), dtype), expected);
   }
 }
 
@@ -204,7 +233,7 @@ TEST(CpuLayer, SameBitsInAnyBatch) {
         moe::LayerInputs inputs = data.inputs(out.data());
         inputs.x = static_cast<const std::byte*>(inputs.x) + row_bytes * static_cast<size_t>(first);
         inputs.topk_ids = static_cast<const int32_t*>(inputs.topk_ids) + first * c.top_k;
-        inputs.topk_weights += first * c.top_k;
+        inputs.topk_weights = static_cast<const float*>(inputs.topk_weights) + first * c.top_k;
         inputs.num_tokens = count;
         layer.run(inputs, workspace.data(), workspace.size());
         EXPECT_EQ(std::memcmp(out.data(), whole.data() + row_bytes * static_cast<size_t>(first), out.size()), 0)

@@ -72,8 +72,8 @@ struct LayerCase {
                << c.tokens << " " << c.routing << " " << dtype_name(c.dtype) << (c.gated ? " gated" : " plain")
                << " act " << static_cast<int>(c.activation.kind) << (c.bias ? " bias" : "")
                << (c.ids_are_64_bit ? " i64" : "") << " first " << c.first_expert << " mapped " << c.mapped
-               << " shared " << c.shared_intermediate
-               << (c.order == moe::GateUpOrder::interleaved ? " interleaved" : "") << " threads " << c.threads;
+               << " shared " << c.shared_intermediate << " order " << static_cast<int>(c.order) << " threads "
+               << c.threads;
   }
 };
 

@@ -9,6 +9,7 @@
 #include "cuda/cta/element.cuh"
 #include "cuda/kernels/combine/policy.h"
 #include "cuda/ptx/cluster.cuh"
+#include "tessera/core/dtype.h"
 
 namespace tessera::kernels::combine {
 
@@ -18,18 +19,28 @@ inline constexpr int kChunkElements = 8;
 struct Params {
   const uint4* rows;           // [R, H / 8]
   const int32_t* token_row;    // [T, k + S]
-  const float* topk_weights;   // [T, k]
+  const void* topk_weights;    // [T, k] of topk_weights_dtype
   uint4* out;                  // [T, H / 8]
   int64_t num_chunks;          // T * H / 8
   int32_t row_chunks;          // H / 8
   int32_t top_k;               // k + S
   int32_t num_shared_experts;  // S
   const float* shared_weight;  // [T] or null
+  DType topk_weights_dtype;
 };
+
+__device__ inline float topk_weight(const Params& params, int64_t index) {
+  switch (params.topk_weights_dtype) {
+    case DType::f32: return static_cast<const float*>(params.topk_weights)[index];
+    case DType::bf16: return cta::to_float(static_cast<const __nv_bfloat16*>(params.topk_weights)[index]);
+    case DType::f16: return cta::to_float(static_cast<const __half*>(params.topk_weights)[index]);
+  }
+  return 0.0f;
+}
 
 __device__ inline float slot_weight(const Params& params, int32_t token, int32_t slot) {
   const int32_t routed_slots = params.top_k - params.num_shared_experts;
-  if (slot < routed_slots) return params.topk_weights[static_cast<int64_t>(token) * routed_slots + slot];
+  if (slot < routed_slots) return topk_weight(params, static_cast<int64_t>(token) * routed_slots + slot);
   return params.shared_weight == nullptr ? 1.0f : params.shared_weight[token];
 }
 

@@ -22,6 +22,7 @@ void launch(const Args& args, cudaStream_t stream) {
   params.rows = static_cast<const uint4*>(args.rows);
   params.token_row = args.token_row;
   params.topk_weights = args.topk_weights;
+  params.topk_weights_dtype = args.topk_weights_dtype;
   params.out = static_cast<uint4*>(args.out);
   params.row_chunks = args.hidden_size / kChunkElements;
   params.num_chunks = static_cast<int64_t>(args.num_tokens) * params.row_chunks;

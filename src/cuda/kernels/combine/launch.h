@@ -16,13 +16,14 @@ struct Args {
   DType dtype;                           // bf16 or f16: of rows and out
   const void* rows;                      // [R, H]
   const int32_t* token_row;              // [T, k + S]
-  const float* topk_weights;             // [T, k]
+  const void* topk_weights;              // [T, k] of topk_weights_dtype
   void* out;                             // [T, H]
   int32_t num_tokens;                    // T; 0 launches nothing
   int32_t top_k;                         // k + S
   int32_t hidden_size;                   // H, a multiple of 8
   int32_t num_shared_experts = 0;        // S: the last slots of a token
   const float* shared_weight = nullptr;  // [T], of all shared experts; null: 1
+  DType topk_weights_dtype = DType::f32;
 };
 
 void launch(const Args& args, cudaStream_t stream);

@@ -21,9 +21,9 @@ __device__ inline void add_bias(float (&acc)[128], const Params& params, const T
     const int in_half = C::kGated ? j % kHalf : j;
     const int column = tile.n_block * C::kOutColumns + in_half * 8 + static_cast<int>(threadIdx.x % 4) * 2;
     if (column >= params.n) continue;  // n is a multiple of 8: the pair is inside or outside together
-    const bool is_up = C::kGated && j >= kHalf;
+    const bool second_half = C::kGated && (j >= kHalf ? 1 : 0) != params.gate_half;
     const int64_t step = C::kGated && params.interleaved ? 2 : 1;
-    const int64_t source = step * column + (is_up ? (params.interleaved ? 1 : params.n) : 0);
+    const int64_t source = step * column + (second_half ? (params.interleaved ? 1 : params.n) : 0);
     const float b0 = cta::to_float(bias[source]);
     const float b1 = cta::to_float(bias[source + step]);
     acc[4 * j + 0] = __fadd_rn(acc[4 * j + 0], b0);

@@ -39,6 +39,7 @@ struct Params {
   int32_t back_every;        // every back_every-th cluster takes tiles from the back of the list; 0: none does
   Activation activation;
   bool interleaved;            // of a gated bias
+  int32_t gate_half;           // which of gate/up, 0 or 1, is gate in a gated weight and bias
   int32_t num_routed_experts;  // experts beyond are shared ones, with a weight of their own and no bias
 };
 
@@ -156,7 +157,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   }
   ptx::wait_for_prerequisites();
 
-  const WeightMaps weight_maps{weight_map, shared_weight_map, params.num_routed_experts};
+  const WeightMaps weight_maps{weight_map, shared_weight_map, params.num_routed_experts, params.gate_half};
   if constexpr (C::kGather) {
     if (warp == 0) load_and_schedule<C>(smem, weight_maps, a_map, params);
     if (warp > 0 && warpgroup == 0) gather_tiles<C>(smem, params, warp - 1);

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "cuda/core/cuda_check.h"
+#include "cuda/core/launch.h"
 #include "cuda/core/tensor_map.h"
 #include "cuda/kernels/expert_gemm/kernel.cuh"
 #include "tessera/core/check.h"
@@ -57,8 +58,7 @@ CUtensorMap out_map(const Args& args) {
 template <class C>
 struct Launch {
   Launch(int32_t num_ctas, bool overlap_previous, cudaStream_t stream) {
-    TESSERA_CUDA_CHECK(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(SharedStorage<C>)));
+    gpu::allow_shared_memory<kernel>(sizeof(SharedStorage<C>));
     attributes[0].id = cudaLaunchAttributeClusterDimension;
     attributes[0].val.clusterDim.x = C::kCluster;
     attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
@@ -92,6 +92,7 @@ void launch_config(const Args& args, const LaunchOptions& options, cudaStream_t 
   params.back_every = options.back_every;
   params.activation = args.activation;
   params.interleaved = args.interleaved;
+  params.gate_half = args.up_first ? 1 : 0;
   params.num_routed_experts = args.num_experts;
   const Launch<C> launch(options.num_ctas, options.overlap_previous, stream);
   TESSERA_CUDA_CHECK(cudaLaunchKernelEx(&launch.config, launch.kernel, weight_map(args), shared_weight_map(args),

@@ -32,6 +32,7 @@ struct Args {
   void* out;
   Activation activation;
   bool interleaved = false;             // gated weight and bias: gate row 0, up row 0, gate row 1, ...
+  bool up_first = false;                // gated weight and bias: all up rows, then all gate rows
   int32_t num_shared_experts = 0;       // S: experts num_experts.. of the plan, S * I wide together, without bias
   const void* shared_weight = nullptr;  // GEMM 1: [2 S I, H] or [S I, H]; GEMM 2: [H, S I]
 };

@@ -12,6 +12,7 @@ struct WeightMaps {
   const CUtensorMap& routed;
   const CUtensorMap& shared;
   int32_t num_routed_experts;
+  int32_t gate_half;  // 1: the first of the weight's two halves is up; in the tile gate always comes first
 };
 
 // The weight tile is two boxes of 128 rows: gate and up rows of the same columns, or two neighbouring row blocks. A CTA
@@ -24,7 +25,7 @@ __device__ inline void load_weight_box(SharedStorage<C>& smem, const WeightMaps&
   const bool is_routed = tile.expert < weights.num_routed_experts;
   const CUtensorMap& map = is_routed ? weights.routed : weights.shared;
   const int32_t expert = is_routed ? tile.expert : tile.expert - weights.num_routed_experts;
-  const int32_t coordinates[4] = {k_begin, row, C::kGated ? half : 0, expert};
+  const int32_t coordinates[4] = {k_begin, row, C::kGated ? half ^ weights.gate_half : 0, expert};
   uint8_t* target = smem.b[stage] + half * C::kBoxBytes;
   if (multicast) {
     constexpr uint16_t kWholeCluster = (1u << C::kCluster) - 1;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cuda/core/cuda_check.h"
+#include "cuda/core/launch.h"
 #include "cuda/core/tensor_map.h"
 #include "cuda/kernels/implicit_gemm/kernel.cuh"
 #include "tessera/batching/plan.h"
@@ -87,8 +88,7 @@ void launch_config(const Params& params, int32_t num_ctas, cudaStream_t stream) 
 
 template <class C>
 void allow_shared_memory() {
-  TESSERA_CUDA_CHECK(cudaFuncSetAttribute(implicit_gemm_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                          sizeof(SharedStorage<C>)));
+  gpu::allow_shared_memory<implicit_gemm_kernel<C>>(sizeof(SharedStorage<C>));
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "cuda/core/cuda_check.h"
+#include "cuda/core/launch.h"
 #include "cuda/kernels/moe_plan/kernel.cuh"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
@@ -22,20 +22,8 @@ void validate(const Args& args) {
     throw Error("plan num_tokens * top_k", str_cat(pairs), "less than 2^30");
 }
 
-template <class Kernel>
-void launch_overlapped(Kernel kernel, int32_t ctas, size_t shared_bytes, cudaStream_t stream, const Params& params) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(ctas));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  TESSERA_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, params));
-}
+// A counter of each expert for each warp.
+size_t shared_bytes(int32_t num_experts) { return static_cast<size_t>(kWarps) * num_experts * sizeof(uint16_t); }
 
 }  // namespace
 
@@ -55,12 +43,12 @@ void launch(const Args& args, cudaStream_t stream) {
   params.num_mapped_experts = args.num_mapped_experts;
   std::copy(std::begin(args.tilings), std::end(args.tilings), std::begin(params.tilings));
   params.plan = args.plan;
-  if (params.chunking.num_chunks > 1) launch_overlapped(count_kernel, params.chunking.num_chunks, 0, stream, params);
-  const size_t shared_bytes = static_cast<size_t>(kWarps) * args.num_experts * sizeof(uint16_t);
-  TESSERA_CUDA_CHECK(
-      cudaFuncSetAttribute(place_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
+  if (params.chunking.num_chunks > 1)
+    gpu::launch_overlapping(count_kernel, params.chunking.num_chunks, kThreads, params, stream);
+  gpu::allow_shared_memory<place_kernel>(shared_bytes(kMaxExperts));
   if (params.chunking.num_chunks == 0) params.chunking.num_chunks = 1;  // an empty plan is still written
-  launch_overlapped(place_kernel, params.chunking.num_chunks + 1, shared_bytes, stream, params);
+  gpu::launch_overlapping(place_kernel, params.chunking.num_chunks + 1, kThreads, params, stream,
+                          shared_bytes(args.num_experts));
 }
 
 }  // namespace tessera::kernels::moe_plan

@@ -1,0 +1,44 @@
+#include <cuda_runtime_api.h>
+
+#include <new>
+
+#include "api/device.h"
+#include "api/status.h"
+#include "cuda/core/cuda_check.h"
+
+namespace tessera::api {
+
+DeviceScope::DeviceScope(int32_t device) {
+  if (device == TESSERA_CPU) return;
+  int current = 0;
+  if (cudaGetDevice(&current) != cudaSuccess || current != device) {
+    cudaGetLastError();  // no driver or no such device: require_usable says so
+    require_usable(device);
+    TESSERA_CUDA_CHECK(cudaGetDevice(&current));
+    TESSERA_CUDA_CHECK(cudaSetDevice(device));
+    previous_ = current;
+  }
+}
+
+DeviceScope::~DeviceScope() {
+  if (previous_ >= 0) cudaSetDevice(previous_);
+}
+
+bool is_device_failure(const std::exception& exception) {
+  return dynamic_cast<const gpu::CudaError*>(&exception) != nullptr;
+}
+
+void* allocate_on_device(size_t bytes) {
+  void* memory = nullptr;
+  const cudaError_t error = cudaMalloc(&memory, bytes);
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    throw std::bad_alloc();
+  }
+  TESSERA_CUDA_CHECK(error);
+  return memory;
+}
+
+void free_on_device(void* memory) { cudaFree(memory); }
+
+}  // namespace tessera::api

@@ -1,0 +1,183 @@
+#include <memory>
+
+#include "api/device.h"
+#include "api/status.h"
+#include "tessera/moe/layer.h"
+#include "tessera/moe/prepare_weights.h"
+#ifdef TESSERA_HAVE_CUDA
+#include "tessera/moe/cuda_router.h"
+#endif
+#include "tessera/moe/router.h"
+#include "tessera/tessera.h"
+
+struct tessera_moe {
+  tessera::moe::Layer layer;
+  int32_t device;
+};
+
+namespace tessera::api {
+namespace {
+
+moe::Device back_end(int32_t device) { return device == TESSERA_CPU ? moe::Device::cpu : moe::Device::cuda; }
+
+DType read_dtype(const char* name, int32_t value) { return read_enum(name, value, DType::bf16); }
+
+tessera_moe_config default_config() {
+  tessera_moe_config config{};
+  config.struct_bytes = sizeof(config);
+  config.dtype = TESSERA_BF16;
+  config.gated = 1;
+  config.activation = TESSERA_SILU;
+  config.alpha = 1.0f;
+  config.device = TESSERA_CPU;
+  return config;
+}
+
+tessera_moe_weights default_weights() {
+  tessera_moe_weights weights{};
+  weights.struct_bytes = sizeof(weights);
+  return weights;
+}
+
+tessera_moe_inputs default_inputs() {
+  tessera_moe_inputs inputs{};
+  inputs.struct_bytes = sizeof(inputs);
+  return inputs;
+}
+
+tessera_router_config default_router_config() {
+  tessera_router_config config{};
+  config.struct_bytes = sizeof(config);
+  config.kind = TESSERA_TOPK_SOFTMAX;
+  config.num_groups = 1;
+  config.topk_groups = 1;
+  config.scale = 1.0f;
+  config.device = TESSERA_CPU;
+  return config;
+}
+
+moe::LayerConfig layer_config(const tessera_moe_config& given) {
+  moe::LayerConfig config;
+  config.hidden_size = given.hidden_size;
+  config.intermediate_size = given.intermediate_size;
+  config.num_experts = given.num_experts;
+  config.top_k = given.top_k;
+  config.dtype = read_dtype("dtype", given.dtype);
+  config.gated = given.gated != 0;
+  config.activation = {read_enum("activation", given.activation, ActivationKind::clamped_swiglu), given.alpha,
+                       given.beta, given.limit};
+  config.first_expert = given.first_expert;
+  config.num_mapped_experts = given.num_mapped_experts;
+  config.shared_intermediate_size = given.shared_intermediate_size;
+  config.gate_up_order = read_enum("gate_up_order", given.gate_up_order, moe::GateUpOrder::up_first);
+  return config;
+}
+
+std::unique_ptr<tessera_moe> create(const tessera_moe_config* given_config, const tessera_moe_weights* given_weights) {
+  const tessera_moe_config config = read_struct("config", given_config, default_config());
+  const tessera_moe_weights weights = read_struct("weights", given_weights, default_weights());
+  const moe::LayerWeights layer_weights{weights.gate_up,   weights.down,           weights.gate_up_bias,
+                                        weights.down_bias, weights.shared_gate_up, weights.shared_down,
+                                        weights.expert_map};
+  const DeviceScope scope(config.device);
+  if (!moe::device_available(back_end(config.device))) require_usable(config.device);
+  return std::unique_ptr<tessera_moe>(new tessera_moe{
+      moe::Layer(layer_config(config), layer_weights, {back_end(config.device), config.num_threads}), config.device});
+}
+
+void run(const tessera_moe& layer, const tessera_moe_inputs& given, void* workspace, size_t workspace_bytes,
+         void* stream) {
+  moe::LayerInputs inputs;
+  inputs.x = given.x;
+  inputs.topk_ids = given.topk_ids;
+  inputs.ids_are_64_bit = given.ids_are_64_bit != 0;
+  inputs.topk_weights = given.topk_weights;
+  inputs.out = given.out;
+  inputs.num_tokens = given.num_tokens;
+  inputs.shared_weight = given.shared_weight;
+  inputs.topk_weights_dtype = read_dtype("topk_weights_dtype", given.topk_weights_dtype);
+  const DeviceScope scope(layer.device);
+  layer.layer.run(inputs, workspace, workspace_bytes, static_cast<CUstream_st*>(stream));
+}
+
+void route(const tessera_router_config& given, const moe::RouterInputs& inputs, void* stream) {
+  RouterConfig config;
+  config.kind = read_enum("kind", given.kind, RouterKind::sigmoid_renormalize);
+  config.num_experts = given.num_experts;
+  config.top_k = given.top_k;
+  config.num_groups = given.num_groups;
+  config.topk_groups = given.topk_groups;
+  config.scale = given.scale;
+  config.logits_dtype = read_dtype("logits_dtype", given.logits_dtype);
+  if (given.device == TESSERA_CPU) {
+    if (stream != nullptr) throw Error("stream", "a stream", "none: the router runs on the CPU");
+    return moe::route(config, inputs);
+  }
+  const DeviceScope scope(given.device);
+#ifdef TESSERA_HAVE_CUDA
+  if (!moe::device_available(moe::Device::cuda)) require_usable(given.device);
+  moe::cuda_route(config, inputs, static_cast<CUstream_st*>(stream));
+#endif
+}
+
+}  // namespace
+}  // namespace tessera::api
+
+using namespace tessera::api;  // the functions below are C's and stand in no namespace
+
+extern "C" {
+
+void tessera_moe_config_init(tessera_moe_config* config) {
+  if (config != nullptr) *config = default_config();
+}
+void tessera_moe_weights_init(tessera_moe_weights* weights) {
+  if (weights != nullptr) *weights = default_weights();
+}
+void tessera_moe_inputs_init(tessera_moe_inputs* inputs) {
+  if (inputs != nullptr) *inputs = default_inputs();
+}
+void tessera_router_config_init(tessera_router_config* config) {
+  if (config != nullptr) *config = default_router_config();
+}
+
+tessera_status tessera_moe_create(const tessera_moe_config* config, const tessera_moe_weights* weights,
+                                  tessera_moe** layer) {
+  return guarded([&] {
+    require("layer", layer);
+    *layer = create(config, weights).release();
+  });
+}
+
+void tessera_moe_destroy(tessera_moe* layer) { delete layer; }
+
+tessera_status tessera_moe_workspace_bytes(const tessera_moe* layer, int32_t max_tokens, size_t* bytes) {
+  return guarded([&] { require("bytes", bytes) = require("layer", layer).layer.workspace_bytes(max_tokens); });
+}
+
+tessera_status tessera_moe_run(const tessera_moe* layer, const tessera_moe_inputs* inputs, void* workspace,
+                               size_t workspace_bytes, void* stream) {
+  return guarded([&] {
+    run(require("layer", layer), read_struct("inputs", inputs, default_inputs()), workspace, workspace_bytes, stream);
+  });
+}
+
+tessera_status tessera_moe_prepare_weights(const tessera_moe_config* config, const void* gate_up, const void* down,
+                                           void* prepared_gate_up, void* prepared_down, void* stream) {
+  return guarded([&] {
+    const tessera_moe_config known = read_struct("config", config, default_config());
+    const DeviceScope scope(known.device);
+    tessera::moe::prepare_weights(layer_config(known), {gate_up, down}, {prepared_gate_up, prepared_down},
+                                  back_end(known.device), static_cast<CUstream_st*>(stream));
+  });
+}
+
+tessera_status tessera_route(const tessera_router_config* config, int32_t num_tokens, const void* logits,
+                             const float* bias, int32_t* topk_ids, float* topk_weights, int32_t* num_nan_rows,
+                             void* stream) {
+  return guarded([&] {
+    route(read_struct("config", config, default_router_config()),
+          {logits, bias, topk_ids, topk_weights, num_nan_rows, num_tokens}, stream);
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,26 @@
+// Where things lie in a layer's weights and inputs on the host.
+#pragma once
+
+#include <cstdint>
+
+#include "tessera/core/dtype.h"
+#include "tessera/moe/layer_config.h"
+
+namespace tessera::moe {
+
+/// First gate row and first up row of an expert's [2I, H], for the orders that keep them together.
+constexpr int64_t gate_begin(GateUpOrder order, int64_t intermediate_size) {
+  return order == GateUpOrder::up_first ? intermediate_size : 0;
+}
+constexpr int64_t up_begin(GateUpOrder order, int64_t intermediate_size) {
+  return order == GateUpOrder::up_first ? 0 : intermediate_size;
+}
+
+/// Routing weight number `slot` of [T, k], as float (exact).
+inline float topk_weight(const LayerInputs& inputs, int64_t slot) {
+  if (inputs.topk_weights_dtype == DType::f32) return static_cast<const float*>(inputs.topk_weights)[slot];
+  const uint16_t bits = static_cast<const uint16_t*>(inputs.topk_weights)[slot];
+  return inputs.topk_weights_dtype == DType::bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+}
+
+}  // namespace tessera::moe

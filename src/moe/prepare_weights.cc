@@ -1,0 +1,53 @@
+#include "tessera/moe/prepare_weights.h"
+
+#include "cpu/transpose.h"
+#include "moe/layer_back_end.h"
+#include "moe/validation.h"
+#include "tessera/core/error.h"
+
+namespace tessera::moe {
+namespace {
+
+constexpr size_t kAlignment = 16;
+
+// One of the two weights: null on both sides or on none.
+struct Matrices {
+  const char* name;
+  const char* prepared_name;
+  const void* from;
+  void* to;
+  int32_t rows;
+  int32_t columns;
+};
+
+void transpose(const LayerConfig& config, const Matrices& m, Device device, CUstream_st* stream) {
+  if (m.from == nullptr && m.to == nullptr) return;
+  const char* memory = device == Device::cpu ? "host memory" : "device memory";
+  require_pointer(m.name, m.from, memory, kAlignment);
+  require_pointer(m.prepared_name, m.to, memory, kAlignment);
+  if (device == Device::cpu) {
+    return cpu::transpose(m.from, m.to, config.num_experts, m.rows, m.columns, dtype_size(config.dtype));
+  }
+#ifdef TESSERA_HAVE_CUDA
+  transpose_on_device(m.from, m.to, config.num_experts, m.rows, m.columns, stream);
+#else
+  static_cast<void>(stream);
+#endif
+}
+
+}  // namespace
+
+void prepare_weights(const LayerConfig& config, const TransposedWeights& from, const PreparedWeights& to, Device device,
+                     CUstream_st* stream) {
+  validate_sizes(config, device == Device::cpu);
+  if (device == Device::cpu && stream != nullptr) throw Error("stream", "a stream", "none: the weights are on the CPU");
+  if (!device_available(device))
+    throw Error("device", "no Hopper GPU or a build without CUDA", "a Hopper GPU, or the CPU");
+  const int32_t wide = config.intermediate_size * (config.gated ? 2 : 1);
+  transpose(config, {"gate_up weight", "prepared gate_up", from.gate_up, to.gate_up, config.hidden_size, wide}, device,
+            stream);
+  transpose(config, {"down weight", "prepared down", from.down, to.down, config.intermediate_size, config.hidden_size},
+            device, stream);
+}
+
+}  // namespace tessera::moe

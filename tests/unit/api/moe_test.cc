@@ -1,0 +1,236 @@
+// The C interface of the MoE layer and the router against the C++ one, bit for bit, and its errors, word for word.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstring>
+#include <thread>
+
+#include "tessera/moe/router.h"
+#include "tessera/tessera.h"
+#include "unit/moe/layer_case.h"
+
+namespace tessera::testing {
+namespace {
+
+/// The C structures of a case, as a C program would fill them.
+struct CLayer {
+  explicit CLayer(const LayerData& data) {
+    const moe::LayerConfig from = data.config();
+    tessera_moe_config_init(&config);
+    config.hidden_size = from.hidden_size;
+    config.intermediate_size = from.intermediate_size;
+    config.num_experts = from.num_experts;
+    config.top_k = from.top_k;
+    config.dtype = static_cast<int32_t>(from.dtype);
+    config.gated = from.gated ? 1 : 0;
+    config.activation = static_cast<int32_t>(from.activation.kind);
+    config.alpha = from.activation.alpha;
+    config.beta = from.activation.beta;
+    config.limit = from.activation.limit;
+    config.gate_up_order = static_cast<int32_t>(from.gate_up_order);
+    config.first_expert = from.first_expert;
+    config.num_mapped_experts = from.num_mapped_experts;
+    config.shared_intermediate_size = from.shared_intermediate_size;
+    config.num_threads = 1;
+    const moe::LayerWeights w = data.weights();
+    tessera_moe_weights_init(&weights);
+    weights.gate_up = w.gate_up;
+    weights.down = w.down;
+    weights.gate_up_bias = w.gate_up_bias;
+    weights.down_bias = w.down_bias;
+    weights.shared_gate_up = w.shared_gate_up;
+    weights.shared_down = w.shared_down;
+    weights.expert_map = w.expert_map;
+    const moe::LayerInputs i = data.inputs();
+    tessera_moe_inputs_init(&inputs);
+    inputs.num_tokens = i.num_tokens;
+    inputs.ids_are_64_bit = i.ids_are_64_bit ? 1 : 0;
+    inputs.x = i.x;
+    inputs.topk_ids = i.topk_ids;
+    inputs.topk_weights = i.topk_weights;
+    inputs.shared_weight = i.shared_weight;
+  }
+  ~CLayer() { tessera_moe_destroy(layer); }
+
+  tessera_status create() { return tessera_moe_create(&config, &weights, &layer); }
+
+  tessera_moe_config config;
+  tessera_moe_weights weights;
+  tessera_moe_inputs inputs;
+  tessera_moe* layer = nullptr;
+};
+
+TEST(CApi, LayerEqualsTheCxxLayer) {
+  const LayerCase cases[] = {
+      {.hidden = 72, .tokens = 130, .bias = true, .ids_are_64_bit = true, .shared_intermediate = 24},
+      {.dtype = DType::f32, .gated = false, .activation = {ActivationKind::relu_squared}, .mapped = 13},
+      {.routing = "bad",
+       .dtype = DType::f16,
+       .activation = {ActivationKind::clamped_swiglu, 1.702f, 1.0f, 0.75f},
+       .first_expert = 3,
+       .shared_intermediate = 64,
+       .shared_weight = true,
+       .order = moe::GateUpOrder::up_first},
+      {.tokens = 0},
+  };
+  for (const LayerCase& c : cases) {
+    const LayerData data(c);
+    CLayer c_layer(data);
+    ASSERT_EQ(c_layer.create(), TESSERA_OK) << tessera_last_error();
+    size_t bytes = 0;
+    ASSERT_EQ(tessera_moe_workspace_bytes(c_layer.layer, c.tokens, &bytes), TESSERA_OK);
+    GuardedBytes workspace(bytes), out(static_cast<size_t>(c.tokens * c.hidden) * dtype_size(c.dtype));
+    c_layer.inputs.out = out.data();
+    ASSERT_EQ(tessera_moe_run(c_layer.layer, &c_layer.inputs, workspace.data(), bytes, nullptr), TESSERA_OK)
+        << tessera_last_error();
+    EXPECT_TRUE(out.guards_intact() && workspace.guards_intact());
+    EXPECT_EQ(std::vector<std::byte>(out.data(), out.data() + out.size()), data.run()) << c;
+  }
+}
+
+TEST(CApi, ErrorsNameTheArgument) {
+  const LayerData data({.hidden = 64});
+  CLayer c_layer(data);
+  c_layer.config.hidden_size = 63;
+  EXPECT_EQ(c_layer.create(), TESSERA_INVALID_ARGUMENT);
+  EXPECT_STREQ(tessera_last_error(), "hidden_size: got 63, expected a positive multiple of 8");
+  EXPECT_STREQ(tessera_last_error_where(), "hidden_size");
+  EXPECT_EQ(c_layer.layer, nullptr);
+  c_layer.config.hidden_size = 64;
+  c_layer.config.activation = 99;
+  EXPECT_EQ(c_layer.create(), TESSERA_INVALID_ARGUMENT);
+  EXPECT_STREQ(tessera_last_error(), "activation: got 99, expected 0..6");
+  c_layer.config.activation = TESSERA_SILU;
+  EXPECT_EQ(tessera_moe_create(nullptr, &c_layer.weights, &c_layer.layer), TESSERA_INVALID_ARGUMENT);
+  EXPECT_STREQ(tessera_last_error(), "config: got a null pointer, expected an address");
+  EXPECT_EQ(tessera_moe_create(&c_layer.config, &c_layer.weights, nullptr), TESSERA_INVALID_ARGUMENT);
+  EXPECT_STREQ(tessera_last_error_where(), "layer");
+  size_t bytes = 0;
+  EXPECT_EQ(tessera_moe_workspace_bytes(nullptr, 1, &bytes), TESSERA_INVALID_ARGUMENT);
+  ASSERT_EQ(c_layer.create(), TESSERA_OK);
+  EXPECT_EQ(tessera_moe_workspace_bytes(c_layer.layer, -1, &bytes), TESSERA_INVALID_ARGUMENT);
+  EXPECT_STREQ(tessera_last_error_where(), "max_tokens");
+  ASSERT_EQ(tessera_moe_workspace_bytes(c_layer.layer, 65, &bytes), TESSERA_OK);
+  GuardedBytes workspace(bytes), out(size_t{65} * 64 * 2);
+  c_layer.inputs.out = out.data();
+  EXPECT_EQ(tessera_moe_run(c_layer.layer, &c_layer.inputs, workspace.data(), bytes - 1, nullptr),
+            TESSERA_INVALID_ARGUMENT);
+  EXPECT_STREQ(tessera_last_error_where(), "workspace");
+  c_layer.inputs.topk_weights_dtype = 3;
+  EXPECT_EQ(tessera_moe_run(c_layer.layer, &c_layer.inputs, workspace.data(), bytes, nullptr),
+            TESSERA_INVALID_ARGUMENT);
+  EXPECT_STREQ(tessera_last_error(), "topk_weights_dtype: got 3, expected 0..2");
+  int stream = 0;
+  c_layer.inputs.topk_weights_dtype = TESSERA_F32;
+  EXPECT_EQ(tessera_moe_run(c_layer.layer, &c_layer.inputs, workspace.data(), bytes, &stream),
+            TESSERA_INVALID_ARGUMENT);
+  EXPECT_STREQ(tessera_last_error_where(), "stream");
+  tessera_moe_destroy(nullptr);
+}
+
+TEST(CApi, TheLastErrorIsTheThreadsOwn) {
+  EXPECT_EQ(tessera_moe_create(nullptr, nullptr, nullptr), TESSERA_INVALID_ARGUMENT);
+  std::thread([] {
+    EXPECT_STREQ(tessera_last_error(), "");
+    EXPECT_STREQ(tessera_last_error_where(), "");
+  }).join();
+  EXPECT_STREQ(tessera_last_error_where(), "layer");
+}
+
+// A program built with a header that ended before num_threads passes a shorter structure: what it knows is read.
+TEST(CApi, OlderStructuresAreRead) {
+  const LayerData data({.hidden = 64});
+  CLayer c_layer(data);
+  c_layer.config.struct_bytes = offsetof(tessera_moe_config, num_threads);
+  c_layer.config.num_threads = -5;  // beyond what it says it has
+  EXPECT_EQ(c_layer.create(), TESSERA_OK) << tessera_last_error();
+  for (const size_t bytes : {size_t{0}, sizeof(size_t) - 1, sizeof(tessera_moe_config) + 1}) {
+    CLayer other(data);
+    other.config.struct_bytes = bytes;
+    EXPECT_EQ(other.create(), TESSERA_INVALID_ARGUMENT) << bytes;
+    EXPECT_STREQ(tessera_last_error_where(), "config struct_bytes");
+  }
+}
+
+TEST(CApi, DevicesThatAreNotThere) {
+  EXPECT_EQ(tessera_device_check(TESSERA_CPU), TESSERA_OK);
+  const int32_t beyond = tessera_num_devices() + 5;
+  const tessera_status expected = tessera_num_devices() == 0 ? TESSERA_UNAVAILABLE : TESSERA_INVALID_ARGUMENT;
+  EXPECT_EQ(tessera_device_check(beyond), expected);
+  EXPECT_STREQ(tessera_last_error_where(), "device");
+  const LayerData data({.hidden = 64});
+  CLayer c_layer(data);
+  c_layer.config.device = beyond;
+  EXPECT_EQ(c_layer.create(), expected);
+  void* memory = &c_layer;
+  EXPECT_EQ(tessera_allocate(beyond, 16, &memory), expected);
+  EXPECT_EQ(memory, nullptr);
+  char name[64];
+  EXPECT_EQ(tessera_device_name(beyond, name, sizeof(name)), expected);
+  EXPECT_EQ(tessera_device_name(TESSERA_CPU, name, sizeof(name)), TESSERA_OK);
+  EXPECT_EQ(std::string(name).rfind("CPU, ", 0), 0u) << name;
+  EXPECT_EQ(tessera_device_name(TESSERA_CPU, name, 4), TESSERA_OK);
+  EXPECT_STREQ(name, "CPU");
+  EXPECT_EQ(tessera_device_name(TESSERA_CPU, name, 0), TESSERA_INVALID_ARGUMENT);
+}
+
+TEST(CApi, HostMemory) {
+  void* memory = nullptr;
+  ASSERT_EQ(tessera_allocate(TESSERA_CPU, 1000, &memory), TESSERA_OK);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(memory) % 256, 0u);
+  std::memset(memory, 1, 1000);
+  tessera_free(TESSERA_CPU, memory);
+  EXPECT_EQ(tessera_allocate(TESSERA_CPU, 0, &memory), TESSERA_OK);
+  EXPECT_EQ(memory, nullptr);
+  tessera_free(TESSERA_CPU, nullptr);
+  EXPECT_EQ(tessera_allocate(TESSERA_CPU, SIZE_MAX, &memory), TESSERA_OUT_OF_MEMORY);
+  EXPECT_STREQ(tessera_version(), "0.1.0");
+}
+
+TEST(CApi, PreparedWeightsAreTheTranspose) {
+  const LayerData data({.hidden = 64, .intermediate = 72, .experts = 2});
+  CLayer c_layer(data);
+  GuardedBytes columns(size_t{2} * 64 * 72 * 2), rows(columns.size());
+  // [E, H, I] to [E, I, H] by the same function, then back.
+  ASSERT_EQ(
+      tessera_moe_prepare_weights(&c_layer.config, nullptr, data.weights().down, nullptr, columns.data(), nullptr),
+      TESSERA_OK)
+      << tessera_last_error();
+  std::swap(c_layer.config.hidden_size, c_layer.config.intermediate_size);
+  ASSERT_EQ(tessera_moe_prepare_weights(&c_layer.config, nullptr, columns.data(), nullptr, rows.data(), nullptr),
+            TESSERA_OK);
+  EXPECT_EQ(std::memcmp(rows.data(), data.weights().down, rows.size()), 0);
+  EXPECT_NE(std::memcmp(columns.data(), data.weights().down, rows.size()), 0);
+}
+
+TEST(CApi, RouteEqualsTheCxxRouter) {
+  const int32_t tokens = 33, experts = 12, k = 3;
+  Buffer<float> logits(size_t{33} * 12), bias(12);
+  for (size_t i = 0; i < logits.size(); ++i) logits.data()[i] = static_cast<float>((i * 37) % 101) / 17.0f;
+  for (size_t i = 0; i < 12; ++i) bias.data()[i] = static_cast<float>(i % 5) / 7.0f;
+  for (int32_t kind = 0; kind <= TESSERA_SIGMOID_RENORMALIZE; ++kind) {
+    const bool grouped = kind == TESSERA_SIGMOID_GROUPED;
+    RouterConfig config{.kind = static_cast<RouterKind>(kind), .num_experts = experts, .top_k = k, .scale = 2.5f};
+    tessera_router_config c_config;
+    tessera_router_config_init(&c_config);
+    c_config.kind = kind;
+    c_config.num_experts = experts;
+    c_config.top_k = k;
+    c_config.scale = 2.5f;
+    if (grouped) config.num_groups = c_config.num_groups = 4;
+    if (grouped) config.topk_groups = c_config.topk_groups = 2;
+    std::vector<int32_t> ids(99), c_ids(99);
+    std::vector<float> weights(99), c_weights(99);
+    const float* used_bias = grouped ? bias.data() : nullptr;
+    moe::route(config, {logits.data(), used_bias, ids.data(), weights.data(), nullptr, tokens});
+    ASSERT_EQ(
+        tessera_route(&c_config, tokens, logits.data(), used_bias, c_ids.data(), c_weights.data(), nullptr, nullptr),
+        TESSERA_OK)
+        << tessera_last_error();
+    EXPECT_EQ(c_ids, ids) << kind;
+    EXPECT_EQ(c_weights, weights) << kind;
+  }
+}
+
+}  // namespace
+}  // namespace tessera::testing
