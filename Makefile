@@ -25,7 +25,7 @@ test:
 gpu-test:
 	@cmake --preset cuda --log-level=WARNING
 	@cmake --build --preset cuda
-	@tests/gpu/run.sh build/cuda core moe classifier $$([ $$(nvidia-smi -L | wc -l) -ge 2 ] && echo multi_gpu)
+	@tests/gpu/run.sh build/cuda core moe classifier python $$([ $$(nvidia-smi -L | wc -l) -ge 2 ] && echo multi_gpu)
 
 #   make bench   measures the CPU back end and writes bench/results/
 bench:

@@ -56,9 +56,9 @@ def moe(
 
     gate_up and down may also be views whose last two dimensions are swapped back, as ``prepare_weights`` returns.
     ``out`` and ``workspace`` (one-dimensional uint8 of at least ``workspace_bytes``) are allocated where not given, by
-    PyTorch or NumPy; for tensors of other frameworks they must be given. Under ``torch.compile`` and in CUDA graphs it
-    is the operator ``torch.ops.tessera.moe``. Inference only: tensors that require grad raise RuntimeError unless grad
-    mode is off.
+    PyTorch or NumPy; for tensors of other frameworks they must be given. ``out`` may not overlap ``x``. Under
+    ``torch.compile`` and in CUDA graphs it is the operator ``torch.ops.tessera.moe``. Inference only: tensors that
+    require grad raise RuntimeError unless grad mode is off.
     """
 
 class MoELayer:
@@ -112,7 +112,8 @@ class MoELayer:
 def prepare_weights(
     gate_up: Array, down: Array, *, gated: bool = True, stream: int | None = None
 ) -> tuple[Array, Array]:
-    """From transposed weights gate_up [E, H, 2I], down [E, I, H] to contiguous [E, 2I, H], [E, H, I], once at load."""
+    """From transposed weights gate_up [E, H, 2I], down [E, I, H] to contiguous [E, 2I, H], [E, H, I], once at load.
+    NumPy arrays and PyTorch tensors."""
 
 def route(
     logits: Array,

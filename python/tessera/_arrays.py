@@ -54,6 +54,12 @@ class View:
                     self.dtype, self.itemsize, self.device, self.writable, self.owner)
 
 
+def kind_of(value):
+    """The name of a value's type in a message: "list", "cupy.ndarray"."""
+    module = type(value).__module__
+    return type(value).__name__ if module == "builtins" else f"{module}.{type(value).__name__}"
+
+
 def device_name(device):
     return "the CPU" if device == CPU else f"cuda:{device}"
 
@@ -80,7 +86,7 @@ def view(name, value, stream=None, inference=True):
     if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
         device = _dlpack.device(name, value)
         return View(*_dlpack.read(name, value, device, current_stream(value, device) if stream is None else stream))
-    raise TypeError(wrong(name, type(value).__name__,
+    raise TypeError(wrong(name, kind_of(value),
                           "a NumPy array, a PyTorch tensor, or an object with __dlpack__ and __dlpack_device__"))
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy
 
 from . import _native
+from ._arrays import kind_of
 from ._moe import choice, integer, real
 from ._native import CPU, check, lib, use_cuda, wrong
 
@@ -116,7 +117,7 @@ class Classifier:
         shape = (self.embedding_size, self.sequence_length) if self._takes_embeddings else (self.sequence_length,)
         dtype = numpy.dtype(numpy.float32 if self._takes_embeddings else numpy.int32)
         if not isinstance(inputs, numpy.ndarray) or isinstance(inputs, numpy.ma.MaskedArray):
-            raise TypeError(wrong(name, type(inputs).__name__, "a NumPy array"))
+            raise TypeError(wrong(name, kind_of(inputs), "a NumPy array"))
         if inputs.dtype != dtype:
             raise TypeError(wrong(name, inputs.dtype, dtype))
         if inputs.shape[1:] != shape or inputs.ndim != len(shape) + 1:

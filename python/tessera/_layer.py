@@ -5,7 +5,7 @@ import ctypes
 import numpy
 
 from . import _moe, _native
-from ._arrays import (VECTOR_BYTES, View, require_device, require_memory, require_shape,
+from ._arrays import (VECTOR_BYTES, View, kind_of, require_device, require_memory, require_shape,
                       require_type, same_memory, torch_tensors, view)
 from ._native import CPU, DTYPES, check, lib, use_cuda, wrong
 
@@ -80,7 +80,7 @@ def _prepare(gate_up, down, gated, stream, of_any_framework):
     given, address = _moe.read_x(gate_up, stream, "gate_up")
     torch = torch_tensors(gate_up)
     if not (of_any_framework or torch or isinstance(gate_up, numpy.ndarray)):
-        raise TypeError(wrong("gate_up", type(gate_up).__name__, "a NumPy array or a PyTorch tensor; MoELayer with "
+        raise TypeError(wrong("gate_up", kind_of(gate_up), "a NumPy array or a PyTorch tensor; MoELayer with "
                                                                  "transposed=True takes any"))
 
     def allocate(like, shape):
@@ -104,7 +104,7 @@ def route(logits, top_k, *, kind="topk_softmax", bias=None, num_groups=1, topk_g
     float32). NumPy arrays and PyTorch tensors."""
     torch = torch_tensors(logits)
     if torch is None and not isinstance(logits, numpy.ndarray):
-        raise TypeError(wrong("logits", type(logits).__name__, "a NumPy array or a PyTorch tensor"))
+        raise TypeError(wrong("logits", kind_of(logits), "a NumPy array or a PyTorch tensor"))
     given, address = _moe.read_x(logits, stream, "logits")
     require_type("logits", given, DTYPES)
     require_shape("logits", given, (None, None), "[T, E]")

@@ -9,7 +9,7 @@ import threading
 import numpy
 
 from . import _native
-from ._arrays import (VECTOR_BYTES, current_stream, read_stream, require_apart, require_device, require_memory,
+from ._arrays import (VECTOR_BYTES, current_stream, kind_of, read_stream, require_apart, require_device, require_memory,
                       require_shape, require_type, torch_tensors, view)
 from ._native import CPU, DTYPES, INPUTS_BYTES, PACK_INPUTS, check, lib, use_cuda, wrong
 
@@ -316,7 +316,7 @@ def _make_results(x, num_tokens, layer, out, workspace, needed, address):
         made = numpy.empty((num_tokens, layer.hidden_size), x.dtype), numpy.empty(needed, numpy.uint8)
     else:
         name = "out" if out is None else "workspace"
-        raise ValueError(wrong(name, None, f"an array: none is allocated for {type(x).__name__}"))
+        raise ValueError(wrong(name, None, f"an array: none is allocated for {kind_of(x)}"))
     return made[0] if out is None else out, made[1] if workspace is None else workspace
 
 

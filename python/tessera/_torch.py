@@ -110,8 +110,8 @@ def _run_plain(layer, x, topk_ids, topk_weights, shared_weight, out, workspace, 
     needed = layer.known_workspace_bytes.get(num_tokens) or layer.workspace_bytes(num_tokens)
     if out is None:
         out = _empty_like(x)
-    elif type(out) is not _Tensor or out.dtype is not layer.torch_dtype or out.shape != shape or out.device != device or (
-            not out.is_contiguous()):
+    elif (type(out) is not _Tensor or out.dtype is not layer.torch_dtype or out.shape != shape or out.device != device
+          or not out.is_contiguous()):
         return None
     if workspace is None:
         workspace = _empty(needed, dtype=_uint8, device=device)

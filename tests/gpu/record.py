@@ -5,16 +5,19 @@
   record.py hash SUITE                the hash of a suite's sources
   record.py run BUILD_DIR SUITE...    runs prebuilt tests and the sanitizers on this machine's GPU and writes RECORD.json
 
+A suite of suites.json is a GoogleTest program, run again under each sanitizer, or a folder of Python tests of the package.
 A kernel change without its GPU run is an error. Where no GPU can be had, STALE.md names the hash it excuses and why; the
 check then passes with a warning. Needs Python only: neither git nor a compiler.
 """
 import argparse
 import datetime
 import hashlib
+import importlib.metadata
 import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -23,6 +26,8 @@ ROOT = HERE.parent.parent
 RECORD, STALE, SUITES = HERE / "RECORD.json", HERE / "STALE.md", HERE / "suites.json"
 SOURCE_SUFFIXES = (".h", ".cuh", ".cc", ".cu")
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+CLEAN = "0 errors, planted bug found"
+PACKAGES = ("torch", "transformers", "cupy-cuda13x", "cupy-cuda12x", "numpy")  # of a Python run, where they are installed
 
 
 def suites():
@@ -32,9 +37,10 @@ def suites():
 def sources_sha256(suite):
     """One hash over the names and contents of every source of the suite, in the order of their names."""
     digest = hashlib.sha256()
+    suffixes = SOURCE_SUFFIXES + tuple(suites()[suite].get("suffixes", ()))
     files = {path for pattern in suites()[suite]["sources"] for path in ROOT.glob(pattern)}
     for path in sorted(files):
-        if path.is_file() and path.suffix in SOURCE_SUFFIXES:
+        if path.is_file() and path.suffix in suffixes:
             digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
@@ -47,8 +53,7 @@ def check():
     for suite in suites():
         current, entry = sources_sha256(suite), record.get(suite)
         if entry and entry["sources_sha256"] == current:
-            bad_tools = [tool for tool in TOOLS if entry["sanitizer"].get(tool) != "0 errors, planted bug found"]
-            if entry["failed"] or entry["skipped"] or not entry["passed"] or bad_tools:
+            if entry["failed"] or entry["skipped"] or not entry["passed"] or not sanitized(suite, entry["sanitizer"]):
                 problems.append(f"suite {suite}: the recorded run did not pass in full: {entry}")
         elif current in excuses:
             warnings.append(f"WARNING: suite {suite} has NOT run on a GPU since its sources changed; tests/gpu/STALE.md "
@@ -59,11 +64,17 @@ def check():
     return problems, warnings
 
 
-def run(command, timeout):
+def sanitized(suite, results):
+    """Whether every tool found nothing but its planted bug, or suites.json says why this suite runs under none."""
+    why_none = suites()[suite].get("sanitizer")
+    return results == (why_none or {tool: CLEAN for tool in TOOLS})
+
+
+def run(command, timeout, env=None):
     """(exit code, output); a hang is exit code 124."""
     try:
         done = subprocess.run([str(c) for c in command], text=True, errors="replace", timeout=timeout,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})})
         return done.returncode, done.stdout
     except subprocess.TimeoutExpired as late:
         return 124, f"no end within {timeout} s\n{late.stdout or ''}"
@@ -94,7 +105,7 @@ def run_sanitizers(program, subset, planted_bug):
         ran = re.search(r"\[  PASSED  \] (\d+) test", output)
         found, _ = run([*base, planted_bug, tool], timeout=120)
         if clean and ran and int(ran[1]) > 0 and found == 99:
-            results[tool] = "0 errors, planted bug found"
+            results[tool] = CLEAN
         else:
             results[tool] = f"exit {code}, tests {ran[1] if ran else 0}, planted bug exit {found}"
             print(output[-4000:])
@@ -111,12 +122,54 @@ def machine():
     return {"gpu": gpu, "driver": driver}
 
 
+def run_python_tests(build_dir, folder):
+    """Counts of the tests in a folder, run with the package of this tree and the library of the build."""
+    package = build_dir / "python" / "tessera"
+    shutil.rmtree(package, ignore_errors=True)
+    shutil.copytree(ROOT / "python" / "tessera", package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    shutil.copy(build_dir / "libtessera.so", package)
+    path = os.pathsep.join([str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "unittest", "discover", "-v", "-s", ROOT / folder, "-p", "test_*.py"]
+    code, output = run(command, timeout=570, env={"PYTHONPATH": path, "TESSERA_LIBRARY": ""})
+    print(output[-12000:])
+    return count_unittest(code, output)
+
+
+def count_unittest(code, output):
+    """Counts from the last lines that unittest writes."""
+    ran = re.search(r"^Ran (\d+) tests?", output, re.M)
+    if ran is None:
+        return {"passed": 0, "failed": 1, "skipped": 0}
+    counts = dict(re.findall(r"(failures|errors|skipped|unexpected successes)=(\d+)", output[ran.end():]))
+    skipped = int(counts.pop("skipped", 0))
+    failed = sum(map(int, counts.values()))
+    failed += code != 0 and failed == 0
+    return {"passed": max(int(ran[1]) - skipped - failed, 0), "failed": failed, "skipped": skipped}
+
+
+def versions():
+    """{package: version} of what is installed."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return found
+
+
 def run_suite(build_dir, suite):
-    program = build_dir / "tests" / "gpu" / f"gpu_test_{suite}"
-    code, toolkit = run([program, "--toolkit"], timeout=60)
-    entry = {**run_tests(program), "sources_sha256": sources_sha256(suite), **machine(),
-             "toolkit": toolkit.strip() if code == 0 else "unknown", "date": datetime.date.today().isoformat(),
-             "sanitizer": run_sanitizers(program, suites()[suite]["sanitized"], build_dir / "tests" / "gpu" / "gpu_planted_bug")}
+    known = suites()[suite]
+    entry = {"sources_sha256": sources_sha256(suite), **machine(), "date": datetime.date.today().isoformat()}
+    if "unittest" in known:
+        entry = {**run_python_tests(build_dir, known["unittest"]), **entry, "packages": versions(),
+                 "sanitizer": known["sanitizer"]}
+    else:
+        program = build_dir / "tests" / "gpu" / f"gpu_test_{suite}"
+        code, toolkit = run([program, "--toolkit"], timeout=60)
+        planted_bug = build_dir / "tests" / "gpu" / "gpu_planted_bug"
+        entry = {**run_tests(program), **entry, "toolkit": toolkit.strip() if code == 0 else "unknown",
+                 "sanitizer": run_sanitizers(program, known["sanitized"], planted_bug)}
     print(json.dumps({suite: entry}, indent=2))
     return entry
 

@@ -25,7 +25,7 @@ PACKAGE = pathlib.Path(tessera.__file__).parent
 
 def python(code, **environment):
     """(exit code, output) of a fresh interpreter."""
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], text=True, timeout=120, stdout=subprocess.PIPE,
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)], text=True, timeout=120, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, env={**os.environ, **environment})
     return done.returncode, done.stdout
 

@@ -102,7 +102,7 @@ def poisoned_like(x):
 def python(code, **environment):
     """(exit code, output) of a fresh interpreter that sees the same packages as this one."""
     path = os.pathsep.join([os.path.dirname(__file__), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run([sys.executable, "-c", code], text=True, timeout=300, stdout=subprocess.PIPE,
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], text=True, timeout=300, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": path, **environment})
     return done.returncode, done.stdout
 
