@@ -3,7 +3,7 @@
     import numpy, tessera
     out = tessera.moe(x, gate_up, down, topk_ids, topk_weights)      # [T, H]; arrays or tensors of one device
 
-The type stubs beside this file are the reference.
+__init__.pyi beside this file is the reference.
 """
 
 from typing import Any, Literal

@@ -38,7 +38,7 @@ def _read_device(device):
 
 
 class Classifier:
-    """A text classifier from a checkpoint directory. The type stubs say all of it."""
+    """A text classifier from a checkpoint directory. __init__.pyi says all of it."""
 
     def __init__(self, path, *, device="auto", precision="default", input="ids", form="auto", expert_threshold=0.0,
                  micro_batch=0, num_threads=0):

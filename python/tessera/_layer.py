@@ -15,7 +15,7 @@ def moe(x, gate_up, down, topk_ids, topk_weights, *, gate_up_bias=None, down_bia
         workspace=None, stream=None):
     """One mixture-of-experts layer: out[t] = sum_s topk_weights[t, s] * down[e] act(gate[e] x[t]) * (up[e] x[t]).
 
-    x [T, H]; gate_up [E, 2I, H]; down [E, H, I]; topk_ids, topk_weights [T, k]. The type stubs say all of it.
+    x [T, H]; gate_up [E, 2I, H]; down [E, H, I]; topk_ids, topk_weights [T, k]. __init__.pyi says all of it.
     """
     arrays = (gate_up, down, gate_up_bias, down_bias, None, None, expert_map)
     options = (activation, alpha, beta, limit, gated, gate_up_order, first_expert)
@@ -26,7 +26,7 @@ def moe(x, gate_up, down, topk_ids, topk_weights, *, gate_up_bias=None, down_bia
 
 
 class MoELayer:
-    """A layer that checks its weights once, for callers who run it many times. The type stubs say all of it."""
+    """A layer that checks its weights once, for callers who run it many times. __init__.pyi says all of it."""
 
     def __init__(self, gate_up, down, *, top_k, gate_up_bias=None, down_bias=None, activation="silu", alpha=1.0,
                  beta=0.0, limit=0.0, gated=True, gate_up_order="gate_first", transposed=False, first_expert=0,

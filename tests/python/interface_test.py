@@ -1,4 +1,4 @@
-"""The package as a whole: what it imports, what its stubs promise, what it makes of the C headers, forks, DLPack."""
+"""The package as a whole: what it imports, what its __init__.pyi promises, what it makes of the C headers, forks, DLPack."""
 import ast
 import ctypes
 import gc
@@ -63,7 +63,7 @@ class Imports(unittest.TestCase):
             pass  # run from the source tree
 
 
-class Stubs(unittest.TestCase):
+class TypedInterface(unittest.TestCase):
     """__init__.pyi against the running package."""
 
     def setUp(self):
