@@ -72,7 +72,7 @@ def fill(model, seed=0):
             else:
                 gain = LOGIT_SCALE if "lm_head" in name else 1.0
                 parameter.copy_(gain * parameter.shape[1]**-0.5 * draw(parameter))
-    return model.eval()
+    return model.train(False)
 
 
 def build(name, dtype=torch.float32, device="cpu", seed=0, implementation="eager"):
