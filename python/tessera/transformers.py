@@ -7,7 +7,8 @@
 or, of a model that is already there, ``model.set_experts_implementation("tessera")``. Every class whose experts
 Transformers dispatches (``use_experts_implementation``) is served if its layer is one that the library computes: Qwen,
 Mixtral, OLMoE, DeepSeek, GLM, MiniMax, gpt-oss, Nemotron-H and many more. What is not raises NotImplementedError that
-names the requirement; nothing else is computed in its place. Inference only.
+names the requirement; nothing else is computed in its place. Inference only. Tested with Transformers 5.17 and 5.23; 5.7
+is the oldest that takes an implementation by the name it was registered with.
 
 Weights that a checkpoint keeps transposed (gpt-oss: [E, H, 2I], [E, I, H]) are repacked once, at the first eager call or
 by ``prepare(model)``: the parameter keeps its shape and its values and becomes a strided view, so that the other

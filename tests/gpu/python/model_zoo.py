@@ -10,6 +10,7 @@ VOCABULARY = 128
 COMMON = {"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
           "num_key_value_heads": 2, "max_position_embeddings": 512, "pad_token_id": 0, "bos_token_id": 1,
           "eos_token_id": None, "tie_word_embeddings": False}
+torch.set_num_threads(1)  # models this small gain nothing from threads, and lose much where other programs run
 LOGIT_SCALE = 3.0  # standard deviation of the logits, about
 
 

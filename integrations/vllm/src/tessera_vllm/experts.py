@@ -1,0 +1,104 @@
+"""The modular experts of vLLM, computed by tessera.moe."""
+import tessera
+import torch
+import vllm.model_executor.layers.fused_moe.modular_kernel as mk
+from vllm.model_executor.layers.fused_moe.activation import MoEActivation
+from vllm.model_executor.layers.fused_moe.topk_weight_and_reduce import TopKWeightAndReduceNoOP
+from vllm.platforms import current_platform
+
+CAPABILITY = (9, 0)  # Hopper
+DTYPES = (torch.bfloat16, torch.float16)
+SIZE_MULTIPLE, MOST_EXPERTS, MOST_TOP_K = 8, 1024, 32
+ALPHA, BETA, LIMIT = 1.702, 1.0, 7.0  # of vLLM's operator swigluoai_and_mul
+
+GATED = {MoEActivation.SILU: "silu", MoEActivation.GELU: "gelu_erf", MoEActivation.GELU_TANH: "gelu_tanh"}
+NOT_GATED = {MoEActivation.SILU_NO_MUL: "silu", MoEActivation.GELU_NO_MUL: "gelu_erf",
+             MoEActivation.GELU_TANH_NO_MUL: "gelu_tanh", MoEActivation.RELU2_NO_MUL: "relu_squared"}
+CLAMPED = (MoEActivation.SWIGLUOAI, MoEActivation.SWIGLUOAI_UNINTERLEAVE)
+
+
+def options_of(activation, config):
+    """Keywords of tessera.moe that say what apply_moe_activation does with this ApplyMoEActivationConfig."""
+    if activation in NOT_GATED:
+        return {"activation": NOT_GATED[activation], "gated": False}
+    if activation is MoEActivation.SWIGLUOAI:
+        return {"activation": "clamped_swiglu", "alpha": ALPHA, "beta": BETA, "limit": LIMIT,
+                "gate_up_order": "interleaved"}
+    if activation is MoEActivation.SWIGLUOAI_UNINTERLEAVE:
+        return {"activation": "clamped_swiglu", "alpha": config.alpha, "beta": config.beta, "limit": config.clamp_limit}
+    if activation is MoEActivation.SILU and config.clamp_limit is not None:
+        return {"activation": "clamped_swiglu", "alpha": 1.0, "beta": 0.0, "limit": config.clamp_limit}
+    return {"activation": GATED[activation]}
+
+
+class TesseraExperts(mk.FusedMoEExpertsModular):
+    """Unquantized experts in bfloat16 or float16. What _supports_* and is_supported_config decline stays vLLM's."""
+
+    @staticmethod
+    def is_supported_config(cls, moe_config, weight_key, activation_key, activation_format):
+        supported, reason = mk.FusedMoEExperts.is_supported_config(cls, moe_config, weight_key, activation_key,
+                                                                   activation_format)
+        if not supported:
+            return supported, reason
+        width, limit = moe_config.intermediate_size_per_partition, moe_config.swiglu_limit
+        for wrong, what in (
+                (moe_config.in_dtype not in DTYPES, f"{moe_config.in_dtype}"),
+                (moe_config.hidden_dim % SIZE_MULTIPLE, f"hidden size {moe_config.hidden_dim}"),
+                (width % SIZE_MULTIPLE, f"intermediate size {width} of a rank"),
+                (not 1 <= moe_config.num_local_experts <= MOST_EXPERTS, f"{moe_config.num_local_experts} experts"),
+                (not 1 <= moe_config.experts_per_token <= MOST_TOP_K, f"{moe_config.experts_per_token} experts a token"),
+                (limit is not None and limit <= 0, f"swiglu limit {limit}"),
+                (moe_config.activation is MoEActivation.SWIGLUOAI_UNINTERLEAVE and limit is None, "no swiglu limit")):
+            if wrong:
+                return False, f"kernel does not support {what}"
+        return True, None
+
+    @staticmethod
+    def activation_format():
+        return mk.FusedMoEActivationFormat.Standard
+
+    @staticmethod
+    def _supports_current_device():
+        return current_platform.is_cuda() and current_platform.is_device_capability(CAPABILITY)
+
+    @staticmethod
+    def _supports_no_act_and_mul():
+        return True
+
+    @staticmethod
+    def _supports_quant_scheme(weight_key, activation_key):
+        return weight_key is None and activation_key is None
+
+    @staticmethod
+    def _supports_activation(activation):
+        return activation in GATED or activation in NOT_GATED or activation in CLAMPED
+
+    @staticmethod
+    def _supports_parallel_config(moe_parallel_config):
+        # Tensor parallelism, and expert parallelism through the expert map. Exchanges of tokens between ranks have
+        # formats of their own, which were not tried.
+        return not (moe_parallel_config.use_all2all_kernels or moe_parallel_config.use_passthrough_all2all)
+
+    @staticmethod
+    def _supports_batch_invariance():
+        return True  # the bits of a row do not depend on the rows beside it
+
+    def finalize_weight_and_reduce_impl(self):
+        return TopKWeightAndReduceNoOP()  # `apply` weights and sums
+
+    def workspace_shapes(self, M, N, K, topk, global_num_experts, local_num_experts, expert_tokens_meta, activation):
+        return (0,), (0,), (M, K)  # the library's workspace has a size that these arguments do not tell
+
+    def apply(self, output, hidden_states, w1, w2, topk_weights, topk_ids, activation, global_num_experts, expert_map,
+              a1q_scale, a2_scale, workspace13, workspace2, expert_tokens_meta, apply_router_weight_on_input):
+        """output [M, K] of hidden_states [M, K], w1 [E, 2I, K] or [E, I, K], w2 [E, K, I], ids and weights [M, topk]."""
+        for name, scale in (("a1q_scale", a1q_scale), ("a2_scale", a2_scale)):
+            if scale is not None:
+                raise ValueError(f"tessera_vllm: {name}: got a scale, expected unquantized activations")
+        if self._uses_post_gemm2_hook(hidden_states.shape[0]):
+            raise ValueError("tessera_vllm: post_gemm2_hook: got one, expected none: the experts' rows are weighted and "
+                             "summed by the library")
+        if apply_router_weight_on_input:  # done by who prepared the input
+            topk_weights = torch.ones_like(topk_weights)
+        tessera.moe(hidden_states, w1, w2, topk_ids, topk_weights, gate_up_bias=self.w1_bias, down_bias=self.w2_bias,
+                    expert_map=expert_map, out=output, **options_of(activation, self.activation_config))
