@@ -60,12 +60,13 @@ def unmarked_claims(text):
 
 
 def pictures(folder):
-    """Every script of docs/figures draws its picture into `folder`."""
+    """Every script of docs/figures draws its picture into `folder`; one that prints nothing has none (no results yet)."""
     for script in sorted((ROOT / "docs" / "figures").glob("*.py")):
-        target = folder / (script.stem + ".svg")
-        target.write_text(subprocess.run([sys.executable, str(script)], text=True, check=True,
-                                         stdout=subprocess.PIPE).stdout)
-        yield target
+        drawn = subprocess.run([sys.executable, str(script)], text=True, check=True, stdout=subprocess.PIPE).stdout
+        if drawn:
+            target = folder / (script.stem + ".svg")
+            target.write_text(drawn)
+            yield target
 
 
 def check():

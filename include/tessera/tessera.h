@@ -4,7 +4,7 @@
  *   tessera_moe_config_init(&config);
  *   config.hidden_size = 2048; ...
  *   tessera_moe* layer = NULL;
- *   if (tessera_moe_create(&config, &weights, &layer) != TESSERA_OK) fprintf(stderr, "%s\n", tessera_last_error());
+ *   if (tessera_moe_create(&config, &weights, &layer) != TESSERA_OK) report(tessera_last_error());
  *
  * Every function that can fail returns a status; the message of the calling thread's last failure says where, what was
  * got and what was expected. Nothing is printed, nothing exits, no exception leaves the library, and outputs of a call

@@ -16,7 +16,7 @@ BUILD = pathlib.Path(os.environ.get("TESSERA_BUILD_DIR", ROOT / "build" / "test"
 CONSUMER = ROOT / "tests" / "consumer"
 MODEL = ROOT / "models" / "movie-reviews"
 VERSION = re.search(r"project\(tessera VERSION ([\d.]+)", (ROOT / "CMakeLists.txt").read_text())[1]
-HAS_CUDA = "CMAKE_CUDA_COMPILER:" in (BUILD / "CMakeCache.txt").read_text()
+HAS_CUDA = "set(tessera_CUDA ON)" in (BUILD / "package" / "tesseraConfig.cmake").read_text()
 
 
 def run(*command, env=None):
@@ -148,10 +148,11 @@ class Headers(InstalledCase):
         for language, compiler in (("c11", ["cc", "-std=c11"]), ("c++17", ["c++", "-std=c++17", "-x", "c++"])):
             self.compile_each(self.headers("tessera*.h"), [*compiler, *warnings], language)
 
-    @unittest.skipUnless(HAS_CUDA, "no nvcc on this machine")
+    @unittest.skipUnless(HAS_CUDA, "this build has no CUDA")
     def test_device_headers_compile_alone(self):
-        self.compile_each(self.headers("*.cuh"), ["nvcc", "-std=c++20", "-arch=sm_90a", "--expt-relaxed-constexpr",
-                                                  "-Werror=all-warnings", "-E", "-o", os.devnull], "cu")
+        nvcc = re.search(r"^CMAKE_CUDA_COMPILER:\w+=(.+)$", (BUILD / "CMakeCache.txt").read_text(), re.M)[1]
+        self.compile_each(self.headers("*.cuh"), [nvcc, "-std=c++20", "-arch=sm_90a", "--expt-relaxed-constexpr",
+                                                  "-Werror=all-warnings", "-ptx", "-o", os.devnull], "cu")
 
 
 class Package(InstalledCase):
@@ -187,7 +188,8 @@ class Package(InstalledCase):
 
     def test_another_minor_version_is_refused(self):
         major, minor, patch = (int(part) for part in VERSION.split("."))
-        for wanted in (f"{major}.{minor + 1}", f"{major + 1}.0", f"{major}.{minor}.{patch + 1}"):
+        older = f"{major}.{minor - 1}" if minor else f"{major - 1}.0"
+        for wanted in (older, f"{major}.{minor + 1}", f"{major + 1}.0", f"{major}.{minor}.{patch + 1}"):
             message = self.refuse(*self.find_script(f"{wanted} CONFIG REQUIRED"))
             self.assertIn(f'compatible with requested version "{wanted}"', message)
             self.assertIn(f"version: {VERSION}", message)

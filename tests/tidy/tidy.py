@@ -66,7 +66,7 @@ def layer_of(path):
 def included_layer(header):
     """The layer of an include line's path, or None for system headers."""
     if header.startswith("tessera/"):
-        return header.split("/")[1]
+        return header.split("/")[1] if header.count("/") > 1 else "api"
     first = header.split("/")[0]
     if first == "cuda":
         return "/".join(header.split("/")[:2])

@@ -41,8 +41,8 @@ static double expected_output(size_t token, size_t c) {
         gate += (double)gate_row[h] * (double)x[token * kHidden + h];
         up += (double)up_row[h] * (double)x[token * kHidden + h];
       }
-      sum += (double)topk_weights[slot] * (double)down[(expert * kHidden + c) * kInner + i] * up * gate /
-             (1 + exp(-gate));
+      sum +=
+          (double)topk_weights[slot] * (double)down[(expert * kHidden + c) * kInner + i] * up * gate / (1 + exp(-gate));
     }
   }
   return sum;

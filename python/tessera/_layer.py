@@ -1,0 +1,135 @@
+"""What users call: tessera.moe, MoELayer, prepare_weights, route."""
+
+import ctypes
+
+import numpy
+
+from . import _moe, _native
+from ._arrays import (VECTOR_BYTES, View, require_device, require_memory, require_shape,
+                      require_type, same_memory, torch_tensors, view)
+from ._native import CPU, DTYPES, check, lib, use_cuda, wrong
+
+
+def moe(x, gate_up, down, topk_ids, topk_weights, *, gate_up_bias=None, down_bias=None, activation="silu", alpha=1.0,
+        beta=0.0, limit=0.0, gated=True, gate_up_order="gate_first", first_expert=0, expert_map=None, out=None,
+        workspace=None, stream=None):
+    """One mixture-of-experts layer: out[t] = sum_s topk_weights[t, s] * down[e] act(gate[e] x[t]) * (up[e] x[t]).
+
+    x [T, H]; gate_up [E, 2I, H]; down [E, H, I]; topk_ids, topk_weights [T, k]. The type stubs say all of it.
+    """
+    arrays = (gate_up, down, gate_up_bias, down_bias, None, None, expert_map)
+    options = (activation, alpha, beta, limit, gated, gate_up_order, first_expert)
+    torch = torch_tensors(x)
+    if torch is not None:
+        return torch.moe(x, arrays, topk_ids, topk_weights, options, out, workspace, stream)
+    return _moe.moe(x, arrays, topk_ids, topk_weights, None, options, out, workspace, stream)
+
+
+class MoELayer:
+    """A layer that checks its weights once, for callers who run it many times. The type stubs say all of it."""
+
+    def __init__(self, gate_up, down, *, top_k, gate_up_bias=None, down_bias=None, activation="silu", alpha=1.0,
+                 beta=0.0, limit=0.0, gated=True, gate_up_order="gate_first", transposed=False, first_expert=0,
+                 expert_map=None, shared_gate_up=None, shared_down=None, num_threads=0):
+        self._options = (activation, alpha, beta, limit, gated, gate_up_order, first_expert)
+        options = _moe.Options(*self._options)
+        if transposed:
+            gate_up, down = _prepare(gate_up, down, options.gated, None, of_any_framework=True)
+        # The arrays stay referenced: a native layer holds addresses.
+        self._arrays = (gate_up, down, gate_up_bias, down_bias, shared_gate_up, shared_down, expert_map)
+        views = _moe.view_weights(self._arrays, inference=False)
+        weights = _moe.Weights(views, options.gated)
+        self._native = _moe.NativeLayer(weights.config(options, top_k, num_threads), weights.structure())
+        self._views = views
+        modules = {id(module): module for module in map(torch_tensors, self._arrays) if module is not None}
+        self._torch = next(iter(modules.values()), None)
+        self._tensors = tuple((given.owner, given.pointer) for given in views.values() if torch_tensors(given.owner))
+        self.hidden_size = weights.hidden_size
+        self.intermediate_size = weights.intermediate_size
+        self.num_experts = weights.num_experts
+        self.top_k = self._native.top_k
+
+    def __call__(self, x, topk_ids, topk_weights, *, shared_weight=None, out=None, workspace=None, stream=None):
+        """out [T, H] of x [T, H], topk_ids [T, k], topk_weights [T, k]; shared_weight [T] float32, without it 1."""
+        if self._torch is not None:
+            done = self._torch.call(self, x, topk_ids, topk_weights, shared_weight, out, workspace, stream)
+            if done is not None:
+                return done
+        for name, given in self._views.items():
+            if not same_memory(given):
+                raise RuntimeError(wrong(name, "memory that was freed or moved since the layer was made",
+                                         "the array as it was: make a new MoELayer"))
+            if torch_tensors(given.owner) is not None:
+                view(name, given.owner)  # refuses one that requires grad in grad mode
+        x_view, address = _moe.read_x(x, stream)
+        return _moe.run(self._native, x, x_view, topk_ids, topk_weights, shared_weight, out, workspace, address)
+
+    def workspace_bytes(self, num_tokens):
+        """Exact size of the workspace for up to num_tokens tokens."""
+        return self._native.workspace_bytes(_moe.integer("num_tokens", num_tokens, 0, (2**31 - 1) // self.top_k // 2))
+
+
+def prepare_weights(gate_up, down, *, gated=True, stream=None):
+    """From transposed weights gate_up [E, H, 2I], down [E, I, H] to contiguous [E, 2I, H], [E, H, I], once at load."""
+    return _prepare(gate_up, down, gated, stream, of_any_framework=False)
+
+
+def _prepare(gate_up, down, gated, stream, of_any_framework):
+    """(gate_up, down) repacked, of the kind of gate_up. For frameworks that are not asked for memory: a View of
+    memory taken from the library, if `of_any_framework`."""
+    given, address = _moe.read_x(gate_up, stream, "gate_up")
+    torch = torch_tensors(gate_up)
+    if not (of_any_framework or torch or isinstance(gate_up, numpy.ndarray)):
+        raise TypeError(wrong("gate_up", type(gate_up).__name__, "a NumPy array or a PyTorch tensor; MoELayer with "
+                                                                 "transposed=True takes any"))
+
+    def allocate(like, shape):
+        if torch is not None:
+            made, = torch.allocate(like.device, address, (shape, like.dtype))
+            return made, view("prepared", made)
+        if isinstance(gate_up, numpy.ndarray):
+            made = numpy.empty(shape, gate_up.dtype)
+            return made, view("prepared", made)
+        pointer, handle = _native.allocate(like.device, like.num_bytes)
+        made = View(pointer, shape, (shape[1] * shape[2], shape[2], 1), like.dtype, like.itemsize, like.device, True,
+                    handle)
+        return made, made
+
+    made = _moe.prepare(given, view("down", down, address), bool(gated), address, allocate)
+    return made[0][0], made[1][0]
+
+
+def route(logits, top_k, *, kind="topk_softmax", bias=None, num_groups=1, topk_groups=1, scale=1.0, stream=None):
+    """From a router's logits [T, E] (float32, float16, bfloat16) to (topk_ids [T, k] int32, topk_weights [T, k]
+    float32). NumPy arrays and PyTorch tensors."""
+    torch = torch_tensors(logits)
+    if torch is None and not isinstance(logits, numpy.ndarray):
+        raise TypeError(wrong("logits", type(logits).__name__, "a NumPy array or a PyTorch tensor"))
+    given, address = _moe.read_x(logits, stream, "logits")
+    require_type("logits", given, DTYPES)
+    require_shape("logits", given, (None, None), "[T, E]")
+    require_memory("logits", given, VECTOR_BYTES)
+    num_tokens, num_experts = given.shape
+    config = _native.new(_native.RouterConfig, kind=_moe.choice("kind", kind, _native.ROUTER_KINDS),
+                         num_experts=num_experts, top_k=_moe.integer("top_k", top_k, 1, 2**31 - 1),
+                         num_groups=_moe.integer("num_groups", num_groups, 1, 2**31 - 1),
+                         topk_groups=_moe.integer("topk_groups", topk_groups, 1, 2**31 - 1),
+                         scale=_moe.real("scale", scale), logits_dtype=DTYPES[given.dtype], device=given.device)
+    bias_pointer = None
+    if bias is not None:
+        scores = view("bias", bias, address)
+        require_type("bias", scores, ("float32",))
+        require_shape("bias", scores, (num_experts,), "[E]")
+        require_device("bias", scores, given.device, "logits is")
+        require_memory("bias", scores, VECTOR_BYTES)
+        bias_pointer = scores.pointer
+    if given.device != CPU:
+        use_cuda()
+    shape = (num_tokens, config.top_k)
+    if torch is not None:
+        ids, weights = torch.allocate(given.device, address, (shape, "int32"), (shape, "float32"))
+    else:
+        ids, weights = numpy.empty(shape, numpy.int32), numpy.empty(shape, numpy.float32)
+    check(lib.tessera_route(ctypes.byref(config), num_tokens, given.pointer, bias_pointer, view("topk_ids", ids).pointer,
+                            view("topk_weights", weights).pointer, None, address or None))
+    return ids, weights

@@ -1,0 +1,364 @@
+"""The MoE layer for arrays of any framework: what it is made of, checked; one call of it; its weights prepared."""
+
+import collections
+import ctypes
+import math
+import operator
+import threading
+
+import numpy
+
+from . import _native
+from ._arrays import (VECTOR_BYTES, current_stream, read_stream, require_apart, require_device, require_memory,
+                      require_shape, require_type, torch_tensors, view)
+from ._native import CPU, DTYPES, INPUTS_BYTES, PACK_INPUTS, check, lib, use_cuda, wrong
+
+_ID_TYPES = ("int32", "int64")
+_MAX_TOKENS = 2**31 - 1
+_WIDTH_MULTIPLE = 8
+
+
+def integer(name, value, low, high):
+    """An argument that counts something."""
+    if isinstance(value, (bool, float)):
+        raise TypeError(wrong(name, type(value).__name__, "an int"))
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(wrong(name, type(value).__name__, "an int")) from None
+    if not low <= value <= high:
+        raise ValueError(wrong(name, value, f"{low}..{high}"))
+    return value
+
+
+def choice(name, value, names):
+    """The number of an option's name."""
+    if not isinstance(value, str):
+        raise TypeError(wrong(name, type(value).__name__, "one of " + ", ".join(names)))
+    if value not in names:
+        raise ValueError(wrong(name, repr(value), "one of " + ", ".join(names)))
+    return names.index(value)
+
+
+def real(name, value):
+    if not isinstance(value, (int, float, numpy.floating, numpy.integer)) or isinstance(value, bool):
+        raise TypeError(wrong(name, type(value).__name__, "a number"))
+    if not math.isfinite(value):
+        raise ValueError(wrong(name, value, "a finite number"))
+    return float(value)
+
+
+class Options:
+    """The options that tessera.moe and MoELayer share, read once."""
+
+    def __init__(self, activation, alpha, beta, limit, gated, gate_up_order, first_expert):
+        if not isinstance(gated, (bool, numpy.bool_)):
+            raise TypeError(wrong("gated", type(gated).__name__, "a bool"))
+        self.gated = bool(gated)
+        self.members = {"activation": choice("activation", activation, _native.ACTIVATIONS),
+                        "alpha": real("alpha", alpha), "beta": real("beta", beta), "limit": real("limit", limit),
+                        "gated": int(self.gated),
+                        "gate_up_order": choice("gate_up_order", gate_up_order, _native.GATE_UP_ORDERS),
+                        "first_expert": integer("first_expert", first_expert, 0, _MAX_TOKENS)}
+
+
+ARRAY_NAMES = ("gate_up", "down", "gate_up_bias", "down_bias", "shared_gate_up", "shared_down", "expert_map")
+
+
+def view_weights(arrays, address=None, inference=True):
+    """{name: View} of those that are there, arrays in the order of ARRAY_NAMES."""
+    return {name: view(name, array, address, inference) for name, array in zip(ARRAY_NAMES, arrays)
+            if array is not None or name in ("gate_up", "down")}
+
+
+class Weights:
+    """Weights as Views in the library's order, [E, 2I, H] and [E, H, I], checked against each other."""
+
+    def __init__(self, views, gated, hidden_size=None):
+        """`hidden_size`: x's, where there is an x to agree with."""
+        for name in ARRAY_NAMES:
+            setattr(self, name, views.get(name))
+        require_type("gate_up", self.gate_up, DTYPES)
+        if self.gate_up.device != CPU and self.gate_up.dtype == "float32":
+            raise TypeError(wrong("gate_up", "float32 on a GPU", "float16 or bfloat16"))
+        self._match("down", self.down)
+        self.gate_up, self.down = as_rows("gate_up", self.gate_up), as_rows("down", self.down)
+        self.num_experts, rows, self.hidden_size = self.gate_up.shape
+        if hidden_size not in (None, self.hidden_size):
+            expected = (self.num_experts, None, hidden_size)
+            require_shape("gate_up", self.gate_up, expected, "[E, 2I, H], not gated [E, I, H], with x's H"
+                          + _hint(rows == hidden_size))
+        self.intermediate_size = _half("gate_up", rows, gated)
+        self._require_widths()
+        expected = (self.num_experts, self.hidden_size, self.intermediate_size)
+        require_shape("down", self.down, expected, "[E, H, I] with gate_up's E, H and I"
+                      + _hint(self.down.shape[1:] == expected[:0:-1]))
+        self._require_matrix("gate_up_bias", (self.num_experts, rows), "[E, rows of gate_up]")
+        self._require_matrix("down_bias", (self.num_experts, self.hidden_size), "[E, H]")
+        self.shared_intermediate_size = self._read_shared(gated)
+        if self.expert_map is not None:
+            require_type("expert_map", self.expert_map, ("int32",))
+            require_shape("expert_map", self.expert_map, (None,), "[number of global ids]")
+            require_device("expert_map", self.expert_map, self.gate_up.device, "gate_up is")
+            require_memory("expert_map", self.expert_map, 4)
+
+    def _match(self, name, given):
+        require_type(name, given, (self.gate_up.dtype,))
+        require_device(name, given, self.gate_up.device, "gate_up is")
+
+    def _require_matrix(self, name, shape, words):
+        given = getattr(self, name)
+        if given is not None:
+            self._match(name, given)
+            require_shape(name, given, shape, words)
+            require_memory(name, given, VECTOR_BYTES)
+
+    def _require_widths(self):
+        for name, width in (("hidden_size", self.hidden_size), ("intermediate_size", self.intermediate_size)):
+            if width <= 0 or width % _WIDTH_MULTIPLE:
+                raise ValueError(wrong(f"gate_up: {name}", width, f"a positive multiple of {_WIDTH_MULTIPLE}"))
+
+    def _read_shared(self, gated):
+        """I_s, 0 without a shared expert."""
+        if self.shared_gate_up is None and self.shared_down is None:
+            return 0
+        for name in ("shared_gate_up", "shared_down"):
+            if getattr(self, name) is None:
+                raise ValueError(wrong(name, None, "a matrix: a shared expert has both"))
+        self._require_matrix("shared_gate_up", (None, self.hidden_size), "[2 I_s, H], or [I_s, H] if not gated")
+        width = _half("shared_gate_up", self.shared_gate_up.shape[0], gated)
+        self._require_matrix("shared_down", (self.hidden_size, width), "[H, I_s] with shared_gate_up's I_s")
+        return width
+
+    def views(self):
+        """{name: View} of those that are there."""
+        return {name: getattr(self, name) for name in ARRAY_NAMES if getattr(self, name) is not None}
+
+    def structure(self):
+        return _native.new(_native.MoEWeights, **{name: part.pointer for name, part in self.views().items()})
+
+    def config(self, options, top_k, num_threads=0):
+        return _native.new(_native.MoEConfig, hidden_size=self.hidden_size, intermediate_size=self.intermediate_size,
+                           num_experts=self.num_experts, top_k=integer("top_k", top_k, 1, _MAX_TOKENS),
+                           dtype=DTYPES[self.gate_up.dtype], device=self.gate_up.device,
+                           num_mapped_experts=0 if self.expert_map is None else self.expert_map.shape[0],
+                           shared_intermediate_size=self.shared_intermediate_size,
+                           num_threads=integer("num_threads", num_threads, 0, 1024), **options.members)
+
+
+def _half(name, rows, gated):
+    if gated and rows % 2:
+        raise ValueError(wrong(name, f"{rows} rows", "an even number: gate rows and up rows"))
+    return rows // 2 if gated else rows
+
+
+def _hint(transposed):
+    return "; prepare_weights turns transposed weights into this order" if transposed else ""
+
+
+def as_rows(name, given):
+    """A weight [E, rows, columns] that is contiguous, or whose last two dimensions were swapped back."""
+    require_shape(name, given, (None, None, None))
+    if not given.is_contiguous() and given.swapped().is_contiguous():
+        given = given.swapped()
+    require_memory(name, given, VECTOR_BYTES)
+    return given
+
+
+class NativeLayer:
+    """A layer of the library: addresses and sizes, what every call is checked against. On the CPU it owns threads."""
+
+    def __init__(self, config, weights):
+        self.config, self.weights = config, weights
+        self.hidden_size, self.top_k, self.device = config.hidden_size, config.top_k, config.device
+        self.dtype = next(name for name, number in DTYPES.items() if number == config.dtype)
+        self.row_bytes = self.hidden_size * (4 if self.dtype == "float32" else 2)
+        self.has_shared_expert = config.shared_intermediate_size > 0
+        self.torch_dtype = self.torch_device = None  # tessera._torch's words for dtype and device, noted at first use
+        self.known_workspace_bytes = {}
+        self.handle = None
+        self.renew()
+
+    def renew(self):
+        """Makes the native object, also again in a forked child, where the threads of the parent's do not exist."""
+        if self.device != CPU:
+            use_cuda()
+        arguments = ctypes.byref(self.config), ctypes.byref(self.weights)
+        self.handle = _native.Handle(lambda reference: lib.tessera_moe_create(*arguments, reference),
+                                     lib.tessera_moe_destroy)
+
+    def workspace_bytes(self, num_tokens):
+        known = self.known_workspace_bytes.get(num_tokens)
+        if known is None:
+            if not self.handle.pointer:
+                self.renew()
+            result = ctypes.c_size_t()
+            check(lib.tessera_moe_workspace_bytes(self.handle.pointer, num_tokens, ctypes.byref(result)))
+            known = result.value
+            if len(self.known_workspace_bytes) < 4096:  # a bound for callers whose batches have every size there is
+                self.known_workspace_bytes[num_tokens] = known
+        return known
+
+    def run(self, inputs, workspace, workspace_bytes, stream):
+        """`inputs`: packed bytes. Returns when the work is enqueued or, on the CPU, done: there one run at a time."""
+        if not self.handle.pointer:
+            self.renew()
+        if self.device != CPU:
+            check(lib.tessera_moe_run(self.handle.pointer, inputs, workspace, workspace_bytes, stream))
+            return
+        with self.handle.lock:
+            check(lib.tessera_moe_run(self.handle.pointer, inputs, workspace, workspace_bytes, None))
+
+
+class LayerCache:
+    """The least recently used native layers of tessera.moe. They hold addresses and sizes only, so one is right for
+    every call with the same key; those on the CPU own threads, so few are kept."""
+
+    def __init__(self, cpu_layers=8, cuda_layers=1024):
+        self._limits = {True: cpu_layers, False: cuda_layers}
+        self.forget()
+        _native._Process.owners.add(self)
+
+    def forget(self):
+        self._layers = {True: collections.OrderedDict(), False: collections.OrderedDict()}
+        self._lock = threading.Lock()
+
+    lose = forget  # in a forked child; a lock held by a thread of the parent would never be released
+
+    def find(self, key, on_cpu):
+        layers = self._layers[on_cpu]
+        layer = layers.get(key)
+        if layer is not None:
+            try:
+                layers.move_to_end(key)
+            except KeyError:  # another thread has just evicted it
+                pass
+        return layer
+
+    def add(self, key, layer):
+        with self._lock:
+            layers = self._layers[layer.device == CPU]
+            layers[key] = layer
+            while len(layers) > self._limits[layer.device == CPU]:
+                layers.popitem(last=False)
+
+
+CACHE = LayerCache()
+
+
+def read_x(x, stream, name="x"):
+    """(View of x, address of the stream to work on): `stream`, or the one that x's framework works on now."""
+    given = view(name, x, stream if isinstance(stream, int) else None)
+    address = read_stream(stream, given.device)
+    return given, current_stream(x, given.device) if address is None else address
+
+
+def run(layer, x, x_view, topk_ids, topk_weights, shared_weight, out, workspace, address):
+    """One call with every argument checked, on the stream at `address`."""
+    num_tokens = _require_x(layer, x_view)
+    ids = view("topk_ids", topk_ids, address)
+    require_type("topk_ids", ids, _ID_TYPES)
+    _require_argument("topk_ids", ids, (num_tokens, layer.top_k), "[T, k]", layer)
+    slots = view("topk_weights", topk_weights, address)
+    require_type("topk_weights", slots, tuple(dict.fromkeys(("float32", layer.dtype))))
+    _require_argument("topk_weights", slots, (num_tokens, layer.top_k), "[T, k]", layer)
+    shared = _read_shared_weight(layer, shared_weight, num_tokens, address)
+    needed = layer.workspace_bytes(num_tokens)
+    result, scratch = _make_results(x, num_tokens, layer, out, workspace, needed, address)
+    target = view("out", result, address)
+    require_type("out", target, (layer.dtype,))
+    _require_argument("out", target, (num_tokens, layer.hidden_size), "[T, H]", layer, VECTOR_BYTES, writable=True)
+    require_apart("out", target, "x", x_view)
+    room = view("workspace", scratch, address)
+    require_type("workspace", room, ("uint8",))
+    _require_argument("workspace", room, (None,), "bytes", layer, VECTOR_BYTES, writable=True)
+    if room.shape[0] < needed:
+        raise ValueError(wrong("workspace", f"{room.shape[0]} bytes", f"at least {needed}"))
+    inputs = PACK_INPUTS(INPUTS_BYTES, num_tokens, ids.dtype == "int64", x_view.pointer, ids.pointer, slots.pointer,
+                         target.pointer, shared.pointer if shared else 0, DTYPES[slots.dtype])
+    layer.run(inputs, room.pointer, room.shape[0], address)
+    return result
+
+
+def _require_x(layer, x):
+    require_type("x", x, (layer.dtype,))
+    require_shape("x", x, (None, layer.hidden_size), "[T, H]")
+    require_device("x", x, layer.device, "the weights are")
+    require_memory("x", x, VECTOR_BYTES)
+    return integer("x: number of tokens", x.shape[0], 0, _MAX_TOKENS)
+
+
+def _require_argument(name, given, shape, words, layer, alignment=None, writable=False):
+    require_shape(name, given, shape, words)
+    require_device(name, given, layer.device, "x and the weights are")
+    require_memory(name, given, alignment or given.itemsize, writable)
+
+
+def _read_shared_weight(layer, shared_weight, num_tokens, address):
+    if shared_weight is None:
+        return None
+    if not layer.has_shared_expert:
+        raise ValueError(wrong("shared_weight", "an array", "None: the layer has no shared expert"))
+    shared = view("shared_weight", shared_weight, address)
+    require_type("shared_weight", shared, ("float32",))
+    _require_argument("shared_weight", shared, (num_tokens,), "[T]", layer)
+    return shared
+
+
+def _make_results(x, num_tokens, layer, out, workspace, needed, address):
+    """(out, workspace), made by x's framework where they were not given."""
+    if out is not None and workspace is not None:
+        return out, workspace
+    torch = torch_tensors(x)
+    if torch is not None:
+        made = torch.allocate(layer.device, address, ((num_tokens, layer.hidden_size), layer.dtype), (needed, "uint8"))
+    elif isinstance(x, numpy.ndarray):
+        made = numpy.empty((num_tokens, layer.hidden_size), x.dtype), numpy.empty(needed, numpy.uint8)
+    else:
+        name = "out" if out is None else "workspace"
+        raise ValueError(wrong(name, None, f"an array: none is allocated for {type(x).__name__}"))
+    return made[0] if out is None else out, made[1] if workspace is None else workspace
+
+
+def moe(x, arrays, topk_ids, topk_weights, shared_weight, options, out, workspace, stream, key=None):
+    """tessera.moe with every argument checked. `arrays` in the order of ARRAY_NAMES; `options`: the arguments of
+    Options; `key`: the caller's own word for the layer that this call uses."""
+    x_view, address = read_x(x, stream)
+    require_type("x", x_view, DTYPES)
+    require_shape("x", x_view, (None, None), "[T, H]")
+    read = Options(*options)
+    views = view_weights(arrays, address)
+    for name in ("gate_up", "down"):
+        require_device(name, views[name], x_view.device, "x is")
+        require_type(name, views[name], (x_view.dtype,))
+    weights = Weights(views, read.gated, x_view.shape[1])
+    ids = view("topk_ids", topk_ids, address)
+    require_shape("topk_ids", ids, (None, None), "[T, k]")
+    config, structure = weights.config(read, ids.shape[1]), weights.structure()
+    key = key or bytes(config) + bytes(structure)
+    layer = CACHE.find(key, x_view.device == CPU)
+    if layer is None:
+        layer = NativeLayer(config, structure)
+        CACHE.add(key, layer)
+    return run(layer, x, x_view, topk_ids, topk_weights, shared_weight, out, workspace, address)
+
+
+def prepare(gate_up, down, gated, stream, allocate):
+    """Repacks Views of transposed weights; `allocate(View, shape)` makes (array, View) of each result."""
+    require_type("gate_up", gate_up, DTYPES)
+    require_type("down", down, (gate_up.dtype,))
+    require_device("down", down, gate_up.device, "gate_up is")
+    for name, given in (("gate_up", gate_up), ("down", down)):
+        require_shape(name, given, (None, None, None))
+        require_memory(name, given, VECTOR_BYTES)
+    experts, hidden, columns = gate_up.shape
+    intermediate = _half("gate_up", columns, gated)
+    require_shape("down", down, (experts, intermediate, hidden), "[E, I, H] with the E, I and H of gate_up [E, H, 2I]")
+    config = _native.new(_native.MoEConfig, hidden_size=hidden, intermediate_size=intermediate, num_experts=experts,
+                         top_k=1, dtype=DTYPES[gate_up.dtype], gated=int(gated), device=gate_up.device)
+    if gate_up.device != CPU:
+        use_cuda()
+    made = [allocate(given, (experts, given.shape[2], given.shape[1])) for given in (gate_up, down)]
+    check(lib.tessera_moe_prepare_weights(ctypes.byref(config), gate_up.pointer, down.pointer, made[0][1].pointer,
+                                          made[1][1].pointer, stream or None))
+    return made

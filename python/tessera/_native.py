@@ -1,0 +1,234 @@
+"""libtessera through ctypes: its structures and prototypes, statuses as exceptions, objects that die with their owner.
+
+What of it fails raises: ValueError (an argument that cannot be right), MemoryError, or TesseraError.
+"""
+
+import ctypes
+import os
+import pathlib
+import struct
+import threading
+import weakref
+
+CPU = -1
+DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
+ACTIVATIONS = ("identity", "silu", "gelu_tanh", "gelu_erf", "relu", "relu_squared", "clamped_swiglu")
+GATE_UP_ORDERS = ("gate_first", "interleaved", "up_first")
+ROUTER_KINDS = ("softmax_topk", "topk_softmax", "softmax_topk_renormalize", "sigmoid_grouped", "sigmoid_renormalize")
+PRECISIONS = ("default", "fp32", "bf16", "fp16", "fp64")
+
+_INVALID_ARGUMENT, _OUT_OF_MEMORY = 1, 3
+
+
+class TesseraError(RuntimeError):
+    """A failure of the library that no Python exception fits: a device that failed, no GPU, a fork after CUDA."""
+
+
+class _Structure(ctypes.Structure):
+    """A structure of the C interface; its first member is its size, which the library's *_init writes."""
+
+
+class MoEConfig(_Structure):
+    _fields_ = [("struct_bytes", ctypes.c_size_t), ("hidden_size", ctypes.c_int32),
+                ("intermediate_size", ctypes.c_int32), ("num_experts", ctypes.c_int32), ("top_k", ctypes.c_int32),
+                ("dtype", ctypes.c_int32), ("gated", ctypes.c_int32), ("activation", ctypes.c_int32),
+                ("alpha", ctypes.c_float), ("beta", ctypes.c_float), ("limit", ctypes.c_float),
+                ("gate_up_order", ctypes.c_int32), ("first_expert", ctypes.c_int32),
+                ("num_mapped_experts", ctypes.c_int32), ("shared_intermediate_size", ctypes.c_int32),
+                ("device", ctypes.c_int32), ("num_threads", ctypes.c_int32)]
+
+
+class MoEWeights(_Structure):
+    _fields_ = [("struct_bytes", ctypes.c_size_t), ("gate_up", ctypes.c_void_p), ("down", ctypes.c_void_p),
+                ("gate_up_bias", ctypes.c_void_p), ("down_bias", ctypes.c_void_p),
+                ("shared_gate_up", ctypes.c_void_p), ("shared_down", ctypes.c_void_p),
+                ("expert_map", ctypes.c_void_p)]
+
+
+class MoEInputs(_Structure):
+    _fields_ = [("struct_bytes", ctypes.c_size_t), ("num_tokens", ctypes.c_int32),
+                ("ids_are_64_bit", ctypes.c_int32), ("x", ctypes.c_void_p), ("topk_ids", ctypes.c_void_p),
+                ("topk_weights", ctypes.c_void_p), ("out", ctypes.c_void_p), ("shared_weight", ctypes.c_void_p),
+                ("topk_weights_dtype", ctypes.c_int32)]
+
+
+class RouterConfig(_Structure):
+    _fields_ = [("struct_bytes", ctypes.c_size_t), ("kind", ctypes.c_int32), ("num_experts", ctypes.c_int32),
+                ("top_k", ctypes.c_int32), ("num_groups", ctypes.c_int32), ("topk_groups", ctypes.c_int32),
+                ("scale", ctypes.c_float), ("logits_dtype", ctypes.c_int32), ("device", ctypes.c_int32)]
+
+
+class ClassifierOptions(_Structure):
+    _fields_ = [("struct_bytes", ctypes.c_size_t), ("device", ctypes.c_int32), ("precision", ctypes.c_int32),
+                ("takes_embeddings", ctypes.c_int32), ("num_threads", ctypes.c_int32),
+                ("micro_batch", ctypes.c_int64), ("form", ctypes.c_char_p), ("expert_threshold", ctypes.c_double)]
+
+
+class ClassifierInfo(_Structure):
+    _fields_ = [("struct_bytes", ctypes.c_size_t), ("vocab_size", ctypes.c_int64),
+                ("sequence_length", ctypes.c_int64), ("embedding_size", ctypes.c_int64),
+                ("feature_size", ctypes.c_int64), ("num_experts", ctypes.c_int64), ("num_classes", ctypes.c_int64),
+                ("preferred_batch", ctypes.c_int64), ("has_vocabulary", ctypes.c_int64),
+                ("device_bytes", ctypes.c_size_t)]
+
+
+class ClassifierOutputs(_Structure):
+    _fields_ = [("struct_bytes", ctypes.c_size_t), ("logits", ctypes.c_void_p), ("router_weights", ctypes.c_void_p),
+                ("features", ctypes.c_void_p), ("status", ctypes.c_void_p)]
+
+
+_POINTER, _SIZE, _INT, _LONG, _STRING = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int32, ctypes.c_int64,
+                                         ctypes.c_char_p)
+_REFERENCE = ctypes.POINTER
+
+# Name, type of the result (None: void), types of the arguments.
+_PROTOTYPES = [
+    ("tessera_version", _STRING, []),
+    ("tessera_last_error", _STRING, []),
+    ("tessera_num_devices", _INT, []),
+    ("tessera_device_check", _INT, [_INT]),
+    ("tessera_device_name", _INT, [_INT, _STRING, _SIZE]),
+    ("tessera_allocate", _INT, [_INT, _SIZE, _REFERENCE(_POINTER)]),
+    ("tessera_free", None, [_INT, _POINTER]),
+    ("tessera_moe_config_init", None, [_REFERENCE(MoEConfig)]),
+    ("tessera_moe_weights_init", None, [_REFERENCE(MoEWeights)]),
+    ("tessera_moe_create", _INT, [_REFERENCE(MoEConfig), _REFERENCE(MoEWeights), _REFERENCE(_POINTER)]),
+    ("tessera_moe_destroy", None, [_POINTER]),
+    ("tessera_moe_workspace_bytes", _INT, [_POINTER, _INT, _REFERENCE(_SIZE)]),
+    # The inputs arrive as packed bytes, see PACK_INPUTS: half the cost of a ctypes structure, and no thread shares them.
+    ("tessera_moe_run", _INT, [_POINTER, _STRING, _POINTER, _SIZE, _POINTER]),
+    ("tessera_moe_prepare_weights", _INT,
+     [_REFERENCE(MoEConfig), _POINTER, _POINTER, _POINTER, _POINTER, _POINTER]),
+    ("tessera_router_config_init", None, [_REFERENCE(RouterConfig)]),
+    ("tessera_route", _INT, [_REFERENCE(RouterConfig), _INT, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER,
+                             _POINTER]),
+    ("tessera_classifier_options_init", None, [_REFERENCE(ClassifierOptions)]),
+    ("tessera_classifier_info_init", None, [_REFERENCE(ClassifierInfo)]),
+    ("tessera_classifier_outputs_init", None, [_REFERENCE(ClassifierOutputs)]),
+    ("tessera_classifier_load", _INT, [_STRING, _REFERENCE(ClassifierOptions), _REFERENCE(_POINTER)]),
+    ("tessera_classifier_destroy", None, [_POINTER]),
+    ("tessera_classifier_get_info", _INT, [_POINTER, _REFERENCE(ClassifierInfo)]),
+    ("tessera_classifier_description", _STRING, [_POINTER]),
+    ("tessera_classifier_class_name", _STRING, [_POINTER, _LONG]),
+    ("tessera_classifier_tokenize", _INT, [_POINTER, _REFERENCE(_STRING), _REFERENCE(_SIZE), _LONG, _POINTER]),
+    ("tessera_classifier_run", _INT, [_POINTER, _LONG, _POINTER, _POINTER, _REFERENCE(ClassifierOutputs)]),
+]
+
+_INITIALISERS = {MoEConfig: "tessera_moe_config_init", MoEWeights: "tessera_moe_weights_init",
+                 RouterConfig: "tessera_router_config_init", ClassifierOptions: "tessera_classifier_options_init",
+                 ClassifierInfo: "tessera_classifier_info_init", ClassifierOutputs: "tessera_classifier_outputs_init"}
+
+
+def _load():
+    path = pathlib.Path(os.environ.get("TESSERA_LIBRARY") or pathlib.Path(__file__).with_name("libtessera.so"))
+    try:
+        loaded = ctypes.CDLL(str(path))
+        for name, result, arguments in _PROTOTYPES:
+            function = getattr(loaded, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError) as error:
+        raise ImportError(f"tessera: cannot load its shared library {path}: {error}; `pip install .` builds it, and "
+                          "the environment variable TESSERA_LIBRARY names one that lies elsewhere") from error
+    return path, loaded
+
+
+PATH, lib = _load()
+VERSION = lib.tessera_version().decode()
+
+
+def packer(structure):
+    """struct.Struct.pack of a ctypes structure of plain members, in the same layout."""
+    layout = struct.Struct("@" + "".join(kind._type_ for _, kind in structure._fields_) + "0P")
+    assert layout.size == ctypes.sizeof(structure), (layout.format, layout.size)
+    return layout.pack
+
+
+INPUTS_BYTES = ctypes.sizeof(MoEInputs)
+PACK_INPUTS = packer(MoEInputs)
+
+
+def wrong(where, got, expected):
+    """The words of every refusal, the library's own as well."""
+    return f"{where}: got {got}, expected {expected}"
+
+
+def check(status):
+    """Raises what a status other than TESSERA_OK stands for."""
+    if status == 0:
+        return
+    message = lib.tessera_last_error().decode("utf-8", "replace")
+    if status == _INVALID_ARGUMENT:
+        raise ValueError(message)
+    raise MemoryError(message) if status == _OUT_OF_MEMORY else TesseraError(message)
+
+
+def new(structure, **members):
+    """A structure with the library's defaults and these members."""
+    made = structure()
+    getattr(lib, _INITIALISERS[structure])(ctypes.byref(made))
+    for name, value in members.items():
+        setattr(made, name, value)
+    return made
+
+
+class _Process:
+    """What a fork changes: CUDA used by the parent is lost in the child, and so are the threads of CPU objects."""
+
+    cuda_used = False
+    cuda_lost = False
+    owners = weakref.WeakSet()  # objects with a handle: their `lose()` is called in a forked child
+
+
+def use_cuda():
+    """To be called before the library touches a CUDA device. Raises TesseraError in a child forked after that."""
+    if _Process.cuda_lost:
+        raise TesseraError(wrong("fork", "a process forked after its parent used CUDA",
+                                 "a process started with multiprocessing's 'spawn' or 'forkserver'"))
+    _Process.cuda_used |= lib.tessera_num_devices() > 0
+
+
+def num_devices():
+    """CUDA devices that this process sees; 0 where there is no driver, which a fork does not harm."""
+    use_cuda()
+    return lib.tessera_num_devices()
+
+
+def _after_fork_in_child():
+    _Process.cuda_lost = _Process.cuda_used
+    for owner in list(_Process.owners):
+        owner.lose()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class Handle:
+    """One native object: made by `make(reference)`, destroyed once, when the last owner lets go of it.
+
+    `pointer` is 0 after a fork: the child must not destroy what the parent's threads and device belong to. `lock`
+    serialises runs of objects that take one at a time.
+    """
+
+    def __init__(self, make, destroy):
+        self.pointer, self._destroy, self.lock = 0, destroy, threading.Lock()
+        reference = ctypes.c_void_p()
+        check(make(ctypes.byref(reference)))
+        self.pointer = reference.value
+        _Process.owners.add(self)
+
+    def lose(self):
+        self.pointer = 0
+
+    def __del__(self):
+        if self.pointer:
+            self._destroy(self.pointer)
+            self.pointer = 0
+
+
+def allocate(device, num_bytes):
+    """(address, owner) of memory of a device that lives as long as the owner."""
+    if device != CPU:
+        use_cuda()
+    handle = Handle(lambda reference: lib.tessera_allocate(device, max(num_bytes, 1), reference),
+                    lambda pointer: lib.tessera_free(device, pointer))
+    return handle.pointer, handle
