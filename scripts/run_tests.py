@@ -202,6 +202,15 @@ def stage_gpu(tally):
         print(output.strip(), flush=True)
 
 
+def stage_docs(tally):
+    """Every block of README and docs, run or checked; links; the reference pages. Python by the stage python's wheel."""
+    if not build(tally, "test"):
+        return
+    python = BUILD / "python" / "venv" / "bin" / "python"
+    run_unittest(tally, "tests/docs", {"TESSERA_BUILD_DIR": str(BUILD / "test"), "PYTHONPATH": "", "TESSERA_LIBRARY": "",
+                                       "TESSERA_PYTHON": str(python) if python.exists() else ""})
+
+
 def stage_figures(tally):
     code, output = run([sys.executable, "scripts/figures.py", "--check"])
     tally.add(code == 0, "figures of README, docs and model card agree with bench/results", output)
@@ -209,7 +218,8 @@ def stage_figures(tally):
 
 STAGES = {"unit": stage_unit, "package": stage_package, "examples": stage_examples, "cli": stage_cli,
           "training": stage_training, "gpu": stage_gpu, "tidy": stage_tidy, "figures": stage_figures,
-          "sanitize": stage_sanitize, "portable": stage_portable, "fuzz": stage_fuzz, "clang-tidy": stage_clang_tidy}
+          "sanitize": stage_sanitize, "portable": stage_portable, "docs": stage_docs, "fuzz": stage_fuzz,
+          "clang-tidy": stage_clang_tidy}
 
 
 def main():

@@ -84,7 +84,8 @@ class Blocks(DocsCase):
 
 class Python(DocsCase):
     def test_blocks_run(self):
-        self.assertTrue(SETTING.python, "TESSERA_PYTHON: got nothing, expected an interpreter with the package tessera")
+        self.assertTrue(SETTING.python, "TESSERA_PYTHON: got nothing, expected an interpreter with the package tessera; "
+                                          "the stage python makes one")
         pages = sorted({block.page for block in of_class("python")})
         with ThreadPoolExecutor(2) as pool:
             found = list(pool.map(lambda page: runners.run_python(page, SETTING), pages))
