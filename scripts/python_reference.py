@@ -42,9 +42,10 @@ def signature(source, node, owner=""):
 def attributes(source, node):
     """The annotated members of a class, with the comment behind each."""
     items = [item for item in node.body if isinstance(item, ast.AnnAssign)]
-    lines = [source.splitlines()[item.lineno - 1].partition("#")[2].strip() for item in items]
-    return "".join(f"- `{ast.get_source_segment(source, item)}`{': ' if words else ''}{words}\n"
-                   for item, words in zip(items, lines))
+    comments = [[part.strip() for part in source.splitlines()[item.lineno - 1].split("#")[1:]] for item in items]
+    words = [" ".join(part for part in parts if not part.startswith("type:")) for parts in comments]
+    return "".join(f"- `{ast.get_source_segment(source, item)}`{': ' if comment else ''}{comment}\n"
+                   for item, comment in zip(items, words))
 
 
 def entry(source, node, level=2, owner=""):

@@ -1,7 +1,13 @@
-"""From the records of a run to its JSON file, tables, verdict and Markdown page. Plain Python; the schema is in run.py."""
+#!/usr/bin/env python3
+"""From the records of a run to its JSON file, tables, verdict and Markdown page. Plain Python; the schema is in run.py.
+
+  report.py bench/results/peers_h100.json     makes tables, verdict and page anew from the file's cells: after a move, or
+                                              after a change of this script
+"""
 import json
 import pathlib
 import statistics
+import sys
 
 import cases
 import grid
@@ -230,6 +236,12 @@ def write(path, content):
         part.replace(target)
 
 
+def made_anew(content):
+    """The document with the same measurements."""
+    return document(content["meta"], content["cells"], content["absent"],
+                    [grid.Cell(*cell) for cell in content["left_out"]])
+
+
 def example(ours=100.0, peer=150.0, problem=""):
     """Content of a made-up run, for tests of what reads it."""
     def times(us):
@@ -267,6 +279,13 @@ def self_test():
         assert all(len(row) == len(table["columns"]) for row in table["rows"]), member
         assert "|" not in "".join(str(cell) for row in table["rows"] for cell in row), member
     assert [r[1] for r in content["decode_table"]["rows"]] == [1, 32] and len(content["bounds_table"]["rows"]) == 3
+    assert made_anew(json.loads(json.dumps(content))) == content
     page = markdown(content, "bench/results/x.json")
     assert page.count("<!--table bench/results/x.json#") == len(SECTIONS) == page.count("<!--/table-->")
     assert summarized([[3.0, 1.0], [2.0]]) == {"us": 2.0, "min": 1.0, "max": 3.0, "count": 3, "rounds": [2.0, 2.0]}
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        file = pathlib.Path(argument)
+        write(file, made_anew(json.loads(file.read_text())))

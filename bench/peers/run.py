@@ -44,7 +44,7 @@ from children import Child, Failed, run_all
 
 HERE = pathlib.Path(__file__).resolve().parent
 WORKER = [sys.executable, str(HERE / "worker.py")]
-ANSWER_SECONDS, LOAD_SECONDS = 90, 150  # a library may compile and choose kernels when it loads
+ANSWER_SECONDS, LOAD_SECONDS = 60, 150  # a library may compile and choose kernels when it loads
 MOST_RESTARTS = 10
 MOST_FAILURES = 2  # of a layer on a preset's cells; then it is left alone until the next preset
 AHEAD_BYTES = 60 << 30  # of GPU memory for processes that compile side by side
@@ -325,10 +325,9 @@ def compare(options):
             clocks.close()
             for one in [judge, *contestants]:
                 one.drop()
-            if options.logs:
-                options.logs.mkdir(parents=True, exist_ok=True)
-                for log in folder.glob("*.log"):
-                    (options.logs / log.name).write_bytes(log.read_bytes())
+            if options.log:
+                options.log.write_text("".join(f"== {log.name}\n{log.read_text(errors='replace')}\n"
+                                               for log in sorted(folder.glob("*.log"))))
     content = report.document(meta, records, absent, left_out)
     say(f"{len(records)} cells, {len(left_out)} left out, {content['summary']['wrong_results']} wrong results, "
         f"{len(content['verdict'])} times a peer was faster")
@@ -380,7 +379,7 @@ def main():
     parser.add_argument("--budget-seconds", type=float, default=480, help="begin no cell after so long")
     parser.add_argument("--start-seconds", type=float, default=120, help="for imports and a first small problem")
     parser.add_argument("--ahead-seconds", type=float, default=150, help="for compiling ahead")
-    parser.add_argument("--logs", type=pathlib.Path, help="folder for what the processes print")
+    parser.add_argument("--log", type=pathlib.Path, help="file for what the processes print")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--self-test", action="store_true")
     options = parser.parse_args()

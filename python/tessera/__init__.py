@@ -6,11 +6,18 @@
 The type stubs beside this file are the reference.
 """
 
+from typing import Any, Literal
+
 from ._classifier import Classifier, Prediction
 from ._doctor import Device, Doctor, doctor
 from ._layer import MoELayer, moe, prepare_weights, route
+from ._native import ACTIVATIONS, GATE_UP_ORDERS, ROUTER_KINDS, TesseraError
 from ._native import VERSION as __version__
-from ._native import TesseraError
 
-__all__ = ["Classifier", "Device", "Doctor", "MoELayer", "Prediction", "TesseraError", "__version__", "doctor", "moe",
-           "prepare_weights", "route"]
+Activation = Literal[ACTIVATIONS]
+GateUpOrder = Literal[GATE_UP_ORDERS]
+RouterKind = Literal[ROUTER_KINDS]
+Array = Any
+
+__all__ = ["Activation", "Array", "Classifier", "Device", "Doctor", "GateUpOrder", "MoELayer", "Prediction",
+           "RouterKind", "TesseraError", "__version__", "doctor", "moe", "prepare_weights", "route"]

@@ -173,7 +173,7 @@ class Classifier:
     description: str
 
 class Device(NamedTuple):
-    index: int  # -1: the CPU
+    index: int  # type: ignore[assignment]  # -1: the CPU
     name: str
     usable: bool
     why_not: str  # "" where usable

@@ -137,7 +137,7 @@ def same_memory(given):
     """Whether the array that a View was made of still lies where it lay. What came by DLPack is pinned by its capsule."""
     owner = given.owner
     if isinstance(owner, numpy.ndarray):
-        return owner.__array_interface__["data"][0] == given.pointer
+        return owner.__array_interface__["data"][0] == given.pointer and owner.nbytes >= given.num_bytes
     return torch_tensors(owner) is None or owner.data_ptr() == given.pointer
 
 

@@ -14,7 +14,7 @@ _NAME_BYTES = 256
 
 
 class Device(NamedTuple):
-    index: int
+    index: int  # type: ignore[assignment]  # not tuple.index
     name: str
     usable: bool
     why_not: str

@@ -176,7 +176,7 @@ class _Process:
 
     cuda_used = False
     cuda_lost = False
-    owners = weakref.WeakSet()  # objects with a handle: their `lose()` is called in a forked child
+    owners: weakref.WeakSet = weakref.WeakSet()  # objects with a handle: their `lose()` is called in a forked child
 
 
 def use_cuda():

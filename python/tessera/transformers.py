@@ -102,7 +102,7 @@ def experts_forward(self, hidden_states, top_k_index, top_k_weights):
         raise _unsupported(self, "top_k_index", f"{top_k_index.shape[-1]} experts a token", f"at most {MOST_TOP_K}")
     biases = (None, None)
     if self.has_bias:
-        biases = getattr(self, _first_name(self) + "_bias"), self.down_proj_bias
+        biases = tuple(getattr(self, name) for name in _tensor_names(self)[2:])
     if torch.is_grad_enabled():
         _require_no_grad(self, hidden_states, top_k_weights, gate_up, down, *biases)
     x, weights = hidden_states.to(gate_up.dtype).contiguous(), top_k_weights.contiguous()
@@ -131,6 +131,11 @@ def _weight_names(module):
     return _first_name(module), "down_proj"
 
 
+def _tensor_names(module):
+    names = _weight_names(module)
+    return (*names, names[0] + "_bias", "down_proj_bias") if module.has_bias else names
+
+
 def _rows(module):
     """The weights as the operator takes them: gate_up [E, 2I, H] (or [E, I, H]) and down [E, H, I]."""
     gate_up, down = getattr(module, _first_name(module)), module.down_proj
@@ -150,9 +155,7 @@ def _require_no_grad(module, *tensors):
 
 
 def _require_types(module):
-    names = [*_weight_names(module)]
-    if module.has_bias:
-        names += [_first_name(module) + "_bias", "down_proj_bias"]
+    names = _tensor_names(module)
     first = getattr(module, names[0])
     for name in names:
         weight = getattr(module, name, None)
@@ -215,7 +218,7 @@ def _look_now(module):
                            f"a function of its own (act_fn: {activation})",
                            "silu, gelu, relu or the identity of the gate times up, or clamped SwiGLU; without a gate one "
                            "of these or relu squared")
-    for name in _weight_names(module):
+    for name in _tensor_names(module):
         _pack(module, name)
     setattr(module, _GATE, tuple(gate))
     return tuple(gate)
@@ -224,7 +227,8 @@ def _look_now(module):
 def _pack(module, name):
     """Makes the rows that the operator reads contiguous and aligned, where they are not."""
     weight = getattr(module, name)
-    rows = weight.transpose(1, 2) if module.is_transposed else weight
+    swapped = module.is_transposed and weight.dim() == 3
+    rows = weight.transpose(1, 2) if swapped else weight
     if rows.is_contiguous() and rows.data_ptr() % ALIGNMENT == 0:
         return
     if module._parameters.get(name) is not weight:
@@ -233,7 +237,7 @@ def _pack(module, name):
 
     def packed():
         copy = rows.detach().clone(memory_format=torch.contiguous_format)
-        return copy.transpose(1, 2) if module.is_transposed else copy
+        return copy.transpose(1, 2) if swapped else copy
     _replace(weight, packed)
 
 

@@ -41,10 +41,11 @@ class Unclassified(Exception):
 
 
 def pages(root=ROOT):
-    """The documents whose blocks are run: README and docs but the decisions."""
-    listing = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "README.md", "docs/*.md"], cwd=root,
+    """The documents whose blocks are run: those of the top folder and docs but the decisions."""
+    listing = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "*.md"], cwd=root,
                              text=True, stdout=subprocess.PIPE, check=True).stdout.splitlines()
-    return sorted(p for p in listing if (root / p).is_file() and not p.startswith("docs/decisions/"))
+    return sorted(p for p in listing if (root / p).is_file() and ("/" not in p or p.startswith("docs/"))
+                  and not p.startswith("docs/decisions/"))
 
 
 def directives_before(lines, fence):

@@ -182,10 +182,10 @@ class BadInput(unittest.TestCase):
         self.refused(TypeError, "shared_weight", layer, x, ids, slots, shared_weight=numpy.ones(9))
         self.refused(ValueError, "shared_weight", layer, x, ids, slots, shared_weight=numpy.ones(8, numpy.float32))
 
-    def test_weights_whose_memory_moved(self):
+    def test_weights_whose_memory_was_freed(self):
         gate_up = self.given["gate_up"].copy()
         layer = tessera.MoELayer(gate_up, self.given["down"], top_k=3)
-        gate_up.resize((50, 80, 64), refcheck=False)
+        gate_up.resize((1,), refcheck=False)
         with self.assertRaises(RuntimeError) as raised:
             layer(self.given["x"], self.given["topk_ids"], self.given["topk_weights"], out=self.out)
         self.assertIn("gate_up", str(raised.exception))

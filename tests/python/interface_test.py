@@ -105,9 +105,14 @@ class Stubs(unittest.TestCase):
             self.agree(definition, tessera.moe)
 
     def test_public_names(self):
-        kinds = ast.FunctionDef, ast.ClassDef
-        promised = {node.name for node in self.tree.body if isinstance(node, kinds)} | {"__version__"}
+        promised = {"__version__"}
+        for node in self.tree.body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                promised.add(node.name)
+            elif isinstance(node, ast.Assign):
+                promised.add(node.targets[0].id)
         self.assertEqual(promised, set(tessera.__all__))
+        self.assertEqual([name for name in promised if not hasattr(tessera, name)], [])
 
     def members(self, class_name):
         node = next(n for n in self.tree.body if isinstance(n, ast.ClassDef) and n.name == class_name)
@@ -129,6 +134,7 @@ class Stubs(unittest.TestCase):
                     if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript)}
         self.assertEqual(literals, {"Activation": _native.ACTIVATIONS, "GateUpOrder": _native.GATE_UP_ORDERS,
                                     "RouterKind": _native.ROUTER_KINDS})
+        self.assertEqual(literals, {name: typing.get_args(getattr(tessera, name)) for name in literals})
 
     def test_the_package_says_that_it_is_typed(self):
         self.assertTrue((PACKAGE / "py.typed").exists())

@@ -114,7 +114,8 @@ def row_errors(got, expected):
 _SIZES = {"hidden_size": 64, "num_local_experts": 6, "num_experts": 6, "n_routed_experts": 6, "hidden_act": "silu"}
 LONE_EXPERTS = {
     "nemotron_h": ("NemotronHExperts", {"moe_intermediate_size": 40, "moe_latent_size": None, "mlp_hidden_act": "relu2"}),
-    "openai_privacy_filter": ("OpenAIPrivacyFilterExperts", {"intermediate_size": 40}),
+    "openai_privacy_filter": ("OpenAIPrivacyFilterExperts", {"intermediate_size": 40, "swiglu_alpha": 1.702,
+                                                             "swiglu_limit": 7.0}),
     "minimax_m3_vl": ("MiniMaxM3VLExperts", {"intermediate_size": 40, "swiglu_alpha": 1.702, "swiglu_limit": 7.0}),
     "deepseek_v4": ("DeepseekV4Experts", {"intermediate_size": 40, "swiglu_limit": 2.0}),
     "gemma4": ("Gemma4TextExperts", {"moe_intermediate_size": 40, "hidden_activation": "gelu_pytorch_tanh"}),

@@ -128,6 +128,7 @@ class Layers(unittest.TestCase):
         for device in DEVICES:
             dtype = dtypes_of(device)[-1]
             module = experts("gpt_oss", dtype, device)
+            module._is_expert_parallel = True  # newer versions mask sentinels only where it is set
             x, ids, weights = layer_inputs(module, 40, 4, dtype, device)
             ids[:, 2], weights[:, 2] = module.num_experts, 0
             others = run(module, x, ids, weights, implementation="grouped_mm").double().cpu()

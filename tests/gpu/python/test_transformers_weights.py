@@ -120,14 +120,16 @@ class Weights(unittest.TestCase):
         self.assertTrue(torch.equal(model_zoo.logits(model, ids), said.double().flatten(0, 1)))
 
     def test_unaligned_weights_are_moved(self):
-        module = model_zoo.experts_of(model_zoo.build("olmoe"))[0]
-        expected = module.down_proj.detach().clone()
-        room = torch.empty(expected.numel() + 1)
-        module.down_proj.data = room[1:].view(expected.shape).copy_(expected)
-        self.assertNotEqual(module.down_proj.data_ptr() % 16, 0)
-        integration.prepare(module)
-        self.assertEqual(module.down_proj.data_ptr() % 16, 0)
-        self.assertTrue(torch.equal(module.down_proj, expected))
+        for device in DEVICES:
+            module = model_zoo.experts_of(model_zoo.build("gpt_oss", torch.bfloat16, device))[0]
+            before = values(module)
+            for parameter in module.parameters():
+                room = torch.empty(parameter.numel() + 1, dtype=parameter.dtype, device=device)
+                parameter.data = room[1:].view(parameter.shape).copy_(parameter.data)
+                self.assertNotEqual(parameter.data_ptr() % 16, 0)
+            integration.prepare(module)
+            self.assertTrue(all(parameter.data_ptr() % 16 == 0 for parameter in module.parameters()))
+            self.assert_same_values(module, before)
 
 
 class Registration(unittest.TestCase):
