@@ -11,7 +11,6 @@ A directive is an HTML comment on a line of its own right before the fence:
 """
 import pathlib
 import re
-import subprocess
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -42,10 +41,8 @@ class Unclassified(Exception):
 
 def pages(root=ROOT):
     """The documents whose blocks are run: those of the top folder and docs but the decisions."""
-    listing = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "*.md"], cwd=root,
-                             text=True, stdout=subprocess.PIPE, check=True).stdout.splitlines()
-    return sorted(p for p in listing if (root / p).is_file() and ("/" not in p or p.startswith("docs/"))
-                  and not p.startswith("docs/decisions/"))
+    found = [*root.glob("*.md"), *root.glob("docs/**/*.md")]
+    return sorted(p for p in (str(path.relative_to(root)) for path in found) if not p.startswith("docs/decisions/"))
 
 
 def directives_before(lines, fence):

@@ -128,7 +128,8 @@ def run_python(page, setting, offers=frozenset()):
     if not chosen:
         return [], []
     with scratch(setting) as folder:
-        script = pathlib.Path(folder, pathlib.Path(page).stem + ".py")
+        # Not the page's own name: transformers.py would be what `import transformers` finds.
+        script = pathlib.Path(folder, f"blocks_of_{pathlib.Path(page).stem}.py")
         script.write_text(python_script(page, chosen, setting.root), encoding="utf-8")
         # On a GPU machine the caller's environment decides which devices there are.
         environment = setting.environment | ({"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0")}
