@@ -241,6 +241,15 @@ def stage_gpu(tally):
         print(output.strip(), flush=True)
 
 
+def stage_docs(tally):
+    """Every block of README and docs, run or checked; links; the reference pages. Python by the stage python's wheel."""
+    if not build(tally, "test"):
+        return
+    python = BUILD / "python" / "venv" / "bin" / "python"
+    run_unittest(tally, "tests/docs", {"TESSERA_BUILD_DIR": str(BUILD / "test"), "PYTHONPATH": "", "TESSERA_LIBRARY": "",
+                                       "TESSERA_PYTHON": str(python) if python.exists() else ""})
+
+
 def stage_figures(tally):
     code, output = run([sys.executable, "scripts/figures.py", "--check"])
     tally.add(code == 0, "figures of README, docs and model card agree with bench/results", output)
@@ -249,8 +258,8 @@ def stage_figures(tally):
 # "python" after "portable": with the two builds before it, ccache has nearly all that its wheel is made of.
 STAGES = {"unit": stage_unit, "package": stage_package, "examples": stage_examples, "cli": stage_cli,
           "training": stage_training, "gpu": stage_gpu, "tidy": stage_tidy, "figures": stage_figures,
-          "sanitize": stage_sanitize, "portable": stage_portable, "python": stage_python, "fuzz": stage_fuzz,
-          "clang-tidy": stage_clang_tidy}
+          "sanitize": stage_sanitize, "portable": stage_portable, "python": stage_python, "docs": stage_docs,
+          "fuzz": stage_fuzz, "clang-tidy": stage_clang_tidy}
 
 
 def main():

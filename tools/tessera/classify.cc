@@ -52,7 +52,7 @@ constexpr const char* kFooter =
     "same\n"
     "command with --resume continues, and the output is that of a run that was never broken off. A device that fails\n"
     "while others finish the work is exit code 3. With --shard the output is OUTPUT.I-of-N with a manifest, and\n"
-    "'tessera merge OUTPUT' puts the parts together (docs/offline.md).";
+    "'tessera merge OUTPUT' puts the parts together (docs/how-to/long-runs.md).";
 
 struct Options {
   ModelOptions model;
