@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <array>
 
 #include "cuda/core/cuda_check.h"
@@ -33,6 +34,52 @@ EncodeFunction encoder() {
   return function;
 }
 
+// All that a map depends on. Unused dimensions are 0.
+struct Key {
+  const void* data = nullptr;
+  DType dtype = DType::bf16;
+  uint32_t rank = 0;
+  std::array<uint64_t, kMaxRank> extents{};
+  std::array<uint64_t, kMaxRank - 1> stride_bytes{};
+  std::array<uint32_t, kMaxRank> box{};
+
+  bool operator==(const Key&) const = default;
+};
+
+CUtensorMap encode(const char* argument, const Key& key) {
+  const std::array<uint32_t, kMaxRank> unit_steps = {1, 1, 1, 1, 1};
+  CUtensorMap map{};
+  const auto type = key.dtype == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+  const CUresult result =
+      encoder()(&map, type, key.rank, const_cast<void*>(key.data), key.extents.data(), key.stride_bytes.data(),
+                key.box.data(), unit_steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS) {
+    throw Error(argument, str_cat("tensor map refused (CUresult ", static_cast<int>(result), "), row of ",
+                                  key.extents[0], " elements, ", key.extents[1], " rows"));
+  }
+  return map;
+}
+
+// A map is a function of its key alone, and a layer asks for the same few at every launch: each thread keeps the last
+// ones it made, by a hash of the address.
+const CUtensorMap& find_or_encode(const char* argument, const Key& key) {
+  struct Entry {
+    Key key{};
+    CUtensorMap map{};
+  };
+  constexpr size_t kEntries = 64;
+  thread_local std::array<Entry, kEntries> entries{};
+  const uint64_t mixed = (reinterpret_cast<uintptr_t>(key.data) / kAlignment + key.extents[0]) * 0x9E3779B97F4A7C15u;
+  Entry& entry = entries[mixed >> 58];
+  static_assert(kEntries == 1u << (64 - 58));
+  if (entry.key != key) {
+    entry.map = encode(argument, key);
+    entry.key = key;
+  }
+  return entry.map;
+}
+
 }  // namespace
 
 CUtensorMap make_tensor_map(const char* argument, DType dtype, const void* data, std::span<const uint64_t> extents,
@@ -42,28 +89,19 @@ CUtensorMap make_tensor_map(const char* argument, DType dtype, const void* data,
   TESSERA_CHECK(dtype != DType::f32, argument);
   if (reinterpret_cast<uintptr_t>(data) % kAlignment != 0)
     throw Error(argument, "a pointer not aligned to 16 bytes", "16-byte alignment");
-  std::array<uint64_t, kMaxRank - 1> stride_bytes{};
+  Key key{data, dtype, static_cast<uint32_t>(extents.size())};
+  std::copy(extents.begin(), extents.end(), key.extents.begin());
+  std::copy(box.begin(), box.end(), key.box.begin());
   uint64_t packed = kElementBytes;
   for (size_t i = 0; i + 1 < extents.size(); ++i) {
     packed *= extents[i];
-    stride_bytes[i] = strides.empty() ? packed : strides[i] * kElementBytes;
-    if (stride_bytes[i] % kAlignment != 0) {
-      throw Error(argument, str_cat("rows ", stride_bytes[i] / kElementBytes, " elements apart"),
+    key.stride_bytes[i] = strides.empty() ? packed : strides[i] * kElementBytes;
+    if (key.stride_bytes[i] % kAlignment != 0) {
+      throw Error(argument, str_cat("rows ", key.stride_bytes[i] / kElementBytes, " elements apart"),
                   "a multiple of 8 elements");
     }
   }
-  const std::array<uint32_t, kMaxRank> unit_steps = {1, 1, 1, 1, 1};
-  CUtensorMap map{};
-  const auto type = dtype == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
-  const CUresult result =
-      encoder()(&map, type, static_cast<cuuint32_t>(extents.size()), const_cast<void*>(data), extents.data(),
-                stride_bytes.data(), box.data(), unit_steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE,
-                CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS) {
-    throw Error(argument, str_cat("tensor map refused (CUresult ", static_cast<int>(result), "), row of ", extents[0],
-                                  " elements, ", extents[1], " rows"));
-  }
-  return map;
+  return find_or_encode(argument, key);
 }
 
 }  // namespace tessera::gpu
