@@ -3,7 +3,10 @@
 
   report.py bench/results/peers_h100.json     makes tables, verdict and page anew from the file's cells: after a move, or
                                               after a change of this script
+  report.py FILE --add OTHER                  first adds the cells of another run that FILE lacks; a cell is of one run, with
+                                              all its layers and its dense products, and meta.runs says which runs there are
 """
+import argparse
 import json
 import pathlib
 import statistics
@@ -242,6 +245,28 @@ def made_anew(content):
                     [grid.Cell(*cell) for cell in content["left_out"]])
 
 
+def run_of(content):
+    """What distinguishes one run from another."""
+    meta = content["meta"]
+    return {name: meta.get(name) for name in ("machine", "hbm_bytes_per_second", "versions", "commit", "date", "seconds")}
+
+
+def add_run(content, other):
+    """`content` with the cells of `other` that it lacks."""
+    def place(record):
+        return record["preset"], record["tokens"], record["routing"]
+
+    known = {place(record) for record in content["cells"]}
+    new = [record for record in other["cells"] if place(record) not in known]
+    runs = content["meta"].get("runs", [{**run_of(content), "cells": len(known)}])
+    content["meta"]["runs"] = [*runs, {**run_of(other), "cells": len(new)}]
+    content["meta"]["versions"] = {**other["meta"]["versions"], **content["meta"]["versions"]}
+    content["cells"] += new
+    measured = {place(record) for record in content["cells"]}
+    content["left_out"] = [cell for cell in content["left_out"] if tuple(cell) not in measured]
+    return content
+
+
 def example(ours=100.0, peer=150.0, problem=""):
     """Content of a made-up run, for tests of what reads it."""
     def times(us):
@@ -262,7 +287,12 @@ def example(ours=100.0, peer=150.0, problem=""):
 
 
 def self_test():
-    content = example()
+    content, part = example(), example(ours=60.0)
+    part["cells"] = [{**record, "tokens": 8} for record in part["cells"][:1]] + part["cells"]
+    both = made_anew(add_run(example(), part))  # one cell is new and leaves the list of those left out; the others stay
+    assert len(both["cells"]) == len(content["cells"]) + 1 and both["left_out"] == [] and content["left_out"]
+    assert [run["cells"] for run in both["meta"]["runs"]] == [len(content["cells"]), 1]
+    assert both["summary"]["fastest_peer_ratio"] == content["summary"]["fastest_peer_ratio"]
     assert content["verdict"] == [] and content["summary"]["fastest_peer_ratio"]["median"] == 1.5
     lost = example(ours=200.0)["verdict"]
     assert {entry["mode"] for entry in lost} == set(cases.MODES) and {entry["peer"] for entry in lost} == {"torch grouped_mm"}
@@ -285,7 +315,16 @@ def self_test():
     assert summarized([[3.0, 1.0], [2.0]]) == {"us": 2.0, "min": 1.0, "max": 3.0, "count": 3, "rounds": [2.0, 2.0]}
 
 
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=pathlib.Path)
+    parser.add_argument("--add", type=pathlib.Path, metavar="OTHER", help="another run, whose new cells are added")
+    options = parser.parse_args()
+    content = json.loads(options.file.read_text())
+    if options.add:
+        content = add_run(content, json.loads(options.add.read_text()))
+    write(options.file, made_anew(content))
+
+
 if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        file = pathlib.Path(argument)
-        write(file, made_anew(json.loads(file.read_text())))
+    main()

@@ -276,6 +276,19 @@ def machine(torch, transformers, device):
             "clocks": {"sm_at_end": clock, "sm_max": highest, "power_limit": power}, **found}
 
 
+def speed_table(rows):
+    """Milliseconds by implementation, as a table for the documents; "-" where one was left out or its result was wrong."""
+    table = []
+    for model, phase in dict.fromkeys((row["model"], row["phase"]) for row in rows):
+        found = {row["implementation"]: row for row in rows if (row["model"], row["phase"]) == (model, phase)}
+        ms = {name: row["ms"] for name, row in found.items() if row["checked"]}
+        gain = f"{ms['grouped_mm'] / ms['tessera']:.2f}" if {"grouped_mm", "tessera"} <= set(ms) else "-"
+        table.append([model, phase, found["tessera"]["tokens"],
+                      *(f"{ms[name]:.2f}" if name in ms else "-" for name in IMPLEMENTATIONS), gain])
+    return {"columns": ["model", "what", "tokens", *(f"{name}, ms" for name in IMPLEMENTATIONS), "grouped_mm / tessera"],
+            "rows": table}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=pathlib.Path, help="where the figures go")
@@ -302,7 +315,7 @@ def main():
         if device == "cuda":
             torch.cuda.empty_cache()
     if options.json:
-        document = {**machine(torch, transformers, device), "rows": bench.rows}
+        document = {**machine(torch, transformers, device), "table": speed_table(bench.rows), "rows": bench.rows}
         options.json.write_text(json.dumps(document, indent=1) + "\n")
     if options.rehearse and not all(bench.planted_error_is_seen(name) for name in names):
         sys.exit("transformers_models.py: a planted error was not seen")
