@@ -1,4 +1,4 @@
-"""Tessera's mixture-of-experts layer in vLLM: ``pip install tessera-vllm`` is all there is to do.
+"""Tessera's mixture-of-experts layer in vLLM: installing the package is all there is to do.
 
 vLLM calls ``register`` in each of its processes, through the entry point group ``vllm.general_plugins``. From then on
 an unquantized layer for which vLLM would take its Triton kernels takes Tessera's where they can compute it, and Triton's
