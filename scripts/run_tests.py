@@ -116,7 +116,8 @@ def stage_python(tally):
     python = base / "venv" / "bin" / "python"
     pip = [python, "-m", "pip", "--disable-pip-version-check", "-q"]
     # The build folder stays, and what other presets have compiled with the same options comes from ccache.
-    options = ["-C", f"build-dir={base / 'build'}", "-C", "cmake.define.TESSERA_CUDA=OFF"]
+    options = ["--config-settings", f"build-dir={base / 'build'}",  # pip before 23.1, Debian 12's, knows no -C
+               "--config-settings", "cmake.define.TESSERA_CUDA=OFF"]
     backend = {"PYTHONPATH": str(base / "backend")}
     make_sdist = f"import scikit_build_core.build as backend; backend.build_sdist({str(base / 'sdist')!r})"
     for name, command, env in (
