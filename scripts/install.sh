@@ -4,7 +4,7 @@ set -euo pipefail
 
 demo=(g++ cmake ninja-build libcli11-dev nlohmann-json3-dev libdnnl-dev libxxhash-dev ocl-icd-libopencl1 python3)
 test=("${demo[@]}" libgtest-dev clang libclang-rt-dev libomp-dev clang-format clang-tidy ccache openmpi-bin xxhash
-      pkg-config python3-venv)
+      pkg-config python3-venv python3-numpy)
 
 case "${1:-}" in
   demo) wanted=("${demo[@]}") ;;

@@ -18,6 +18,8 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 FUZZ_SECONDS = 30
+# What pip says when it cannot reach the index it was told of.
+NO_INDEX = re.compile(r"SSLError|NewConnectionError|NameResolutionError|ConnectTimeoutError|ProxyError")
 SHARED = ROOT.parent / "shared"  # optional data beside the checkout; what needs it says so when it is absent
 
 
@@ -128,11 +130,32 @@ def stage_python(tally):
             ("backend", [*pip, "install", "--upgrade", "--target", base / "backend", "scikit-build-core"], {}),
             ("archive of the sources", [python, "-c", make_sdist], backend)):
         code, output = run(command, timeout=900, env=env)
+        if code != 0 and (reason := NO_INDEX.search(output)):
+            tally.skipped.append(f"the wheel from source: no package index can be reached ({reason[0]}); the package was "
+                                 "tested as it lies in the tree, with Debian's numpy")
+            return test_python_in_place(tally, base)
         tally.add(code == 0, f"python package: {name}", output)
         if code != 0:
             return
     check_sdist(tally, base / "sdist")
     run_unittest(tally, "tests/python", {"PYTHONPATH": "", "TESSERA_LIBRARY": ""}, python)
+
+
+def test_python_in_place(tally, base):
+    """The package's sources beside the library of preset test, in an environment that sees the system's numpy."""
+    if not build(tally, "test"):
+        return
+    shutil.rmtree(base / "venv", ignore_errors=True)
+    python = base / "venv" / "bin" / "python"
+    code, output = run([sys.executable, "-m", "venv", "--system-site-packages", base / "venv"])
+    folder = subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True,
+                            stdout=subprocess.PIPE, check=False).stdout.strip() if code == 0 else ""
+    tally.add(bool(folder), "python package: environment in place", output)
+    if folder:
+        package = pathlib.Path(folder) / "tessera"
+        shutil.copytree(ROOT / "python" / "tessera", package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(BUILD / "test" / "libtessera.so", package)
+        run_unittest(tally, "tests/python", {"PYTHONPATH": "", "TESSERA_LIBRARY": ""}, python)
 
 
 def check_sdist(tally, folder):
