@@ -13,7 +13,7 @@ import os
 import torch
 
 import cases
-from torch_moe import newest_library, torch_layer
+from torch_moe import torch_layer
 
 
 class Skip(Exception):
@@ -58,36 +58,20 @@ class Library:
 
 
 class Tessera(Library):
-    """This library through its Python package; where that is not installed, through the shim built in this directory."""
-
-    distributions = ("tessera",)
+    """This library, through its Python package."""
 
     def __init__(self):
-        self.layer = self.library = None
-        try:
-            import tessera
-            self.package = tessera
-        except ImportError as error:
-            self.package, path = None, newest_library()
-            if path is None:
-                raise ImportError(f"neither the package ({error}) nor a built libtessera_moe_shim.so under build/") from None
-            from moe_library import MoeLibrary
-            self.library = MoeLibrary(path)
+        import tessera
+        self.package, self.layer = tessera, None
 
     def versions(self):
-        return {"tessera": self.package.__version__} if self.package else {"tessera": "moe_shim.cc of this checkout"}
+        return {"tessera": self.package.__version__}
 
     def load(self, gate_up, down, top_k):
         super().load(gate_up, down, top_k)
-        if self.package:
-            self.layer = self.package.MoELayer(gate_up, down, top_k=top_k)
-        else:
-            from moe_library import MoeLayer
-            self.layer = MoeLayer(self.library, gate_up, down, top_k)
+        self.layer = self.package.MoELayer(gate_up, down, top_k=top_k)
 
     def unload(self):
-        if self.layer and not self.package:
-            self.layer.close()
         self.layer = None
         super().unload()
 
@@ -97,13 +81,7 @@ class Tessera(Library):
     def call(self, x, ids, weights):
         out = torch.empty_like(x)
         workspace = torch.empty(self.layer.workspace_bytes(x.shape[0]), dtype=torch.uint8, device=x.device)
-
-        def run():
-            if self.package:
-                return self.layer(x, ids, weights, out=out, workspace=workspace)
-            self.layer.run(x, ids, weights, out, workspace, torch.cuda.current_stream().cuda_stream)
-            return out
-        return Call(run, poison=out)
+        return Call(lambda: self.layer(x, ids, weights, out=out, workspace=workspace), poison=out)
 
 
 class Torch(Library):

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Tessera's MoE layer against the layer that PyTorch users get (F.grouped_mm), in one process on one GPU.
 
-  torch_moe.py --library build/test/bench/peers/libtessera_moe_shim.so --json bench/results/torch_moe_h100.json
+  torch_moe.py --json bench/results/torch_moe_h100.json
   torch_moe.py --presets olmoe,gemma4 --tokens 1,32,4096 --routings random --budget-seconds 120
   torch_moe.py --continue ...      keeps the cells of the JSON file and measures those that are missing
   torch_moe.py --self-test         the bookkeeping alone: needs neither torch nor a GPU
+
+Ours is tessera.MoELayer of the installed Python package (TESSERA_LIBRARY: another libtessera.so than the package's).
 
 The torch layer: stable sort of the expert ids, gather, grouped_mm, silu * up, grouped_mm, routing weights, back to token
 order, sum. Both layers get the same bf16 tensors and int64 ids. A cell times them in turns, torch, ours, torch, ours,
@@ -25,9 +27,7 @@ import time
 import zlib
 
 import grid
-from moe_library import MoeLayer, MoeLibrary
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 LEAST_REPETITIONS, MOST_REPETITIONS = 3, 15
 FLUSH_BYTES = 128 << 20  # more than twice an H100's L2 cache
 SPARE_BYTES = 30 << 30  # cached by torch's allocator beyond this: given back between cells
@@ -149,8 +149,8 @@ def read_bytes_per_second(torch, stopwatch):
 class Bench:
     """Measures cells; keeps the weights of the preset it is at."""
 
-    def __init__(self, torch, library, cell_seconds, graph_tokens):
-        self.torch, self.library = torch, library
+    def __init__(self, torch, tessera, cell_seconds, graph_tokens):
+        self.torch, self.tessera = torch, tessera
         self.cell_seconds, self.graph_tokens = cell_seconds, graph_tokens
         self.stopwatch = Stopwatch(torch)
         self.rate = read_bytes_per_second(torch, self.stopwatch)
@@ -159,14 +159,12 @@ class Bench:
     def take_up(self, preset):
         if preset == self.preset:
             return
-        if self.layer:
-            self.layer.close()
         self.layer = self.gate_up = self.down = None
         self.torch.cuda.empty_cache()
         hidden, intermediate, experts, top_k = grid.PRESETS[preset]
         self.gate_up = self.randn(experts, 2 * intermediate, hidden).mul_(0.02)
         self.down = self.randn(experts, hidden, intermediate).mul_(0.02)
-        self.layer = MoeLayer(self.library, self.gate_up, self.down, top_k)
+        self.layer = self.tessera.MoELayer(self.gate_up, self.down, top_k=top_k)
         self.preset, self.dense = preset, {}
 
     def randn(self, *shape):
@@ -199,7 +197,7 @@ class Bench:
             theirs["out"] = torch_layer(torch, *problem)
 
         def run_ours():
-            self.layer.run(x, ids, float_weights, out, workspace, torch.cuda.current_stream().cuda_stream)
+            self.layer(x, ids, float_weights, out=out, workspace=workspace)
         works = {"torch_us": run_torch, "ours_us": run_ours}
         for work in works.values():  # libraries load and choose their kernels
             work()
@@ -271,12 +269,13 @@ def records_to_keep(path, meta):
 
 
 def compare(options):
-    import torch  # late: --self-test and --help need none
+    import tessera  # late: --self-test and --help need neither
+    import torch
     torch.set_grad_enabled(False)
     start = time.monotonic()
-    bench = Bench(torch, MoeLibrary(options.library), options.cell_seconds, options.graph_tokens)
+    bench = Bench(torch, tessera, options.cell_seconds, options.graph_tokens)
     meta = {**machine(torch), "date": datetime.date.today().isoformat(), "hbm_bytes_per_second": bench.rate,
-            "method": " ".join(__doc__.split("\n\n")[2].split())}
+            "method": " ".join(__doc__.split("\n\n")[3].split())}
     print(json.dumps(meta, indent=1), flush=True)
     done = records_to_keep(options.json, meta) if options.json and options.keep else []
     wanted = grid.cells(options.presets, options.tokens, options.routings)
@@ -305,11 +304,6 @@ def compare(options):
     return 0 if records and total["won"] == total["cells"] else 1
 
 
-def newest_library():
-    found = sorted(ROOT.glob("build/*/bench/peers/libtessera_moe_shim.so"), key=lambda path: path.stat().st_mtime)
-    return found[-1] if found else None
-
-
 def choice_of(known, convert=str):
     """An argument type: a comma-separated subset of `known`."""
     def parse(text):
@@ -332,7 +326,6 @@ def main():
     parser.add_argument("--budget-seconds", type=float, default=math.inf, help="start no cell after so long")
     parser.add_argument("--cell-seconds", type=float, default=0.12, help="time spent measuring a cell, about")
     parser.add_argument("--graph-tokens", type=int, default=GRAPH_TOKENS, help="largest T with CUDA graph columns")
-    parser.add_argument("--library", type=pathlib.Path, help="libtessera_moe_shim.so; default: the newest under build/")
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--continue", dest="keep", action="store_true", help="keep what the JSON file has")
     parser.add_argument("--self-test", action="store_true")
@@ -341,9 +334,6 @@ def main():
         grid.self_test()
         print("torch_moe.py: self-test passed")
         return 0
-    options.library = options.library or newest_library()
-    if not options.library or not options.library.is_file():
-        parser.error(f"--library: got {options.library or 'none'}, expected a built libtessera_moe_shim.so")
     return compare(options)
 
 
