@@ -11,7 +11,7 @@ namespace tessera::kernels::expert_gemm {
 
 // Adds the bias of the columns this thread holds; every 4 accumulators are 2 columns x 2 rows.
 template <class C>
-__device__ inline void add_bias(float (&acc)[128], const Params& params, const TileSlot& tile) {
+__device__ inline void add_bias(Accumulators& acc, const Params& params, const TileSlot& tile) {
   using Element = typename C::Element;
   const int64_t width = C::kGated ? 2 * static_cast<int64_t>(params.n) : params.n;
   const Element* bias = static_cast<const Element*>(params.bias) + tile.expert * width;
@@ -35,7 +35,7 @@ __device__ inline void add_bias(float (&acc)[128], const Params& params, const T
 
 // In place: gate and up of one column lie in the same thread, 64 accumulators apart; the results take the first 64.
 template <class C>
-__device__ inline void activate(const Activation& activation, float (&acc)[128]) {
+__device__ inline void activate(const Activation& activation, Accumulators& acc) {
   if constexpr (C::kGated) {
     cta::with_gated(activation, [&](auto act) {
 #pragma unroll
@@ -52,7 +52,7 @@ __device__ inline void activate(const Activation& activation, float (&acc)[128])
 // Registers to the warp's staging buffer: 16 rows x 128 columns by stmatrix. Chunk c of row r lies at c ^ (r % 8), as
 // TMA expects it, and no bank is met twice.
 template <class C>
-__device__ inline void stage_pass(uint32_t staging, const float (&acc)[128], int pass) {
+__device__ inline void stage_pass(uint32_t staging, const Accumulators& acc, int pass) {
   const uint32_t lane = threadIdx.x % 32;
   // Addresses of a block differ by exclusive-or in the chunk bits.
   const uint32_t base =
@@ -92,7 +92,7 @@ __device__ inline void store_partial(const uint8_t* staging, const Params& param
 // Writes this warp's 16 rows of the tile. TMA reads the staging buffer while the next tile is multiplied.
 template <class C>
 __device__ inline void store_tile(uint8_t (&staging)[C::kPolicy.staging_passes][kStagingBytes],
-                                  const CUtensorMap& out_map, const Params& params, const float (&acc)[128],
+                                  const CUtensorMap& out_map, const Params& params, const Accumulators& acc,
                                   int64_t out_row, int rows_left, int column_begin) {
   constexpr int kBuffers = C::kPolicy.staging_passes;
   const bool is_issuer = threadIdx.x % 32 == 0;
@@ -130,7 +130,7 @@ __device__ inline void consume(SharedStorage<C>& smem, const CUtensorMap& out_ma
   const int num_k_steps = (params.k + C::kTileK - 1) / C::kTileK;
   cta::RingPosition<C::kStages> ring;
   uint32_t tile_phase = 0;
-  float acc[128];
+  Accumulators acc;
   while (true) {
     const TileSlot tile = next_tile(smem, tile_phase);
     if (tile.expert < 0) break;

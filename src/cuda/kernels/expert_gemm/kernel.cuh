@@ -23,6 +23,7 @@
 #include "cuda/ptx/cluster.cuh"
 #include "cuda/ptx/copy.cuh"
 #include "cuda/ptx/warp.cuh"
+#include "cuda/ptx/wgmma.cuh"
 #include "tessera/core/activation.h"
 
 namespace tessera::kernels::expert_gemm {
@@ -42,6 +43,8 @@ struct Params {
   int32_t gate_half;           // which of gate/up, 0 or 1, is gate in a gated weight and bias
   int32_t num_routed_experts;  // experts beyond are shared ones, with a weight of their own and no bias
 };
+
+using Accumulators = ptx::Fragment<256>;
 
 template <class Element_, bool kGather_, bool kGated_, int kCluster_>
 struct Config {
