@@ -11,13 +11,14 @@ from typing import Any, Literal
 from ._classifier import Classifier, Prediction
 from ._doctor import Device, Doctor, doctor
 from ._layer import MoELayer, moe, prepare_weights, route
-from ._native import ACTIVATIONS, GATE_UP_ORDERS, ROUTER_KINDS, TesseraError
+from ._native import ACTIVATIONS, GATE_UP_ORDERS, ROUTER_KINDS, WEIGHT_FORMATS, TesseraError
 from ._native import VERSION as __version__
 
 Activation = Literal[ACTIVATIONS]
 GateUpOrder = Literal[GATE_UP_ORDERS]
+WeightFormat = Literal[WEIGHT_FORMATS]
 RouterKind = Literal[ROUTER_KINDS]
 Array = Any
 
 __all__ = ["Activation", "Array", "Classifier", "Device", "Doctor", "GateUpOrder", "MoELayer", "Prediction",
-           "RouterKind", "TesseraError", "__version__", "doctor", "moe", "prepare_weights", "route"]
+           "RouterKind", "TesseraError", "WeightFormat", "__version__", "doctor", "moe", "prepare_weights", "route"]

@@ -9,7 +9,7 @@
 #include "classifier/cuda_form.h"
 #include "classifier/cuda_memory.h"
 #include "classifier/cuda_weights.h"
-#include "cuda/core/plan_view.h"
+#include "cuda/grouped/plan_view.h"
 #include "cuda/kernels/implicit_gemm/launch.h"
 
 namespace tessera::classifier {
@@ -83,8 +83,9 @@ class CudaStages {
   Matrix expert_rows_;          // [max * E, X]
   std::unique_ptr<kernels::implicit_gemm::ImplicitGemm> experts_;
   DeviceBytes topk_ids_, plan_workspace_;  // where experts are skipped
-  cta::PlanView plan_{};
+  grouped::PlanView plan_{};
   void* chosen_rows_ = nullptr;
+  int32_t num_multiprocessors_ = 0;  // where experts are skipped
   std::vector<Matrix> activations_;  // y, then the output of each head layer
   std::vector<std::unique_ptr<kernels::implicit_gemm::ImplicitGemm>> head_;
   DeviceBytes logits_;

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <string>
 
+#include "moe/formats.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 #include "tessera/moe/routing_plan.h"
@@ -29,6 +30,21 @@ void validate_activation(const LayerConfig& config) {
   if (!std::isfinite(activation.alpha)) throw Error("activation alpha", str_cat(activation.alpha), "a finite number");
   if (!std::isfinite(activation.beta)) throw Error("activation beta", str_cat(activation.beta), "a finite number");
   if (!(activation.limit > 0.0f)) throw Error("activation limit", str_cat(activation.limit), "a positive number");
+}
+
+// Scales belong to formats that have them: a pointer that would be ignored is a mistake of the caller's.
+void validate_scales(const LayerConfig& config, const LayerWeights& weights, const char* memory) {
+  const FormatRow& format = format_row(config.weight_format);
+  const auto require = [&](const char* name, const void* pointer, bool used) {
+    if (format.has_scales() && used) return require_pointer(name, pointer, memory, kAlignment);
+    if (pointer != nullptr)
+      throw Error(name, "a pointer", str_cat("null: weights of format ", format.name, " here have no such scales"));
+  };
+  const bool shared = config.shared_intermediate_size != 0;
+  require("gate_up scale", weights.gate_up_scale, true);
+  require("down scale", weights.down_scale, true);
+  require("shared gate_up scale", weights.shared_gate_up_scale, shared);
+  require("shared down scale", weights.shared_down_scale, shared);
 }
 
 }  // namespace
@@ -71,6 +87,7 @@ void validate(const LayerConfig& config, const LayerWeights& weights, const Back
     require("shared gate_up weight", weights.shared_gate_up, false);
     require("shared down weight", weights.shared_down, false);
   }
+  validate_scales(config, weights, traits.memory);
   if (config.num_mapped_experts != 0)
     require_pointer("expert_map", weights.expert_map, traits.memory, alignof(int32_t));
 }
