@@ -2,6 +2,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <iterator>
 #include <string>
 
 #include "cuda/core/cuda_check.h"
@@ -17,6 +19,16 @@
 #include "tessera/core/error.h"
 
 namespace tessera::moe {
+
+/// One run, laid out: what its kernels are told.
+struct CudaRun {
+  LayerInputs inputs;
+  ResolvedLaunch launch;
+  int32_t num_shared_experts;  // S
+  int32_t num_slots;           // k + S
+  grouped::Problem problem;
+};
+
 namespace {
 
 constexpr BackEndTraits kTraits{"device memory", false};
@@ -42,14 +54,6 @@ gpu::KernelMarks* marks_of(gpu::LayerMarks* marks, gpu::KernelMarks gpu::LayerMa
   return marks == nullptr ? nullptr : &(marks->*kernel);
 }
 
-// The plan and both GEMMs must agree on these.
-void set_tilings(grouped::Tiling (&tilings)[grouped::kNumGemms], const LayerConfig& config,
-                 const ResolvedLaunch& launch) {
-  const grouped::Role first = first_role(config);
-  tilings[grouped::gemm_idx(first)] = launch.tiling(first, config.intermediate_size);
-  tilings[grouped::gemm_idx(grouped::Role::down)] = launch.tiling(grouped::Role::down, config.hidden_size);
-}
-
 int current_device() {
   int device = 0;
   TESSERA_CUDA_CHECK(cudaGetDevice(&device));
@@ -61,13 +65,13 @@ int current_device() {
 CudaLayer::CudaLayer(const LayerConfig& config, const LayerWeights& weights, const LaunchPolicy& policy)
     : config_(config), weights_(weights), policy_(policy) {
   moe::validate(config, weights, kTraits);
+  resolve_launch(config, 1, {.num_multiprocessors = 1}, policy);  // refuses what no device could follow
   validate_shared_expert(config);
   if (const char* missing = missing_for_cuda()) throw Error("device", missing, "a Hopper GPU with a working driver");
   device_ = current_device();
   const LaunchDevice device = current_launch_device(config);
   num_multiprocessors_ = device.num_multiprocessors;
   runs_pairs_ = device.runs_pairs;
-  resolved_launch(1);  // a policy that no run could follow is refused here
 }
 
 ResolvedLaunch CudaLayer::resolved_launch(int32_t num_tokens) const {
@@ -88,29 +92,23 @@ void CudaLayer::validate(const LayerInputs& inputs, const void* workspace, size_
 void CudaLayer::run_step(Step step, const LayerInputs& inputs, void* workspace, size_t workspace_size,
                          CUstream_st* stream) const {
   validate(inputs, workspace, workspace_size);
-  enqueue(step, inputs, resolved_launch(inputs.num_tokens), lay_out_workspace(config_, inputs.num_tokens, workspace),
-          stream);
+  enqueue(step, prepare(inputs, workspace), stream);
 }
 
-void CudaLayer::enqueue(Step step, const LayerInputs& inputs, const ResolvedLaunch& launch, const CudaWorkspace& arrays,
-                        CUstream_st* stream) const {
-  const int32_t shared = num_shared_experts(config_);
-  const int32_t slots = config_.top_k + shared;
-  if (step == Step::plan) return launch_plan(inputs, launch, arrays, stream);
-  if (step == Step::combine) {
-    return kernels::combine::launch({config_.dtype, arrays.rows, arrays.plan.token_row, inputs.topk_weights, inputs.out,
-                                     inputs.num_tokens, slots, config_.hidden_size, shared, inputs.shared_weight,
-                                     inputs.topk_weights_dtype, marks_of(policy_.marks, &gpu::LayerMarks::combine)},
-                                    stream);
-  }
-  grouped::Problem problem{};
+CudaRun CudaLayer::prepare(const LayerInputs& inputs, void* workspace) const {
+  CudaRun run{inputs, resolved_launch(inputs.num_tokens), num_shared_experts(config_), 0, {}};
+  run.num_slots = config_.top_k + run.num_shared_experts;
+  const CudaWorkspace arrays = lay_out_workspace(config_, inputs.num_tokens, workspace);
+  const grouped::Role first = first_role(config_);
+  grouped::Problem& problem = run.problem;
   problem.plan = arrays.plan;
-  set_tilings(problem.tilings, config_, launch);
+  problem.tilings[grouped::gemm_idx(first)] = run.launch.tiling(first, config_.intermediate_size);
+  problem.tilings[grouped::gemm_idx(grouped::Role::down)] = run.launch.tiling(grouped::Role::down, config_.hidden_size);
   problem.hidden_size = config_.hidden_size;
   problem.intermediate_size = config_.intermediate_size;
   problem.num_experts = config_.num_experts;
-  problem.num_shared_experts = shared;
-  problem.max_rows = inputs.num_tokens * slots;
+  problem.num_shared_experts = run.num_shared_experts;
+  problem.max_rows = inputs.num_tokens * run.num_slots;
   problem.dtype = config_.dtype;
   problem.gate_up_order = config_.gate_up_order;
   problem.activation = config_.activation;
@@ -123,25 +121,40 @@ void CudaLayer::enqueue(Step step, const LayerInputs& inputs, const ResolvedLaun
   problem.shared_down = weights_.shared_down;
   problem.intermediate = arrays.intermediate;
   problem.rows = arrays.rows;
-  const bool is_first = step == Step::gate_up;
-  launch_gemm(problem, is_first ? first_role(config_) : grouped::Role::down, launch,
-              marks_of(policy_.marks, is_first ? &gpu::LayerMarks::gate_up : &gpu::LayerMarks::down), stream);
+  return run;
 }
 
-void CudaLayer::launch_plan(const LayerInputs& inputs, const ResolvedLaunch& launch, const CudaWorkspace& arrays,
-                            CUstream_st* stream) const {
-  const int32_t shared = num_shared_experts(config_);
+void CudaLayer::enqueue(Step step, const CudaRun& run, CUstream_st* stream) const {
+  const LayerInputs& inputs = run.inputs;
+  switch (step) {
+    case Step::plan: return launch_plan(run, stream);
+    case Step::gate_up:
+      return launch_gemm(run.problem, first_role(config_), run.launch,
+                         marks_of(policy_.marks, &gpu::LayerMarks::gate_up), stream);
+    case Step::down:
+      return launch_gemm(run.problem, grouped::Role::down, run.launch, marks_of(policy_.marks, &gpu::LayerMarks::down),
+                         stream);
+    case Step::combine:
+      return kernels::combine::launch(
+          {config_.dtype, run.problem.rows, run.problem.plan.token_row, inputs.topk_weights, inputs.out,
+           inputs.num_tokens, run.num_slots, config_.hidden_size, run.num_shared_experts, inputs.shared_weight,
+           inputs.topk_weights_dtype, marks_of(policy_.marks, &gpu::LayerMarks::combine)},
+          stream);
+  }
+}
+
+void CudaLayer::launch_plan(const CudaRun& run, CUstream_st* stream) const {
   kernels::moe_plan::Args args{};
-  args.topk_ids = inputs.topk_ids;
-  args.ids_are_64_bit = inputs.ids_are_64_bit;
-  args.num_tokens = inputs.num_tokens;
-  args.num_slots = config_.top_k + shared;
-  args.num_experts = config_.num_experts + shared;
+  args.topk_ids = run.inputs.topk_ids;
+  args.ids_are_64_bit = run.inputs.ids_are_64_bit;
+  args.num_tokens = run.inputs.num_tokens;
+  args.num_slots = run.num_slots;
+  args.num_experts = config_.num_experts + run.num_shared_experts;
   args.first_expert = config_.first_expert;
-  args.order = launch.order;
-  set_tilings(args.tilings, config_, launch);
-  args.plan = arrays.plan;
-  args.num_shared_experts = shared;
+  args.order = run.launch.order;
+  std::copy(std::begin(run.problem.tilings), std::end(run.problem.tilings), std::begin(args.tilings));
+  args.plan = run.problem.plan;
+  args.num_shared_experts = run.num_shared_experts;
   args.expert_map = weights_.expert_map;
   args.num_mapped_experts = config_.num_mapped_experts;
   args.count_marks = marks_of(policy_.marks, &gpu::LayerMarks::count);
@@ -153,10 +166,8 @@ void CudaLayer::run(const LayerInputs& inputs, void* workspace, size_t workspace
   validate_num_tokens(config_, inputs.num_tokens);
   if (inputs.num_tokens == 0) return;
   validate(inputs, workspace, workspace_size);
-  const CudaWorkspace arrays = lay_out_workspace(config_, inputs.num_tokens, workspace);
-  const ResolvedLaunch launch = resolved_launch(inputs.num_tokens);
-  for (const Step step : {Step::plan, Step::gate_up, Step::down, Step::combine})
-    enqueue(step, inputs, launch, arrays, stream);
+  const CudaRun run = prepare(inputs, workspace);
+  for (const Step step : {Step::plan, Step::gate_up, Step::down, Step::combine}) enqueue(step, run, stream);
 }
 
 }  // namespace tessera::moe

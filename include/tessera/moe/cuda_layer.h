@@ -27,7 +27,7 @@ struct LayerMarks;  // src/cuda/core/marks.h
 
 namespace tessera::moe {
 
-struct CudaWorkspace;   // src/moe/cuda_workspace.h
+struct CudaRun;         // src/moe/cuda_layer.cc
 struct ResolvedLaunch;  // src/moe/kernels.h
 
 /// How the work is laid out on the device; results do not depend on it.
@@ -66,10 +66,9 @@ class CudaLayer {
   void validate(const LayerInputs& inputs, const void* workspace, size_t workspace_size) const;
 
   ResolvedLaunch resolved_launch(int32_t num_tokens) const;
-  void enqueue(Step step, const LayerInputs& inputs, const ResolvedLaunch& launch, const CudaWorkspace& arrays,
-               CUstream_st* stream) const;
-  void launch_plan(const LayerInputs& inputs, const ResolvedLaunch& launch, const CudaWorkspace& arrays,
-                   CUstream_st* stream) const;
+  CudaRun prepare(const LayerInputs& inputs, void* workspace) const;
+  void enqueue(Step step, const CudaRun& run, CUstream_st* stream) const;
+  void launch_plan(const CudaRun& run, CUstream_st* stream) const;
 
   LayerConfig config_;
   LayerWeights weights_;

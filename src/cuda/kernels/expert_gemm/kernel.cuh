@@ -217,7 +217,7 @@ template <class C>
 __device__ inline void consume(SharedStorage<C>& smem, const CUtensorMap& out_map, const Problem& problem,
                                int warpgroup) {
   using Element = typename C::Element;
-  const int warp = (static_cast<int>(threadIdx.x) - C::kWarpgroupThreads) / 32;  // of the consumers', 16 rows each
+  const int warp_in_group = static_cast<int>(threadIdx.x) / 32 % 4;
   const int num_steps = num_k_steps<C>(problem);
   cta::RingPosition<C::kStages> ring;
   uint32_t tile_phase = 0;
@@ -234,14 +234,14 @@ __device__ inline void consume(SharedStorage<C>& smem, const CUtensorMap& out_ma
     if (problem.bias(C::kRole) != nullptr && tile.expert < problem.num_experts)
       grouped::add_bias<C::kRole, Element>(acc, problem, tile);
     grouped::activate<C::kRole>(problem.activation, acc);
-    const int row_in_tile = warp * grouped::kStagingRows;
+    const int row_in_tile = warpgroup * cta::kWarpgroupRows + warp_in_group * grouped::kStagingRows;
     const grouped::OutRows out{out_map,
                                problem.out(C::kRole),
                                problem.out_columns(C::kRole),
                                tile.row_begin + row_in_tile,
                                tile.num_rows - row_in_tile,
                                tile.n_block * C::kOutColumns};
-    grouped::store_tile<Element, C::kOutColumns>(smem.staging[warp], out, acc);
+    grouped::store_tile<Element, C::kOutColumns>(smem.staging[warpgroup * 4 + warp_in_group], out, acc);
   }
   if (threadIdx.x % 32 == 0) ptx::bulk_wait_read();  // shared memory outlives the stores that read it
 }
