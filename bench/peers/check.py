@@ -72,7 +72,7 @@ def decoded_reference(reply):
             "norms": from_text("f", reply["norms"])}
 
 
-def judged(output, reference, slack):
+def judged(output, reference, slack, fmt="bf16"):
     """{"problem": text, empty when right; "of_bound"; "row_error"} of an output {"rows", "projections": base64 text}."""
     rows, projections = from_text("f", output["rows"]), from_text("f", output["projections"])
     problem, of_bound, row_error = rows_problem(rows, reference, slack)
