@@ -121,14 +121,14 @@ def ranges_table(summaries):
     rows = [[words, cases.FORMAT_TITLES[fmt], *total_text(summary["ranges"][name]), summary["ranges"][name]["word"] or "-"]
             for fmt, summary in summaries.items() for name, _, _, words in verdict.RANGES]
     return {"columns": ["tokens", "against the best peer with", "cells", "geometric mean", "least", "most",
-                        "cells it is faster in", "so Tessera is"], "rows": rows}
+                        "cells lost", "so Tessera is"], "rows": rows}
 
 
 def tokens_table(summaries):
     rows = [[count, cases.FORMAT_TITLES[fmt], *total_text(total)] for fmt, summary in summaries.items()
             for count, total in summary["tokens"].items()]
-    return {"columns": ["T", "against the best peer with", "cells", "geometric mean", "least", "most",
-                        "cells it is faster in"], "rows": rows}
+    return {"columns": ["T", "against the best peer with", "cells", "geometric mean", "least", "most", "cells lost"],
+            "rows": rows}
 
 
 def peers_table(summaries):
