@@ -42,6 +42,7 @@ NOT_ASKED = "not asked for: --peers or --everything"
 # Libraries that compile for each shape, and in how many processes that is worth doing ahead.
 AHEAD_PARTS = {"sglang": 1, "vllm": 1, "deepgemm": 1, "deepgemm_fp8": 1, "liger": 4}
 AHEAD_TOKENS = {"liger": (4096,)}  # its variants do not depend on the number of tokens
+TUNED = ("flashinfer",)  # libraries that try their tactics on the inputs of a call
 
 MODES = ("graph_cold", "graph_warm", "eager")
 LARGE_TOKENS = 512  # from here on tables show TFLOP/s
@@ -141,6 +142,7 @@ def self_test():
     names = [layer for layers in LAYERS.values() for layer in layers]
     assert set(names) == set(TITLES) and set(BOUNDS) <= set(TITLES) and set(STRONG) <= set(LAYERS)
     assert sorted(names) == sorted(layer for layers in FORMATS.values() for layer in layers)
+    assert set(TUNED) | set(AHEAD_PARTS) <= set(LAYERS)
     assert format_of("deepgemm fp8 GEMMs") == "fp8-block" and format_of("deepgemm GEMMs") == "bf16"
     assert chain_layers("flashinfer") == ["flashinfer"] and chain_layers("deepgemm") == ["deepgemm"]
     assert weight_bytes("olmoe", 3) == 3 * 6 * 2048 * 1024

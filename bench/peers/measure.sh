@@ -4,7 +4,7 @@
 #   measure.sh [FILE [OPTIONS OF run.py]]      FILE: default bench/results/peers_<gpu>.json
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-pack=bench/peers/pack folder=build/peers
+pack=bench/peers/pack
 gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -1 | grep -oE '[A-Z]+[0-9]+[0-9A-Z]*' | head -1 | tr '[:upper:]' '[:lower:]' || true)
 [ -n "$gpu" ] || { echo "measure.sh: nvidia-smi names no GPU" >&2; exit 2; }
 file=${1:-bench/results/peers_$gpu.json}
@@ -13,7 +13,8 @@ shift $(($# > 0))
 cmake --preset cuda --log-level=WARNING
 cmake --build build/cuda --target tessera_c
 export TESSERA_LIBRARY=$PWD/build/cuda/libtessera.so PYTHONPATH=$PWD/python${PYTHONPATH:+:$PYTHONPATH}
-[ ! -x "$pack/build.sh" ] || "$pack/build.sh" "$folder"  # a peer whose part is missing is listed as absent, with the reason
+"$pack/build.sh"
+python3 "$pack/unpack.py"
 
 code=0
 python3 bench/peers/run.py --out "$file" "$@" || code=$?

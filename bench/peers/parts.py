@@ -50,15 +50,28 @@ class Book:
         self.runs = report.runs_of(content) if content else []
         versions = content["meta"]["versions"] if content else {}
         self.meta["versions"] = {**versions, **meta["versions"]}
+        self.meta["notes"] = dict(content["meta"].get("notes", {})) if content else {}
         self.absent = report.still_absent([*(content["absent"] if content else []), *absent], self.meta["versions"])
         self.runs.append({**report.run_of({"meta": meta}), "cells": 0, "chains": 0})
 
+    def noted(self, layers):
+        """The layers, with what their notes say in every cell ("theirs", "ours") kept once, in meta.notes."""
+        kept = {}
+        for name, entry in layers.items():
+            note = dict(entry.get("note", {}))
+            for key in ("theirs", "ours"):
+                if key in note:
+                    self.meta.setdefault("notes", {}).setdefault(name, {})[key] = note.pop(key)
+            rest = {key: value for key, value in entry.items() if key != "note"}
+            kept[name] = {**rest, "note": note} if note else rest
+        return kept
+
     def add(self, record):
-        self.cells.append({**record, "run": len(self.runs) - 1})
+        self.cells.append({**record, "layers": self.noted(record["layers"]), "run": len(self.runs) - 1})
         self.runs[-1]["cells"] += 1
 
     def add_chains(self, records):
-        self.chain += [{**record, "run": len(self.runs) - 1} for record in records]
+        self.chain += [{**record, "layers": self.noted(record["layers"]), "run": len(self.runs) - 1} for record in records]
         self.runs[-1]["chains"] += len(records)
 
     def content(self):
@@ -141,13 +154,17 @@ def self_test():
         assert why_not(first, _meta(**change)).startswith(expected), (change, why_not(first, _meta(**change)))
     assert why_not({**first, "schema": 1}, _meta()).startswith("schema: got 1, expected 2")
     second = Book(pathlib.Path("none"), _meta(hbm_bytes_per_second=5e12, versions={"b": {"b": "2"}}), [], first)
-    second.add(cell(8))
+    eighth = cell(8)
+    eighth["layers"]["flashinfer"]["note"] = {"theirs": "kernel", "ours": "tactic", "tactic": "3"}
+    second.add(eighth)
+    assert second.cells[-1]["layers"]["flashinfer"]["note"] == {"tactic": "3"}, second.cells[-1]
     second.add_chains([report.example_chain("olmoe", 1, 100.0, 110.0)])
     second.runs[-1]["seconds"] = 5
     content = second.content()
     assert [record["run"] for record in content["cells"]] == [0, 1] and content["chain"][0]["run"] == 1
     assert [(run["cells"], run["chains"], run["hbm_bytes_per_second"]) for run in content["meta"]["runs"]] == [
         (1, 0, 4e12), (1, 1, 5e12)]
+    assert content["meta"]["notes"] == {"flashinfer": {"theirs": "kernel", "ours": "tactic"}}
     assert content["meta"]["seconds"] == 15 and set(content["meta"]["versions"]) == {"a", "b"} and not content["absent"]
     assert remaining_presets(["olmoe", "gemma4"], [1], content) == ["gemma4"]
     assert remaining_presets(["olmoe"], [1, 2], content) == ["olmoe"]

@@ -156,6 +156,7 @@ def add_run(content, other):
             run[count] = sum(record["run"] == number + len(runs) for record in new)
         mine += new
     content["meta"]["runs"] = [*runs, *theirs]
+    content["meta"]["notes"] = {**other["meta"].get("notes", {}), **content["meta"].get("notes", {})}
     content["meta"]["versions"] = {**other["meta"]["versions"], **content["meta"]["versions"]}
     measured = {place(record) for record in content["cells"]}
     content["left_out"] = [cell for cell in content["left_out"] if tuple(cell) not in measured]

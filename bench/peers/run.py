@@ -18,7 +18,7 @@ an fp64 reference, every row by random projections (check.py). FILE is rewritten
 The JSON file:
   schema   2
   meta     machine, hbm_bytes_per_second, versions {library: {package: version}}, commit, sources, date, settings, method,
-           seconds, runs [the same of each part, and how many cells and chains it measured]
+           seconds, notes {layer: {theirs, ours}}, runs [the same of each part, and how many cells and chains it measured]
   cells    [{preset, tokens, routing, run (of meta.runs), hidden_size, intermediate_size, num_experts, top_k, rows,
            active_experts, flop, floors {format: us (weights of the experts in use / hbm_bytes_per_second of the run)},
            checksum, dense: TIMES, clocks {sm_mhz, watts, samples}, layers {name: {times {graph_cold, graph_warm, eager:

@@ -10,6 +10,7 @@ import os
 import sys
 import zlib
 
+import cases
 import check
 import grid
 
@@ -208,7 +209,8 @@ class LibraryWorker:
 
     def __init__(self, torch, name):
         from adapters import LIBRARIES
-        self.torch, self.library, self.make_library, self.sets = torch, LIBRARIES[name](), LIBRARIES[name], []
+        self.torch, self.name, self.make_library, self.sets, self.primer = torch, name, LIBRARIES[name], [], None
+        self.library = self.make_library()
         self.timer, self.cell, self.kept = Timer(torch), None, {}
         self.most_kept = torch.cuda.get_device_properties(0).total_memory * KEPT_SHARE
 
@@ -237,9 +239,9 @@ class LibraryWorker:
 
     def unload(self, _=None):
         self.cell, self.kept = None, {}
-        for library in [self.library, *self.sets]:
+        for library in [self.library, *self.sets, *([self.primer] if self.primer else [])]:
             library.unload()
-        self.sets = []
+        self.sets, self.primer = [], None
         self.torch.cuda.empty_cache()
         return {}
 
@@ -283,10 +285,15 @@ class LibraryWorker:
         return answer
 
     def chain_load(self, request):
-        """Several sets of weights, each in a library object of its own; their checksums."""
+        """Several sets of weights, each in a library object of its own; their checksums. Where calls are tuned, an object
+        beside them tunes for each number of tokens, and the layers take what it found: one that has several places in the
+        chain would tune for the routing of each."""
         self.unload()
-        checksums = []
+        checksums, self.primer = [], None
         try:
+            if self.name in cases.TUNED:
+                self.primer = self.make_library()
+                self.primer.load(*make_weights(self.torch, request["preset"]), grid.PRESETS[request["preset"]][3])
             for number in range(request["sets"]):
                 weights = make_weights(self.torch, request["preset"], number)
                 self.sets.append(self.make_library())
@@ -305,6 +312,8 @@ class LibraryWorker:
         torch, cell = self.torch, grid.Cell(*request["cell"])
         try:
             made = [make_inputs(torch, cell, place) for place in range(request["layers"])]
+            if self.primer:
+                self.primer.layers()[request["layer"]](*made[0])
             calls = [self.sets[place % len(self.sets)].layers()[request["layer"]](*inputs)
                      for place, inputs in enumerate(made)]
             for call in calls:
