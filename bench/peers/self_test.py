@@ -17,6 +17,7 @@ import children
 import grid
 import report
 import run as runner
+import self_test_adapters
 
 CELL = grid.Cell("olmoe", 512, "balanced")
 ROLES = {"tessera": "good", "torch": "wrong", "deepgemm": "dies", "liger": "error", "flashinfer": "other-inputs",
@@ -138,6 +139,7 @@ def check_clocks():
 def run():
     cases.self_test()
     check.self_test()
+    self_test_adapters.run()
     report.self_test()
     check_clocks()
     with tempfile.TemporaryDirectory() as name:

@@ -266,7 +266,7 @@ class Judge:
         return {"checksum": checksum(self.torch, self.weights)}
 
     def reference(self, request):
-        from torch_moe import exact_rows, torch_layer
+        from torch_moe import exact_rows, exact_slots, torch_layer
         torch, cell = self.torch, grid.Cell(*request["cell"])
         x, ids, weights = make_inputs(torch, cell)
         tokens = sampled_tokens(cell.tokens)
@@ -275,6 +275,7 @@ class Judge:
         norms = torch.cat([part.float().norm(dim=1) for part in out.split(4096)])
         answer = {"tokens": tokens, "exact": check.to_text("d", exact.flatten().tolist()),
                   "allowed": check.to_text("d", allowed.flatten().tolist()),
+                  "slots": check.to_text("f", exact_slots(torch, x, *self.weights, ids, weights, tokens).flatten().tolist()),
                   "projections": check.to_text("f", projections(torch, out)), "norms": check.to_text("f", norms.tolist()),
                   "checksum": checksum(torch, (x, ids, weights)), "active_experts": ids.unique().numel()}
         del out, x, ids, weights
