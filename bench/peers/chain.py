@@ -5,6 +5,8 @@ of one layer gets by emptying it in between, a chain gets by itself, with the ne
 fresh tokens and its own routing. They are not the layer before's outputs: those of random weights shrink from layer to layer
 until nothing is left to check, and a stream keeps the order anyway.
 """
+import concurrent.futures
+
 import cases
 import check
 import report
@@ -50,6 +52,7 @@ class ChainRunner:
     def __init__(self, judge, contestants, seconds=(60, 300), most_failures=2):
         self.judge, self.contestants, self.most_failures = judge, contestants, most_failures
         self.answer_seconds, self.load_seconds = seconds
+        self.judging = concurrent.futures.ThreadPoolExecutor(1)  # the next chain is measured meanwhile
 
     def references(self, preset, tokens, sets):
         """{place: {tokens: reference}}, {set: checksum of its weights}."""
@@ -94,6 +97,7 @@ class ChainRunner:
         return {"times": {"chain": report.summarized([answer["times"]])}, "check": checks, "problem": problem, **note}
 
     def measure_layer(self, one, layer, record, sets, found, failures):
+        """The layer's entry, or the future of one that is still judged."""
         references, checksums = found
         if record["usage"][cases.format_of(layer)]["least_reuse_bytes"] < LEAST_REUSE_BYTES:
             return {"skip": f"a set of weights would come back after less than {LEAST_REUSE_BYTES >> 20} MiB of others"}
@@ -104,7 +108,8 @@ class ChainRunner:
             answer = {"skip": reason} if reason else one.ask(
                 {"do": "chain", "cell": [record["preset"], record["tokens"], "random"], "layer": layer, "layers": LAYERS,
                  "sampled": SAMPLED, **RUNS}, self.load_seconds)
-            return self.entry(layer, answer, {place: references[place][str(record["tokens"])] for place in SAMPLED})
+            return self.judging.submit(self.entry, layer, answer,
+                                       {place: references[place][str(record["tokens"])] for place in SAMPLED})
         except Failed as error:
             failures.append(str(error))
             return {"failed": str(error)}
@@ -136,6 +141,9 @@ class ChainRunner:
                             "layers": {}})
         for one in self.contestants:
             self.measure_library(one, records, sets, found)
+        for record in records:
+            record["layers"] = {layer: entry if isinstance(entry, dict) else entry.result()
+                                for layer, entry in record["layers"].items()}
         return records
 
 

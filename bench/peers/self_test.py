@@ -21,6 +21,8 @@ import grid
 import parts
 import report
 import run as runner
+import self_test_adapters
+import theirs
 import verdict
 
 CELL = grid.Cell("olmoe", 512, "balanced")
@@ -74,7 +76,8 @@ def behave(role, reply_fd):
     """A worker made of numbers in this file."""
     reference, good, output = check._example()
     coded = {"tokens": reference["tokens"], **{key: check.to_text("d", reference[key]) for key in ("exact", "allowed")},
-             **{key: check.to_text("f", reference[key]) for key in ("projections", "norms")}}
+             **{key: check.to_text("f", reference[key]) for key in ("projections", "norms")},
+             "slots": check.to_text("f", reference["exact"])}  # one expert a token
     with os.fdopen(reply_fd, "w") as replies:
         for line in sys.stdin:
             request = json.loads(line)
@@ -247,6 +250,12 @@ def check_finish(folder):
     assert quietly(runner.ended, book, True)[0] == parts.WRONG
 
 
+def check_layers():
+    """What is said of each layer is said of the layers that there are."""
+    assert {layer: (parts.library, parts.format) for layer, parts in theirs.LAYERS.items()} == {
+        layer: (library, cases.format_of(layer)) for library, layers in cases.LAYERS.items() for layer in layers}
+
+
 def check_clocks():
     clocks = runner.Clocks(command=("printf", "1980, 650.5\nnot a sample\n1410, 700\n"))
     begin = time.monotonic() - 1
@@ -263,10 +272,12 @@ def check_clocks():
 def run():
     cases.self_test()
     check.self_test()
+    self_test_adapters.run()
     verdict.self_test()
     report.self_test()
     parts.self_test()
     chain.self_test()
+    check_layers()
     check_clocks()
     with tempfile.TemporaryDirectory() as name:
         check_children(pathlib.Path(name))

@@ -373,7 +373,7 @@ class Judge:
 
     def judgement(self, inputs):
         """What a result of these inputs is checked with."""
-        from torch_moe import exact_rows, torch_layer
+        from torch_moe import exact_rows, exact_slots, torch_layer
         torch, (x, ids, weights) = self.torch, inputs
         tokens = sampled_tokens(x.shape[0])
         exact, allowed = exact_rows(torch, x, *self.weights, ids, weights, tokens)
@@ -381,6 +381,7 @@ class Judge:
         norms = torch.cat([part.float().norm(dim=1) for part in out.split(4096)])
         return {"tokens": tokens, "exact": check.to_text("d", exact.flatten().tolist()),
                 "allowed": check.to_text("d", allowed.flatten().tolist()),
+                "slots": check.to_text("f", exact_slots(torch, x, *self.weights, ids, weights, tokens).flatten().tolist()),
                 "projections": check.to_text("f", projections(torch, out)), "norms": check.to_text("f", norms.tolist()),
                 "checksum": checksum(torch, (x, ids, weights))}
 
