@@ -90,20 +90,30 @@ class Worker:
                 "words": f"{why}\n{self.log.read()[-4000:].decode(errors='replace')}"}
 
     def end(self):
-        self.process.stdin.close()
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:  # of a request that a dead process never read
+            pass
         self.process.wait()
         self.process.stdout.close()
         self.log.close()
 
 
-def serve(tests, folder, environment):
+def warm(worker, modules):
+    """Has it import the modules. What fails here fails again, and is counted, where the module is listed."""
+    for module in modules:
+        worker.ask({"list": module})
+
+
+def serve(tests, folder, environment, worker=None):
     """One worker, replaced when it dies, until no test is left."""
-    worker, module = None, None
+    module = None
     while (request := tests.take(module)) is not None:
         worker = worker or Worker(folder, environment)
         reply = worker.ask(request)
         module = request.get("list") or request["run"].partition(".")[0]
         if reply.get("died"):
+            worker.end()
             worker, module = None, None
         tests.done(request, reply)
     if worker:
@@ -118,15 +128,17 @@ def run(folder, num_workers, environment, alone=()):
     """
     modules = sorted(path.stem for path in pathlib.Path(folder).glob("test_*.py"))
     tests = Tests(modules, alone)
+    by_itself = Tests([], [])
+    last = Worker(folder, environment)  # it imports beside the others, and runs its tests after them
+    warming = threading.Thread(target=warm, args=(last, sorted({name.partition(".")[0] for name in alone} & set(modules))))
     threads = [threading.Thread(target=serve, args=(tests, folder, {**environment, "OMP_NUM_THREADS": "1"}))
                for _ in range(num_workers)]
-    for thread in threads:
+    for thread in (warming, *threads):
         thread.start()
-    for thread in threads:
+    for thread in (warming, *threads):
         thread.join()
-    by_itself = Tests([], [])
     by_itself.waiting = {"alone": sorted(tests.set_apart)}
-    serve(by_itself, folder, environment)
+    serve(by_itself, folder, environment, last)
     unknown = [name for name in alone if not any((test + ".").startswith(name + ".") for test in tests.set_apart)]
     tests.results += [{"test": name, "outcome": "failed", "seconds": 0.0, "words": "is to run by itself, and is no test"}
                       for name in unknown]
