@@ -149,6 +149,67 @@ class Record(Scratch):
                          ["python/hidden.py", "python/hidden_too.py"])
 
 
+PROGRAM = """#!/bin/sh
+case "$1" in --toolkit) echo "CUDA 13.0"; exit 0;; esac
+for word; do case "$word" in --gtest_output=json:*) report=${word#--gtest_output=json:};; esac; done
+echo '{"testsuites": [{"name": "Sums", "testsuite": [{"name": "One", "time": "0.5s"}, {"name": "Two", "time": "1.25s"}, \
+{"name": "Three", "result": "SKIPPED", "time": "0s"}]}]}' > "$report"
+"""
+TESTS = """import unittest
+import package_under_test
+
+class Sums(unittest.TestCase):
+    def test_one(self):
+        self.assertEqual(package_under_test.__file__.split("/")[-2:], ["python", "package_under_test.py"])
+"""
+
+
+class Run(Scratch):
+    """A whole run, on programs that stand for a suite's and without a GPU."""
+
+    def setUp(self):
+        super().setUp()
+        self.build = self.root.resolve() / "build"
+        program = self.build / "tests" / "gpu" / "gpu_test_kernels"
+        program.parent.mkdir(parents=True)
+        program.write_text(PROGRAM)
+        program.chmod(0o755)
+        (self.build / "libtessera.so").write_text("")
+        (self.root / "python" / "tessera").mkdir()
+        (self.root / "python" / "tessera" / "__init__.py").write_text("")
+        (self.root / "python" / "test_sums.py").write_text(TESTS)
+        (self.root / "python" / "package_under_test.py").write_text("")
+        for name, value in (("machine", lambda: {"gpu": "none", "driver": "none"}),
+                            ("sanitize", lambda tool, program, *_: (99, "ERROR SUMMARY: 1 error") if "planted" in str(program)
+                             else (0, Sanitizers.CLEAN_OUTPUT))):
+            patch = mock.patch.object(record, name, value)
+            patch.start()
+            self.addCleanup(patch.stop)
+
+    def run_suites(self):
+        with mock.patch("builtins.print") as printed:
+            entries = record.run_suites(self.build, ["kernels", "package"])
+        return entries, "\n".join(str(call.args[0]) for call in printed.call_args_list if call.args)
+
+    def test_counts_times_and_sanitizers(self):
+        entries, printed = self.run_suites()
+        self.assertEqual([entries["kernels"][key] for key in ("passed", "failed", "skipped", "toolkit", "sanitizer")],
+                         [2, 0, 1, "CUDA 13.0", {tool: record.CLEAN for tool in record.TOOLS}])
+        self.assertEqual([entries["package"][key] for key in ("passed", "failed", "skipped", "sanitizer")],
+                         [1, 0, 0, "none: a reason"])
+        for words in ("1.25 s  Sums.Two", "s  test_sums.Sums.test_one", "s  test_sums\n", "memcheck of kernels",
+                      "racecheck of planted bug", "suite kernels: ", "suite package: ", "sanitizers: "):
+            self.assertIn(words, printed)
+        self.assertLess(printed.index("Sums.Two"), printed.index("Sums.One"))
+
+    def test_a_file_outside_of_the_hash_fails_the_run(self):
+        self.suites["package"]["files"] = ["python/test_*.py"]
+        self.write()
+        entries, printed = self.run_suites()
+        self.assertEqual((entries["package"]["passed"], entries["package"]["failed"]), (1, 1))
+        self.assertIn("python/package_under_test.py was loaded and is not in the hash", printed)
+
+
 class Sanitizers(unittest.TestCase):
     CLEAN_OUTPUT = "[  PASSED  ] 4 tests.\n========= ERROR SUMMARY: 0 errors\n"
 
