@@ -25,6 +25,7 @@ test:
 gpu-test:
 	@cmake --preset cuda --log-level=WARNING
 	@cmake --build --preset cuda
+	@python3 tests/gpu/record.py closure build/cuda
 	@tests/gpu/run.sh build/cuda core moe classifier python $$([ $$(nvidia-smi -L | wc -l) -ge 2 ] && echo multi_gpu)
 
 #   make bench   measures the CPU back end and writes bench/results/
