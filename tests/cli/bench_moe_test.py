@@ -77,6 +77,16 @@ class BenchMoeTest(CommandTest):
                           "--device cuda")
 
 
+    def test_the_floor_needs_a_gpu_and_says_so(self):
+        without = {"CUDA_VISIBLE_DEVICES": ""}
+        self.assert_error(bench(*TINY, "--tokens", 4, "--floor", "--device", "cpu"), 2,
+                          "--floor: got the CPU back end, expected a GPU")
+        self.assert_error(bench(*TINY, "--tokens", 4, "--floor", "--json", self.folder / "floor.json", env=without), 2,
+                          "--floor: got the CPU back end: ", "expected a GPU")
+        self.assertFalse((self.folder / "floor.json").exists())
+        self.assertNotIn("floor", self.measured(*TINY, *BURST, "--tokens", 4)[1]["cases"][0])
+
+
 class TableTest(CommandTest):
     """bench/gpu/moe_table.py turns what the command writes into the shape of the committed results."""
 
