@@ -103,8 +103,7 @@ Command add_bench_moe(CLI::App& app) {
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   app.add_flag("--no-dense", options->no_dense, "Leave the dense products and the ratio out");
-  app.add_flag("--floor", options->bench.floor,
-               "Measure what reading the weights must take, and the kernels as they run together; GPU only");
+  app.add_flag("--floor", options->bench.floor, "Read rate of the memory, times of kernels as they run; GPU only");
   app.add_option("--json", options->json, "Write the figures as JSON to this file");
   app.footer(kFooter + preset_list());
   return [options] { return bench(*options); };
