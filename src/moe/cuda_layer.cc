@@ -5,6 +5,7 @@
 #include <string>
 
 #include "cuda/core/cuda_check.h"
+#include "cuda/core/marks.h"
 #include "cuda/kernels/combine/launch.h"
 #include "cuda/kernels/expert_gemm/launch.h"
 #include "cuda/kernels/moe_plan/launch.h"
@@ -39,6 +40,11 @@ void validate_shared_expert(const LayerConfig& config) {
                 str_cat("at most ", kernels::moe_plan::kMaxTopK, " slots a token and ", kernels::moe_plan::kMaxExperts,
                         " experts, each ", config.intermediate_size, " of it counting as one"));
   }
+}
+
+// One kernel's; null where the layer marks nothing.
+gpu::KernelMarks* marks_of(gpu::LayerMarks* marks, gpu::KernelMarks gpu::LayerMarks::*kernel) {
+  return marks == nullptr ? nullptr : &(marks->*kernel);
 }
 
 int current_device() {
@@ -106,6 +112,7 @@ void CudaLayer::enqueue(Step step, const LayerInputs& inputs, const CudaWorkspac
       gemm.interleaved = config_.gated && config_.gate_up_order == GateUpOrder::interleaved;
       gemm.up_first = config_.gated && config_.gate_up_order == GateUpOrder::up_first;
       gemm.shared_weight = weights_.shared_gate_up;
+      gemm.marks = marks_of(policy_.marks, &gpu::LayerMarks::gate_up);
       return expert_gemm::launch(gemm, options, stream);
     case Step::down:
       gemm.role = expert_gemm::Role::down;
@@ -116,12 +123,13 @@ void CudaLayer::enqueue(Step step, const LayerInputs& inputs, const CudaWorkspac
       gemm.bias = weights_.down_bias;
       gemm.out = arrays.rows;
       gemm.shared_weight = weights_.shared_down;
+      gemm.marks = marks_of(policy_.marks, &gpu::LayerMarks::down);
       return expert_gemm::launch(gemm, options, stream);
     case Step::combine:
-      return kernels::combine::launch(
-          {config_.dtype, arrays.rows, arrays.plan.token_row, inputs.topk_weights, inputs.out, inputs.num_tokens, slots,
-           hidden, shared, inputs.shared_weight, inputs.topk_weights_dtype},
-          stream);
+      return kernels::combine::launch({config_.dtype, arrays.rows, arrays.plan.token_row, inputs.topk_weights,
+                                       inputs.out, inputs.num_tokens, slots, hidden, shared, inputs.shared_weight,
+                                       inputs.topk_weights_dtype, marks_of(policy_.marks, &gpu::LayerMarks::combine)},
+                                      stream);
   }
 }
 
@@ -141,6 +149,8 @@ void CudaLayer::launch_plan(const LayerInputs& inputs, const CudaWorkspace& arra
   args.num_shared_experts = shared;
   args.expert_map = weights_.expert_map;
   args.num_mapped_experts = config_.num_mapped_experts;
+  args.count_marks = marks_of(policy_.marks, &gpu::LayerMarks::count);
+  args.place_marks = marks_of(policy_.marks, &gpu::LayerMarks::place);
   kernels::moe_plan::launch(args, stream);
 }
 

@@ -1,6 +1,7 @@
 """tessera bench moe on the CPU back end: tiny layers, what is printed, what is written, what is refused."""
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import unittest
@@ -75,6 +76,16 @@ class BenchMoeTest(CommandTest):
         self.assertRegex(result.out, r"(?m)^device +cpu: (this build has no CUDA kernels|no GPU here: .+)$")
         self.assert_error(bench(*TINY, "--tokens", 4, "--device", "cuda", env={"CUDA_VISIBLE_DEVICES": ""}), 2,
                           "--device cuda")
+
+
+    def test_the_floor_needs_a_gpu_and_says_so(self):
+        without = {"CUDA_VISIBLE_DEVICES": ""}
+        self.assert_error(bench(*TINY, "--tokens", 4, "--floor", "--device", "cpu"), 2,
+                          "--floor: got the CPU back end, expected a GPU")
+        self.assert_error(bench(*TINY, "--tokens", 4, "--floor", "--json", self.folder / "floor.json", env=without), 2,
+                          "--floor: got the CPU back end: ", "expected a GPU")
+        self.assertFalse((self.folder / "floor.json").exists())
+        self.assertNotIn("floor", self.measured(*TINY, *BURST, "--tokens", 4)[1]["cases"][0])
 
 
 class TableTest(CommandTest):
@@ -153,6 +164,31 @@ class TableTest(CommandTest):
 
     def test_the_rows_are_the_committed_ones(self):
         self.assertEqual(set(self.table.ROWS), set(self.committed["burst"]))
+
+
+class CallOverheadTest(CommandTest):
+    """bench/gpu/call_overhead.py, but for the calls themselves."""
+
+    SCRIPT = ROOT / "bench" / "gpu" / "call_overhead.py"
+
+    def test_the_quietest_round_counts_way_by_way(self):
+        spec = importlib.util.spec_from_file_location("call_overhead", self.SCRIPT)
+        script = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(script)
+        self.assertEqual(script.quietest([{"a": 2.0, "b": 1.004}, {"a": 1.5, "b": 9.0}]), {"a": 1.5, "b": 1.0})
+        for gpu, name in (("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA H200", "h200"), ("NVIDIA GH200 480GB", "gh200"),
+                          ("Tesla V100-SXM2-16GB", "v100")):
+            self.assertEqual(script.result_name(gpu), f"call_overhead_{name}.json")
+        committed = json.loads((ROOT / "bench" / "results" / "call_overhead_h100.json").read_text())
+        self.assertEqual(script.result_name(committed["gpu"]), "call_overhead_h100.json")
+
+    def test_without_a_gpu_it_writes_nothing(self):
+        path = self.folder / "figures.json"
+        done = subprocess.run([sys.executable, self.SCRIPT, "--output", path], text=True, capture_output=True, check=False,
+                              env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, "^call_overhead: (No module named '.+': it needs torch|no GPU here)")
+        self.assertFalse(path.exists())
 
 
 class BadInputTest(CommandTest):

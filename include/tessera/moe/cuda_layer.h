@@ -21,6 +21,10 @@
 
 struct CUstream_st;
 
+namespace tessera::gpu {
+struct LayerMarks;  // src/cuda/core/marks.h
+}
+
 namespace tessera::moe {
 
 struct CudaWorkspace;  // src/moe/cuda_workspace.h
@@ -31,6 +35,8 @@ struct LaunchPolicy {
   int32_t num_ctas = 0;      ///< 0: one a multiprocessor
   int32_t cluster_size = 2;  ///< CTAs that share weights, 1 or 2; 1 where the device cannot run pairs
   int32_t back_every = 6;    ///< every so-manyth cluster takes light experts first; 0: none
+  /// For measurements: [1] in device memory, into which the kernels write when they begin and end; null: none does.
+  gpu::LayerMarks* marks = nullptr;
 };
 
 class CudaLayer {

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "cuda/cta/element.cuh"
+#include "cuda/cta/mark.cuh"
 #include "cuda/kernels/combine/policy.h"
 #include "cuda/ptx/cluster.cuh"
 #include "tessera/core/dtype.h"
@@ -27,6 +28,7 @@ struct Params {
   int32_t num_shared_experts;  // S
   const float* shared_weight;  // [T] or null
   DType topk_weights_dtype;
+  gpu::KernelMarks* marks;  // [1]; unused unless kMarked
 };
 
 __device__ inline float topk_weight(const Params& params, int64_t index) {
@@ -55,10 +57,12 @@ __device__ inline void add_weighted(float (&sum)[kChunkElements], float weight, 
   }
 }
 
-template <class Element>
+template <class Element, bool kMarked>
 __global__ void __launch_bounds__(kPolicy.threads) combine_kernel(const __grid_constant__ Params params) {
+  cta::mark<kMarked>(params.marks, &gpu::KernelMarks::begin);
   ptx::launch_dependents();
   ptx::wait_for_prerequisites();
+  cta::mark<kMarked>(params.marks, &gpu::KernelMarks::work);
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kPolicy.threads + threadIdx.x;
   if (index >= params.num_chunks) return;
   const int32_t token = static_cast<int32_t>(index / params.row_chunks);
@@ -86,6 +90,7 @@ __global__ void __launch_bounds__(kPolicy.threads) combine_kernel(const __grid_c
 #pragma unroll
   for (int i = 0; i < 4; ++i) packed[i] = cta::pack2(Element{}, sum[2 * i], sum[2 * i + 1]);
   params.out[index] = make_uint4(packed[0], packed[1], packed[2], packed[3]);
+  cta::mark_end<kMarked>(params.marks);  // threads that have left are not waited for; thread 0 has a chunk in every CTA
 }
 
 }  // namespace tessera::kernels::combine

@@ -29,9 +29,12 @@ void launch(const Args& args, cudaStream_t stream) {
   params.top_k = args.top_k;
   params.num_shared_experts = args.num_shared_experts;
   params.shared_weight = args.shared_weight;
+  params.marks = args.marks;
   const int64_t ctas = (params.num_chunks + kPolicy.threads - 1) / kPolicy.threads;
-  gpu::launch_overlapping(args.dtype == DType::bf16 ? combine_kernel<__nv_bfloat16> : combine_kernel<__half>, ctas,
-                          kPolicy.threads, params, stream);
+  const bool is_bf16 = args.dtype == DType::bf16;
+  auto* const kernel = is_bf16 ? combine_kernel<__nv_bfloat16, false> : combine_kernel<__half, false>;
+  auto* const marked_kernel = is_bf16 ? combine_kernel<__nv_bfloat16, true> : combine_kernel<__half, true>;
+  gpu::launch_overlapping(args.marks == nullptr ? kernel : marked_kernel, ctas, kPolicy.threads, params, stream);
 }
 
 }  // namespace tessera::kernels::combine

@@ -17,6 +17,7 @@
 
 #include "cuda/core/plan_view.h"
 #include "cuda/cta/expert_tiling.h"
+#include "cuda/cta/mark.cuh"
 #include "cuda/cta/pipeline.cuh"
 #include "cuda/cta/smem_layout.cuh"
 #include "cuda/kernels/expert_gemm/policy.h"
@@ -41,6 +42,7 @@ struct Params {
   bool interleaved;            // of a gated bias
   int32_t gate_half;           // which of gate/up, 0 or 1, is gate in a gated weight and bias
   int32_t num_routed_experts;  // experts beyond are shared ones, with a weight of their own and no bias
+  gpu::KernelMarks* marks;     // [1]; unused unless kMarked
 };
 
 template <class Element_, bool kGather_, bool kGated_, int kCluster_>
@@ -132,7 +134,7 @@ __device__ inline TileSlot next_tile(SharedStorage<C>& smem, uint32_t& phase) {
 
 namespace tessera::kernels::expert_gemm {
 
-template <class C>
+template <class C, bool kMarked>
 __global__ void __launch_bounds__(C::kThreads, 1)
     expert_gemm_kernel(const __grid_constant__ CUtensorMap weight_map,
                        const __grid_constant__ CUtensorMap shared_weight_map, const __grid_constant__ CUtensorMap a_map,
@@ -141,6 +143,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   auto& smem = *reinterpret_cast<SharedStorage<C>*>(shared_bytes);
   const int warp = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 32, 0);  // uniform for the compiler
   const int warpgroup = warp / 4;
+  // A consumer marks: it waits for the first stage anyway.
+  cta::mark<kMarked>(params.marks, &gpu::KernelMarks::begin, C::kWarpgroupThreads);
   ptx::launch_dependents();
   if (threadIdx.x == 0) {
     ptx::prefetch_tensor_map(&weight_map);
@@ -156,6 +160,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     __syncthreads();
   }
   ptx::wait_for_prerequisites();
+  cta::mark<kMarked>(params.marks, &gpu::KernelMarks::work, C::kWarpgroupThreads);
 
   const WeightMaps weight_maps{weight_map, shared_weight_map, params.num_routed_experts, params.gate_half};
   if constexpr (C::kGather) {
@@ -171,6 +176,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     ptx::cluster_arrive();
     ptx::cluster_wait();
   }
+  cta::mark_end<kMarked>(params.marks);
 }
 
 }  // namespace tessera::kernels::expert_gemm

@@ -55,7 +55,7 @@ CUtensorMap out_map(const Args& args) {
 }
 
 // A launch of the kernel: the attributes must outlive the configuration that points at them.
-template <class C>
+template <class C, bool kMarked>
 struct Launch {
   Launch(int32_t num_ctas, bool overlap_previous, cudaStream_t stream) {
     gpu::allow_shared_memory<kernel>(sizeof(SharedStorage<C>));
@@ -73,13 +73,13 @@ struct Launch {
   }
   Launch(const Launch&) = delete;
 
-  static constexpr auto* kernel = &expert_gemm_kernel<C>;
+  static constexpr auto* kernel = &expert_gemm_kernel<C, kMarked>;
   std::array<cudaLaunchAttribute, 2> attributes{};
   cudaLaunchConfig_t config{};
 };
 
-template <class C>
-void launch_config(const Args& args, const LaunchOptions& options, cudaStream_t stream) {
+template <class C, bool kMarked>
+void launch_kernel(const Args& args, const LaunchOptions& options, cudaStream_t stream) {
   Params params{};
   params.plan = args.plan;
   params.gemm_idx = args.role == Role::down ? 1 : 0;
@@ -94,15 +94,22 @@ void launch_config(const Args& args, const LaunchOptions& options, cudaStream_t 
   params.interleaved = args.interleaved;
   params.gate_half = args.up_first ? 1 : 0;
   params.num_routed_experts = args.num_experts;
-  const Launch<C> launch(options.num_ctas, options.overlap_previous, stream);
+  params.marks = args.marks;
+  const Launch<C, kMarked> launch(options.num_ctas, options.overlap_previous, stream);
   TESSERA_CUDA_CHECK(cudaLaunchKernelEx(&launch.config, launch.kernel, weight_map(args), shared_weight_map(args),
                                         args.role == Role::down ? row_map(args) : CUtensorMap{}, out_map(args),
                                         params));
 }
 
+template <class C>
+void launch_config(const Args& args, const LaunchOptions& options, cudaStream_t stream) {
+  args.marks == nullptr ? launch_kernel<C, false>(args, options, stream)
+                        : launch_kernel<C, true>(args, options, stream);
+}
+
 template <class Element>
 bool pairs_fit() {
-  const Launch<Config<Element, true, true, 2>> launch(2, false, nullptr);
+  const Launch<Config<Element, true, true, 2>, false> launch(2, false, nullptr);
   int clusters = 0;
   TESSERA_CUDA_CHECK(cudaOccupancyMaxActiveClusters(&clusters, launch.kernel, &launch.config));
   return clusters > 0;

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "cuda/core/marks.h"
 #include "cuda/core/plan_view.h"
 #include "cuda/kernels/expert_gemm/tiling.h"
 #include "tessera/core/activation.h"
@@ -35,6 +36,7 @@ struct Args {
   bool up_first = false;                // gated weight and bias: all up rows, then all gate rows
   int32_t num_shared_experts = 0;       // S: experts num_experts.. of the plan, S * I wide together, without bias
   const void* shared_weight = nullptr;  // GEMM 1: [2 S I, H] or [S I, H]; GEMM 2: [H, S I]
+  gpu::KernelMarks* marks = nullptr;    // [1] or null: none
 };
 
 // How to launch. `num_ctas` 0 means one a multiprocessor; any number >= 1 computes everything, with the same bits.

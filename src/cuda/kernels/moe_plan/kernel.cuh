@@ -14,6 +14,7 @@
 
 #include "cuda/core/plan_view.h"
 #include "cuda/cta/expert_tiling.h"
+#include "cuda/cta/mark.cuh"
 #include "cuda/kernels/moe_plan/policy.h"
 #include "cuda/ptx/cluster.cuh"
 #include "tessera/batching/plan.h"
@@ -38,6 +39,7 @@ struct Params {
   int32_t num_shared_experts;
   const int32_t* expert_map;
   int32_t num_mapped_experts;
+  gpu::KernelMarks* marks;  // [1] of this kernel; unused unless kMarked
 };
 
 // Expert of this shard that an id names, else -1.
@@ -76,16 +78,20 @@ __device__ inline void count_chunk(const Params& params, int32_t chunk, int32_t*
   }
 }
 
+template <bool kMarked>
 __global__ void __launch_bounds__(kThreads, 1) count_kernel(const __grid_constant__ Params params) {
   __shared__ int32_t counts[kThreads];
+  cta::mark<kMarked>(params.marks, &gpu::KernelMarks::begin);
   ptx::launch_dependents();
   counts[threadIdx.x] = 0;
   ptx::wait_for_prerequisites();
+  cta::mark<kMarked>(params.marks, &gpu::KernelMarks::work);
   __syncthreads();  // counts are zero
   count_chunk(params, static_cast<int32_t>(blockIdx.x), counts);
   __syncthreads();  // counts are complete
   const int32_t expert = static_cast<int32_t>(threadIdx.x);
   if (expert < params.num_experts) params.plan.chunk_counts[blockIdx.x * params.num_experts + expert] = counts[expert];
+  cta::mark_end<kMarked>(params.marks);
 }
 
 // Inclusive sum over the CTA's threads; all threads call it. `warp_sums` is scratch.
@@ -267,11 +273,14 @@ __device__ inline void build_prefix(const Params& params, PlaceStorage& smem) {
   if (thread == 0) plan.header->num_tasks = num_tasks;
 }
 
+template <bool kMarked>
 __global__ void __launch_bounds__(kThreads, 1) place_kernel(const __grid_constant__ Params params) {
   extern __shared__ uint16_t warp_counts[];  // [kWarps][E]
   __shared__ PlaceStorage smem;
+  cta::mark<kMarked>(params.marks, &gpu::KernelMarks::begin);
   ptx::launch_dependents();
   ptx::wait_for_prerequisites();
+  cta::mark<kMarked>(params.marks, &gpu::KernelMarks::work);
   const int32_t chunk = static_cast<int32_t>(blockIdx.x);
   read_table(params, chunk, smem);
   if (chunk < params.chunking.num_chunks) {
@@ -279,6 +288,7 @@ __global__ void __launch_bounds__(kThreads, 1) place_kernel(const __grid_constan
   } else {
     build_prefix(params, smem);
   }
+  cta::mark_end<kMarked>(params.marks);
 }
 
 }  // namespace tessera::kernels::moe_plan

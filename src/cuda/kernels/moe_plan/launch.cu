@@ -25,6 +25,18 @@ void validate(const Args& args) {
 // A counter of each expert for each warp.
 size_t shared_bytes(int32_t num_experts) { return static_cast<size_t>(kWarps) * num_experts * sizeof(uint16_t); }
 
+template <bool kMarked>
+void launch_kernels(const Args& args, Params params, cudaStream_t stream) {
+  params.marks = args.count_marks;
+  if (params.chunking.num_chunks > 1)
+    gpu::launch_overlapping(count_kernel<kMarked>, params.chunking.num_chunks, kThreads, params, stream);
+  params.marks = args.place_marks;
+  gpu::allow_shared_memory<place_kernel<kMarked>>(shared_bytes(kMaxExperts));
+  if (params.chunking.num_chunks == 0) params.chunking.num_chunks = 1;  // an empty plan is still written
+  gpu::launch_overlapping(place_kernel<kMarked>, params.chunking.num_chunks + 1, kThreads, params, stream,
+                          shared_bytes(args.num_experts));
+}
+
 }  // namespace
 
 void launch(const Args& args, cudaStream_t stream) {
@@ -43,12 +55,8 @@ void launch(const Args& args, cudaStream_t stream) {
   params.num_mapped_experts = args.num_mapped_experts;
   std::copy(std::begin(args.tilings), std::end(args.tilings), std::begin(params.tilings));
   params.plan = args.plan;
-  if (params.chunking.num_chunks > 1)
-    gpu::launch_overlapping(count_kernel, params.chunking.num_chunks, kThreads, params, stream);
-  gpu::allow_shared_memory<place_kernel>(shared_bytes(kMaxExperts));
-  if (params.chunking.num_chunks == 0) params.chunking.num_chunks = 1;  // an empty plan is still written
-  gpu::launch_overlapping(place_kernel, params.chunking.num_chunks + 1, kThreads, params, stream,
-                          shared_bytes(args.num_experts));
+  args.place_marks == nullptr ? launch_kernels<false>(args, params, stream)
+                              : launch_kernels<true>(args, params, stream);
 }
 
 }  // namespace tessera::kernels::moe_plan

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "cuda/core/marks.h"
 #include "cuda/core/plan_view.h"
 #include "cuda/cta/expert_tiling.h"
 #include "cuda/kernels/moe_plan/policy.h"
@@ -27,10 +28,12 @@ struct Args {
   int32_t first_expert;  // id of this shard's expert 0; ids outside [first_expert, first_expert + E) are skipped
   batching::TaskOrder order;
   cta::ExpertTiling tilings[cta::kNumExpertGemms];
-  cta::PlanView plan;                   // arrays to fill; chunk_counts [num_chunks][E + S]
-  int32_t num_shared_experts = 0;       // S: experts that every token takes
-  const int32_t* expert_map = nullptr;  // [num_mapped_experts] id -> expert of this shard, else any other number
-  int32_t num_mapped_experts = 0;       // 0: no map
+  cta::PlanView plan;                       // arrays to fill; chunk_counts [num_chunks][E + S]
+  int32_t num_shared_experts = 0;           // S: experts that every token takes
+  const int32_t* expert_map = nullptr;      // [num_mapped_experts] id -> expert of this shard, else any other number
+  int32_t num_mapped_experts = 0;           // 0: no map
+  gpu::KernelMarks* count_marks = nullptr;  // [1] of each launch; both or neither
+  gpu::KernelMarks* place_marks = nullptr;
 };
 
 void launch(const Args& args, cudaStream_t stream);
