@@ -4,7 +4,7 @@
 # Where the CUDA toolkit puts nvcc.
 export PATH := $(PATH):/usr/local/cuda/bin
 
-.PHONY: demo build test gpu-test bench format figures clean help
+.PHONY: demo build test gpu-test bench peers format figures clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -31,6 +31,10 @@ gpu-test:
 bench:
 	@scripts/install.sh test
 	@python3 scripts/run_bench.py
+
+#   make peers   measures whole layers beside other libraries' on one Hopper GPU, makes tables and pictures
+peers:
+	@bench/peers/measure.sh
 
 #   make format   formats every C++ file
 format:

@@ -131,6 +131,20 @@ class TableTest(CommandTest):
             self.assertEqual([row[0] for row in table["layer_table"]["rows"]], expected)
             self.assertIn(machine, table["what"])
 
+    def test_one_process_measures_every_routing_of_a_load(self):
+        measured = self.measured() | {"machine": {"GPU": "NVIDIA H200, 132", "CUDA": "13", "dense": "cuBLASLt"}}
+        other = json.loads(json.dumps(measured["cases"][0]))
+        other["kernels"]["plan"]["us"] = 99.0
+        measured["cases"].append(other)
+        done = self.run_table(measured, "--rows", "mixtral,mixtral-r")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        plans = {row[0]: row[2] for row in json.loads((self.folder / "table.json").read_text())["plan_table"]["rows"]}
+        self.assertEqual(plans, {"mixtral": 15.3, "mixtral-r": 99.0})
+        self.assertIn("qwen3-30b 16384 balanced: got 2 cases, expected 1", self.run_table(measured, "--rows", "qwen30").stderr)
+        self.assertEqual(self.table.groups(["qwen57", "mixtral", "qwen57-best"]),
+                         {("qwen2-57b", 4096): ["qwen57", "qwen57-best"], ("mixtral-8x7b", 4096): ["mixtral"]})
+        self.assertEqual(self.table.file_name(measured["machine"], "moe"), ROOT / "bench" / "results" / "moe_h200.json")
+
     def test_a_wrong_result_or_row_writes_nothing(self):
         done = self.run_table(self.measured() | {"machine": {}}, "--rows", "mixtral", exit_code=1)
         self.assertEqual((done.returncode, done.stderr), (1, "moe_table: mixtral-8x7b 4096 balanced: exit code 1\n"))
