@@ -226,7 +226,9 @@ def check_torch_parts(matrix, quantised, scales):
 
 def check_notes(folder):
     assert all(parts.format in check.FORMATS for parts in theirs.LAYERS.values())
-    assert {layer for layers in cases.LAYERS.values() for layer in layers} <= set(theirs.LAYERS)
+    assert {library: theirs.layers(library) for library in cases.LAYERS} == cases.LAYERS
+    assert {layer: cases.format_of(layer) for layer in theirs.LAYERS} == {
+        layer: parts.format for layer, parts in theirs.LAYERS.items()}
     readme = (HERE / "README.md").read_text()
     assert theirs.markdown_table() in readme, "README.md: theirs and ours: expected theirs.markdown_table()"
     for layer in ("sglang triton fp8", "vllm triton fp8"):
