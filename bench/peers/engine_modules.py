@@ -92,12 +92,12 @@ def vllm(folder, kernels, triton, float8):
     """As sglang, for `import vllm.model_executor.layers.fused_moe.fused_moe`. triton: the module; float8: torch's e4m3."""
     moe = "vllm.model_executor.layers.fused_moe"
 
-    def quantised_input(rows, scale, quant_dtype, per_act_token_quant, block_shape=None, **_):
+    def quantised_input(A, A_scale, quant_dtype, per_act_token_quant, block_shape=None, **_):  # the engine calls it by these names
         if quant_dtype is None:
-            return rows, None
-        if scale is not None or list(block_shape) != [128, 128]:
-            raise ValueError(f"block shape {block_shape}, given scale {scale is not None}: expected [128, 128] and none")
-        return kernels.per_token_group_quant_fp8(rows, 128)
+            return A, None
+        if A_scale is not None or per_act_token_quant or list(block_shape) != [128, 128]:
+            raise ValueError(f"block shape {block_shape}, given scale {A_scale is not None}: expected [128, 128] and none")
+        return kernels.per_token_group_quant_fp8(A, 128)
 
     def activation(name, output, given):
         if name != "silu":

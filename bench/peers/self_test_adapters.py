@@ -226,7 +226,9 @@ def check_torch_parts(matrix, quantised, scales):
 
 def check_notes(folder):
     assert all(parts.format in check.FORMATS for parts in theirs.LAYERS.values())
-    assert {layer for layers in cases.LAYERS.values() for layer in layers} <= set(theirs.LAYERS)
+    assert {library: theirs.layers(library) for library in cases.LAYERS} == cases.LAYERS
+    assert {layer: cases.format_of(layer) for layer in theirs.LAYERS} == {
+        layer: parts.format for layer, parts in theirs.LAYERS.items()}
     readme = (HERE / "README.md").read_text()
     assert theirs.markdown_table() in readme, "README.md: theirs and ours: expected theirs.markdown_table()"
     for layer in ("sglang triton fp8", "vllm triton fp8"):
@@ -309,7 +311,8 @@ from vllm.utils.math_utils import round_up
 from vllm.utils.platform_utils import get_device_name_as_file_name
 init_logger("x").warning_once("%s", "said", scope="global")
 def answer(): return [get_device_name_as_file_name(), enable_swap_ab(16, 64), enable_swap_ab(64, 64), round_up(5, 4), get_config()]
-quantised = moe_kernel_quantize_input
+def quantised(dtype, shape):
+    return moe_kernel_quantize_input(A="rows", A_scale=None, quant_dtype=dtype, per_act_token_quant=False, block_shape=shape)
 """
 
 
@@ -331,10 +334,9 @@ def check_engine_modules(folder):
         import vllm.model_executor.layers.fused_moe.file as of_vllm
         assert of_sglang.answer() == ["NVIDIA H200", True, False, False, 7]
         assert of_vllm.answer() == ["NVIDIA_H200", True, False, 8, None]
-        assert of_vllm.quantised("rows", None, None, False) == ("rows", None)
-        assert of_vllm.quantised("rows", None, "e4m3", False, block_shape=[128, 128]) == ("rows", 128)
+        assert of_vllm.quantised(None, None) == ("rows", None) and of_vllm.quantised("e4m3", [128, 128]) == ("rows", 128)
         with expected(ValueError, "expected [128, 128]"):
-            of_vllm.quantised("rows", None, "e4m3", False, block_shape=[64, 128])
+            of_vllm.quantised("e4m3", [64, 128])
         with expected(ValueError, "expected silu"):
             of_vllm.apply_moe_activation("gelu", None, None)
     finally:
