@@ -29,8 +29,7 @@ from tessera import _transformers_gate
 NAME = "tessera"
 OLDEST_TRANSFORMERS = (5, 7)  # the first that takes the name of a registered implementation
 DTYPES = {"cpu": (torch.float32, torch.float16, torch.bfloat16), "cuda": (torch.float16, torch.bfloat16)}
-SIZE_MULTIPLE, MOST_EXPERTS, MOST_TOP_K = 8, 1024, 32
-ALIGNMENT = 16  # bytes
+LIMITS = tessera.moe_limits()
 CAPABILITY = (9, 0)  # Hopper
 _GATE = "_tessera_gate"  # attribute of an experts module that was looked at: its Gate
 
@@ -99,8 +98,8 @@ def experts_forward(self, hidden_states, top_k_index, top_k_weights):
         gate_up, down = _rows(self)
     if gate_up.dtype not in DTYPES.get(gate_up.device.type, ()):
         _require_types(self)
-    if top_k_index.shape[-1] > MOST_TOP_K:
-        raise _unsupported(self, "top_k_index", f"{top_k_index.shape[-1]} experts a token", f"at most {MOST_TOP_K}")
+    if top_k_index.shape[-1] > LIMITS.max_top_k:
+        raise _unsupported(self, "top_k_index", f"{top_k_index.shape[-1]} experts a token", f"at most {LIMITS.max_top_k}")
     biases = (None, None)
     if self.has_bias:
         biases = tuple(getattr(self, name) for name in _tensor_names(self)[2:])
@@ -186,12 +185,12 @@ def _require_shapes(module):
     expected = (experts, hidden, width) if module.is_transposed else (experts, width, hidden)
     if tuple(first.shape) != expected:
         raise _unsupported(module, name, f"shape {tuple(first.shape)}", f"{expected} beside down_proj {tuple(down.shape)}")
-    if getattr(module, "num_experts", experts) != experts or not 1 <= experts <= MOST_EXPERTS:
+    if getattr(module, "num_experts", experts) != experts or not 1 <= experts <= LIMITS.max_experts:
         raise _unsupported(module, "num_experts", getattr(module, "num_experts", experts),
-                           f"{experts} as down_proj and at most {MOST_EXPERTS}")
+                           f"{experts} as down_proj and at most {LIMITS.max_experts}")
     for what, size in (("hidden size", hidden), ("intermediate size", intermediate)):
-        if size % SIZE_MULTIPLE or not size:
-            raise _unsupported(module, name, f"{what} {size}", f"a positive multiple of {SIZE_MULTIPLE}")
+        if size % LIMITS.width_multiple or not size:
+            raise _unsupported(module, name, f"{what} {size}", f"a positive multiple of {LIMITS.width_multiple}")
     if module.has_bias:
         for bias, shape in ((name + "_bias", (experts, width)), ("down_proj_bias", (experts, hidden))):
             if tuple(getattr(module, bias).shape) != shape:
@@ -230,7 +229,7 @@ def _pack(module, name):
     weight = getattr(module, name)
     swapped = module.is_transposed and weight.dim() == 3
     rows = weight.transpose(1, 2) if swapped else weight
-    if rows.is_contiguous() and rows.data_ptr() % ALIGNMENT == 0:
+    if rows.is_contiguous() and rows.data_ptr() % LIMITS.alignment == 0:
         return
     if module._parameters.get(name) is not weight:
         raise _unsupported(module, name, f"strides {tuple(weight.stride())} of something computed",

@@ -13,11 +13,15 @@
 #include "moe/validation.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
+#include "tessera/moe/limits.h"
 
 namespace tessera::moe {
 namespace {
 
 namespace expert_gemm = kernels::expert_gemm;
+
+// What the layer takes the kernels can do, a shared expert's slices included.
+static_assert(kMaxTopK <= kernels::moe_plan::kMaxTopK && kMaxExperts <= kernels::moe_plan::kMaxExperts);
 
 constexpr BackEndTraits kTraits{"device memory", false};
 
@@ -33,11 +37,10 @@ void validate_shared_expert(const LayerConfig& config) {
                 str_cat("a multiple of intermediate_size, ", config.intermediate_size));
   }
   const int32_t slices = num_shared_experts(config);
-  if (config.top_k + slices > kernels::moe_plan::kMaxTopK ||
-      config.num_experts + slices > kernels::moe_plan::kMaxExperts) {
+  if (config.top_k + slices > kMaxTopK || config.num_experts + slices > kMaxExperts) {
     throw Error("shared_intermediate_size", str_cat(width),
-                str_cat("at most ", kernels::moe_plan::kMaxTopK, " slots a token and ", kernels::moe_plan::kMaxExperts,
-                        " experts, each ", config.intermediate_size, " of it counting as one"));
+                str_cat("at most ", kMaxTopK, " slots a token and ", kMaxExperts, " experts, each ",
+                        config.intermediate_size, " of it counting as one"));
   }
 }
 

@@ -4,11 +4,10 @@
 #include "moe/layer_back_end.h"
 #include "moe/validation.h"
 #include "tessera/core/error.h"
+#include "tessera/moe/limits.h"
 
 namespace tessera::moe {
 namespace {
-
-constexpr size_t kAlignment = 16;
 
 // One of the two weights: null on both sides or on none.
 struct Matrices {

@@ -5,17 +5,14 @@
 
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
-#include "tessera/moe/routing_plan.h"
+#include "tessera/moe/limits.h"
 
 namespace tessera::moe {
 namespace {
 
-constexpr size_t kAlignment = 16;  // one vector load of every back end
-constexpr int32_t kSizeMultiple = 8;
-
 void require_width(const char* name, int32_t value) {
-  if (value <= 0 || value % kSizeMultiple != 0)
-    throw Error(name, str_cat(value), str_cat("a positive multiple of ", kSizeMultiple));
+  if (value <= 0 || value % kWidthMultiple != 0)
+    throw Error(name, str_cat(value), str_cat("a positive multiple of ", kWidthMultiple));
 }
 
 void validate_activation(const LayerConfig& config) {

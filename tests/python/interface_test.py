@@ -119,7 +119,7 @@ class TypedInterface(unittest.TestCase):
         return [member.target.id for member in node.body if isinstance(member, ast.AnnAssign)]
 
     def test_members(self):
-        for kind in (tessera.Prediction, tessera.Device, tessera.Doctor):
+        for kind in (tessera.Prediction, tessera.Device, tessera.Doctor, tessera.MoELimits):
             self.assertEqual(tuple(self.members(kind.__name__)), kind._fields)
         case = Case()
         given, _ = arguments(case)
@@ -164,7 +164,7 @@ class Headers(unittest.TestCase):
                 yield member.strip(), kind.replace(" ", "")
 
     def test_structures(self):
-        for name, structure in self.STRUCTURES.items():
+        for name, structure in {**self.STRUCTURES, "tessera_moe_limit_values": _native.MoELimitValues}.items():
             expected = []
             for member, kind in self.members(name):
                 pointer = ctypes.c_char_p if kind == "char*" else ctypes.c_void_p
@@ -178,6 +178,15 @@ class Headers(unittest.TestCase):
             init.restype, init.argtypes = None, [ctypes.POINTER(structure)]
             init(ctypes.byref(made))
             self.assertEqual(made.struct_bytes, ctypes.sizeof(structure), name)
+
+    def test_limits(self):
+        known = _native.lib.tessera_moe_limits().contents
+        self.assertEqual(known.struct_bytes, ctypes.sizeof(_native.MoELimitValues))
+        header = (ROOT / "include" / "tessera" / "moe" / "limits.h").read_text()
+        named = {"kWidthMultiple": "width_multiple", "kMaxExperts": "max_experts", "kMaxTopK": "max_top_k",
+                 "kAlignment": "alignment"}
+        stated = {named[name]: int(value) for name, value in re.findall(r"constexpr \w+ (\w+) = (\d+);", header)}
+        self.assertEqual(tessera.moe_limits()._asdict(), stated)
 
     def test_enumerations(self):
         def numbers(enum, prefix):

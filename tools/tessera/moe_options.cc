@@ -5,7 +5,7 @@
 
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
-#include "tessera/moe/routing_plan.h"
+#include "tessera/moe/limits.h"
 #include "text_format.h"
 
 namespace tessera::cli {
@@ -13,7 +13,6 @@ namespace {
 
 constexpr int32_t kMaxTokens = 1 << 20;
 constexpr int32_t kMaxWidth = 1 << 20;
-constexpr int32_t kWidthMultiple = 8;
 constexpr int32_t kMaxCtas = 4096;
 
 std::vector<std::string> split_list(const std::string& list) {
@@ -39,8 +38,8 @@ int32_t parse_tokens(const std::string& text) {
 }
 
 void require_width(const char* option, int32_t value) {
-  if (value <= 0 || value > kMaxWidth || value % kWidthMultiple != 0)
-    throw Error(option, str_cat(value), str_cat("a multiple of ", kWidthMultiple, " up to ", kMaxWidth));
+  if (value <= 0 || value > kMaxWidth || value % moe::kWidthMultiple != 0)
+    throw Error(option, str_cat(value), str_cat("a multiple of ", moe::kWidthMultiple, " up to ", kMaxWidth));
 }
 
 batching::TaskOrder parse_order(const std::string& name) {

@@ -24,20 +24,21 @@ enum class GateUpOrder : uint8_t {
 };
 
 struct LayerConfig {
-  int32_t hidden_size = 0;        ///< H, a multiple of 8
-  int32_t intermediate_size = 0;  ///< I, a multiple of 8
-  int32_t num_experts = 0;        ///< E that these weights hold, 1..1024
-  int32_t top_k = 0;              ///< 1..32
+  int32_t hidden_size = 0;        ///< H, a multiple of kWidthMultiple (limits.h)
+  int32_t intermediate_size = 0;  ///< I, a multiple of kWidthMultiple
+  int32_t num_experts = 0;        ///< E that these weights hold, 1..kMaxExperts
+  int32_t top_k = 0;              ///< k, 1..kMaxTopK
   DType dtype = DType::bf16;      ///< of tokens, weights, biases, intermediate, out; CUDA: bf16 or f16, CPU: also f32
   bool gated = true;
   Activation activation{};
-  int32_t first_expert = 0;              ///< global id of expert 0 of this shard; unused with an expert map
-  int32_t num_mapped_experts = 0;        ///< entries of LayerWeights::expert_map; 0: no map
-  int32_t shared_intermediate_size = 0;  ///< I_s of the shared expert that every token takes, a multiple of 8; 0: none
+  int32_t first_expert = 0;        ///< global id of expert 0 of this shard; unused with an expert map
+  int32_t num_mapped_experts = 0;  ///< entries of LayerWeights::expert_map; 0: no map
+  int32_t shared_intermediate_size =
+      0;  ///< I_s of the shared expert that every token takes, as intermediate_size; 0: none
   GateUpOrder gate_up_order = GateUpOrder::gate_first;
 };
 
-/// Row-major, 16-byte aligned; must outlive the layer.
+/// Row-major, aligned to kAlignment (limits.h); must outlive the layer.
 struct LayerWeights {
   const void* gate_up = nullptr;         ///< gated [E, 2I, H], see GateUpOrder; non-gated [E, I, H]
   const void* down = nullptr;            ///< [E, H, I]
