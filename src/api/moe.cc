@@ -24,7 +24,7 @@ constexpr tessera_moe_limit_values kLimits = {sizeof(tessera_moe_limit_values), 
 
 moe::Device back_end(int32_t device) { return device == TESSERA_CPU ? moe::Device::cpu : moe::Device::cuda; }
 
-DType read_dtype(const char* name, int32_t value) { return read_enum(name, value, DType::bf16); }
+DType read_dtype(const char* name, int32_t value) { return read_enum(name, value, DType{kNumDTypes - 1}); }
 
 tessera_moe_config default_config() {
   tessera_moe_config config{};

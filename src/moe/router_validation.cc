@@ -15,7 +15,7 @@ void validate(const RouterConfig& config) {
   require_range("num_experts", config.num_experts, 1, kMaxExperts);
   require_range("top_k", config.top_k, 1, std::min(kMaxTopK, config.num_experts));
   if (!std::isfinite(config.scale)) throw Error("scale", str_cat(config.scale), "a finite number");
-  require_range("logits_dtype", static_cast<int64_t>(config.logits_dtype), 0, static_cast<int64_t>(DType::bf16));
+  require_dtype("logits_dtype", config.logits_dtype);
   if (config.kind != RouterKind::sigmoid_grouped) {
     if (config.num_groups != 1)
       throw Error("num_groups", str_cat(config.num_groups), "1: only sigmoid_grouped has groups");
