@@ -21,14 +21,16 @@ MAY_INCLUDE = {
     "cuda/cta": {"core", "cuda/core", "cuda/ptx"},
     "cuda/kernels": {"core", "batching", "cuda/core", "cuda/cta", "cuda/ptx"},
     "cpu": {"core", "batching"},
-    "comm": {"core", "batching"},
-    "moe": {"core", "batching", "cuda/core", "cuda/kernels", "cpu", "comm"},
+    "moe": {"core", "batching", "cuda/core", "cuda/kernels", "cpu"},
     "io": {"core"},
-    "classifier": {"core", "batching", "cuda/core", "cuda/kernels", "cpu", "comm", "moe", "io"},
+    "classifier": {"core", "batching", "cuda/core", "cuda/kernels", "cpu", "moe", "io"},
     "api": {"core", "cuda/core", "cpu", "moe", "io", "classifier"},  # the C interface
-    "tools": {"core", "batching", "cuda/kernels", "cpu", "comm", "moe", "io", "classifier"},
+    "tools": {"core", "batching", "cuda/core", "cuda/kernels", "cpu", "moe", "io", "classifier"},
     "examples": {"core", "batching", "moe", "classifier"},
 }
+
+# Public headers of a folder whose layer has another name.
+FOLDER_LAYERS = {"cuda": "cuda/core"}
 
 BANNED_WORDS = {
     r"\b(TODO|FIXME|XXX|HACK)\b": "unfinished work belongs in no commit",
@@ -57,7 +59,7 @@ def layer_of(path):
     """The layer a file belongs to, or None where anything may be included."""
     parts = path.parts
     if parts[0] == "include":
-        return parts[2] if len(parts) > 3 else "api"
+        return FOLDER_LAYERS.get(parts[2], parts[2]) if len(parts) > 3 else "api"
     if parts[0] == "src":
         return "/".join(parts[1:3]) if parts[1] == "cuda" else parts[1]
     return parts[0] if parts[0] in ("tools", "examples") else None
@@ -66,7 +68,8 @@ def layer_of(path):
 def included_layer(header):
     """The layer of an include line's path, or None for system headers."""
     if header.startswith("tessera/"):
-        return header.split("/")[1] if header.count("/") > 1 else "api"
+        folder = header.split("/")[1]
+        return FOLDER_LAYERS.get(folder, folder) if header.count("/") > 1 else "api"
     first = header.split("/")[0]
     if first == "cuda":
         return "/".join(header.split("/")[:2])
