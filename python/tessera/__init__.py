@@ -9,7 +9,7 @@ __init__.pyi beside this file is the reference.
 from typing import Any, Literal
 
 from ._classifier import Classifier, Prediction
-from ._doctor import Device, Doctor, doctor
+from ._doctor import Device, Doctor, doctor, why_unusable
 from ._layer import MoELayer, moe, moe_limits, prepare_weights, route
 from ._native import ACTIVATIONS, GATE_UP_ORDERS, ROUTER_KINDS, MoELimits, TesseraError
 from ._native import VERSION as __version__
@@ -21,4 +21,4 @@ Array = Any
 
 __all__ = ["Activation", "Array", "Classifier", "Device", "Doctor", "GateUpOrder", "MoELayer", "MoELimits",
            "Prediction", "RouterKind", "TesseraError", "__version__", "doctor", "moe", "moe_limits", "prepare_weights",
-           "route"]
+           "route", "why_unusable"]

@@ -197,3 +197,7 @@ class Doctor(NamedTuple):
 
 def doctor() -> Doctor:
     """What this installation can do here, found out by doing it: a small layer on every usable device, checked."""
+
+def why_unusable(device: int) -> str:
+    """Empty if layers and classifiers run on this device, else the reason. The number of a CUDA device, or -1 for the CPU;
+    ValueError for a number that no device has. The answer is the library's own, the same in every interface."""

@@ -18,7 +18,7 @@ GATE_UP_ORDERS = ("gate_first", "interleaved", "up_first")
 ROUTER_KINDS = ("softmax_topk", "topk_softmax", "softmax_topk_renormalize", "sigmoid_grouped", "sigmoid_renormalize")
 PRECISIONS = ("default", "fp32", "bf16", "fp16", "fp64")
 
-_INVALID_ARGUMENT, _OUT_OF_MEMORY = 1, 3
+_INVALID_ARGUMENT, _UNAVAILABLE, _OUT_OF_MEMORY = 1, 2, 3
 
 
 class TesseraError(RuntimeError):
@@ -218,6 +218,17 @@ def num_devices():
     """CUDA devices that this process sees; 0 where there is no driver, which a fork does not harm."""
     use_cuda()
     return lib.tessera_num_devices()
+
+
+def why_unusable(device):
+    """Empty if the library runs on a device (CPU or a CUDA device's number), else the reason."""
+    if device != CPU:
+        use_cuda()
+    status = lib.tessera_device_check(device)
+    if status == _UNAVAILABLE:
+        return lib.tessera_last_error().decode("utf-8", "replace")
+    check(status)
+    return ""
 
 
 def _after_fork_in_child():

@@ -30,7 +30,6 @@ NAME = "tessera"
 OLDEST_TRANSFORMERS = (5, 7)  # the first that takes the name of a registered implementation
 DTYPES = {"cpu": (torch.float32, torch.float16, torch.bfloat16), "cuda": (torch.float16, torch.bfloat16)}
 LIMITS = tessera.moe_limits()
-CAPABILITY = (9, 0)  # Hopper
 _GATE = "_tessera_gate"  # attribute of an experts module that was looked at: its Gate
 
 
@@ -169,9 +168,8 @@ def _require_types(module):
         if weight.dtype != first.dtype or weight.device != first.device:
             raise _unsupported(module, name, f"{weight.dtype} on {weight.device}",
                                f"{first.dtype} on {first.device} as {names[0]}")
-    if first.is_cuda and torch.cuda.get_device_capability(first.device) != CAPABILITY:
-        raise _unsupported(module, names[0], f"a GPU of compute capability {torch.cuda.get_device_capability(first.device)}",
-                           f"{CAPABILITY} (Hopper)")
+    if first.is_cuda and (why := tessera.why_unusable(first.device.index)):
+        raise _unsupported(module, names[0], why, "a GPU that the library runs on")
 
 
 def _require_shapes(module):

@@ -9,10 +9,10 @@
 #include "cuda/kernels/expert_gemm/launch.h"
 #include "cuda/kernels/moe_plan/launch.h"
 #include "moe/cuda_workspace.h"
-#include "moe/layer_back_end.h"
 #include "moe/validation.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
+#include "tessera/cuda/device.h"
 #include "tessera/moe/limits.h"
 
 namespace tessera::moe {
@@ -59,7 +59,8 @@ CudaLayer::CudaLayer(const LayerConfig& config, const LayerWeights& weights, con
   require_range("back_every", policy.back_every, 0, INT32_MAX);
   if (policy.num_ctas != 0) require_range("num_ctas", policy.num_ctas, 1, INT32_MAX);
   validate_shared_expert(config);
-  if (const char* missing = missing_for_cuda()) throw Error("device", missing, "a Hopper GPU with a working driver");
+  if (const std::string why = cuda::why_current_unusable(); !why.empty())
+    throw Error("device", why, "a Hopper GPU with a working driver");
   device_ = current_device();
   if (policy.num_ctas == 0)
     TESSERA_CUDA_CHECK(cudaDeviceGetAttribute(&policy_.num_ctas, cudaDevAttrMultiProcessorCount, device_));

@@ -293,6 +293,22 @@ class Forks(unittest.TestCase):
         self.assertEqual((code, output.count("fork: got a process forked after its parent used CUDA")), (0, 3), output)
 
 
+class Devices(unittest.TestCase):
+    def test_the_library_says_what_is_usable(self):
+        self.assertEqual(tessera.why_unusable(-1), "")
+        count = _native.num_devices()
+        for device in tessera.doctor().devices[1:]:
+            self.assertEqual(tessera.why_unusable(device.index), device.why_not)
+        if count == 0:
+            self.assertRegex(tessera.why_unusable(0), r"^device: cuda:0 cannot be used: .+")
+        else:
+            with self.assertRaisesRegex(ValueError, f"device: got {count}"):
+                tessera.why_unusable(count)
+        for wrong, error in ((-2, ValueError), ("cuda:0", TypeError), (0.0, TypeError)):
+            with self.assertRaises(error):
+                tessera.why_unusable(wrong)
+
+
 class Doctor(unittest.TestCase):
     def test_this_machine_is_well(self):
         report = tessera.doctor()

@@ -78,7 +78,7 @@ std::vector<int> choose_devices(const std::string& asked, std::string& reason) {
   const BackEnd back_end = select_back_end({.device = asked}, find_devices());
   reason = back_end.why_cpu;
   std::vector<int> devices;
-  for (const classifier::CudaDevice& gpu : back_end.gpus) devices.push_back(gpu.index);
+  for (const cuda::DeviceFacts& gpu : back_end.gpus) devices.push_back(gpu.index);
   return devices;
 }
 

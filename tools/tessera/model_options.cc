@@ -27,7 +27,7 @@ constexpr int64_t kMaxMicroBatch = 4096;
 std::string describe(const BackEnd& back_end) {
   if (!back_end.on_gpu()) return "the CPU" + (back_end.why_cpu.empty() ? "" : ": " + back_end.why_cpu);
   std::string names;
-  for (const classifier::CudaDevice& gpu : back_end.gpus) names += (names.empty() ? "" : ", ") + gpu_name(gpu);
+  for (const cuda::DeviceFacts& gpu : back_end.gpus) names += (names.empty() ? "" : ", ") + gpu_name(gpu);
   return names;
 }
 
@@ -48,7 +48,7 @@ Classifiers make_lanes(const std::shared_ptr<const classifier::Model>& model, co
   cuda.num_lanes = kLanesPerGpu;
   cuda.num_staging_threads = staging_threads(options, back_end.gpus.size());
   Classifiers lanes;
-  for (const classifier::CudaDevice& gpu : back_end.gpus) {
+  for (const cuda::DeviceFacts& gpu : back_end.gpus) {
     cuda.device = gpu.index;
     for (auto& lane : classifier::make_cuda_classifiers(model, cuda)) lanes.push_back(std::move(lane));
   }

@@ -6,7 +6,6 @@ from vllm.model_executor.layers.fused_moe.activation import MoEActivation
 from vllm.model_executor.layers.fused_moe.topk_weight_and_reduce import TopKWeightAndReduceNoOP
 from vllm.platforms import current_platform
 
-CAPABILITY = (9, 0)  # Hopper
 DTYPES = (torch.bfloat16, torch.float16)
 LIMITS = tessera.moe_limits()
 ALPHA, BETA, LIMIT = 1.702, 1.0, 7.0  # of vLLM's operator swigluoai_and_mul
@@ -60,7 +59,7 @@ class TesseraExperts(mk.FusedMoEExpertsModular):
 
     @staticmethod
     def _supports_current_device():
-        return current_platform.is_cuda() and current_platform.is_device_capability(CAPABILITY)
+        return current_platform.is_cuda() and not tessera.why_unusable(torch.cuda.current_device())
 
     @staticmethod
     def _supports_no_act_and_mul():
