@@ -42,6 +42,7 @@ BANNED_IN_LIBRARY = {
     r"\b(printf|fprintf|puts)\(|std::(cout|cerr)": "the library never prints",
     r"\b(exit|abort|_exit)\(": "the library never exits",
     r"\basm\b": "PTX lives in src/cuda/ptx only",
+    r'"(?:[^"\\]|\\.)*--[a-z](?:[^"\\]|\\.)*"': "the library names its argument; the command adds the dashes",
 }
 BANNED_IN_PYTHON = {
     r"\bpickle\b|torch\.load\b|\beval\(|\bexec\(|__import__": "a loader must not execute what it loads",
@@ -189,6 +190,30 @@ def dead_files(paths, read):
             alive = True
         if not alive:
             complaints.append(f"{path}: nothing refers to this file")
+    return complaints
+
+
+NAMED_FILE = re.compile(r"(?<![\w./<-])[\w.-]*\w(?:/[\w.-]+)*\.(?:h|cc|cuh|cu|py|md|sh|cmake)(?![\w/])")
+
+
+def comments(path, text):
+    """(line number, words) of the comments of C++ and CUDA, and of Python's that begin with a hash."""
+    mark = r"(?<!:)//(.*)" if path.suffix in CODE else r"(?:^|\s)#(.*)"
+    for number, line in enumerate(text.splitlines(), 1):
+        code = re.sub(r'"(\\.|[^"\\])*"', '""', line)
+        found = re.search(mark, code)
+        if found:
+            yield number, found[1]
+
+
+def named_files(path, text, paths):
+    """Files that comments name: a file of the repository ends with those words. Python's standard names are none."""
+    known = {"/" + str(other) for other in paths}
+    complaints = []
+    for number, words in comments(path, text):
+        for name in NAMED_FILE.findall(words):
+            if not any(other.endswith("/" + name) for other in known):
+                complaints.append(f"{path}:{number}: no file is called {name}")
     return complaints
 
 

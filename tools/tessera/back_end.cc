@@ -6,6 +6,7 @@
 #include <string_view>
 #include <utility>
 
+#include "option_text.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 
@@ -18,18 +19,12 @@ using cuda::DeviceFacts;
 
 namespace {
 
-std::string in_quotes(std::string_view text) { return "'" + escaped(text) + "'"; }
-
-/// The pieces of "a,b,c"; an empty text has one empty piece.
-std::vector<std::string_view> split_list(std::string_view list) {
-  std::vector<std::string_view> pieces;
-  while (true) {
-    const size_t comma = list.find(',');
-    pieces.push_back(list.substr(0, comma));
-    if (comma == std::string_view::npos) return pieces;
-    list.remove_prefix(comma + 1);
-  }
+/// --form, refused in the option's name.
+Form parse_form(const std::string& name) {
+  return with_options_named({"form"}, [&] { return classifier::parse_form(name); });
 }
+
+std::string in_quotes(std::string_view text) { return "'" + escaped(text) + "'"; }
 
 /// Why no GPU can be used although there are some.
 std::string why_none_usable(const std::vector<DeviceFacts>& gpus) {
@@ -164,7 +159,7 @@ void check_words(const BackEndOptions& options) {
   if (options.precision != "default" && options.precision != "auto" && !find_precision(options.precision)) {
     throw Error("--precision", in_quotes(options.precision), "default, auto, fp16, bf16, fp32 or fp64");
   }
-  static_cast<void>(classifier::parse_form(options.form));
+  static_cast<void>(parse_form(options.form));
   static_cast<void>(parse_layer_precision(options.layer_precision, Precision::fp16));
   if (!(options.expert_threshold >= 0 && options.expert_threshold < 1)) {
     throw Error("--expert-threshold", str_cat(options.expert_threshold), "a router weight in [0, 1)");
@@ -205,7 +200,7 @@ BackEnd select_back_end(const BackEndOptions& options, const Devices& devices) {
   }
   if (back_end.on_gpu()) {
     back_end.gpu_precision = select_gpu_precision(options);
-    back_end.form = classifier::parse_form(options.form);
+    back_end.form = parse_form(options.form);
     back_end.expert_threshold = options.expert_threshold;
     return back_end;
   }

@@ -1,4 +1,5 @@
 #include "model_options.h"
+#include "option_text.h"
 
 #include <algorithm>
 #include <cstdio>
@@ -50,7 +51,9 @@ Classifiers make_lanes(const std::shared_ptr<const classifier::Model>& model, co
   Classifiers lanes;
   for (const cuda::DeviceFacts& gpu : back_end.gpus) {
     cuda.device = gpu.index;
-    for (auto& lane : classifier::make_cuda_classifiers(model, cuda)) lanes.push_back(std::move(lane));
+    auto made = with_options_named({"form", "expert_threshold"},
+                                   [&] { return classifier::make_cuda_classifiers(model, cuda); });
+    for (auto& lane : made) lanes.push_back(std::move(lane));
   }
   return lanes;
 }

@@ -1,4 +1,5 @@
 #include "moe_options.h"
+#include "option_text.h"
 
 #include <algorithm>
 #include <charconv>
@@ -15,19 +16,7 @@ constexpr int32_t kMaxTokens = 1 << 20;
 constexpr int32_t kMaxWidth = 1 << 20;
 constexpr int32_t kMaxCtas = 4096;
 
-std::vector<std::string> split_list(const std::string& list) {
-  std::vector<std::string> items(1);
-  for (const char c : list) {
-    if (c == ',') {
-      items.emplace_back();
-    } else {
-      items.back() += c;
-    }
-  }
-  return items;
-}
-
-int32_t parse_tokens(const std::string& text) {
+int32_t parse_tokens(std::string_view text) {
   int32_t tokens = 0;
   const char* const end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(text.data(), end, tokens);
@@ -120,8 +109,8 @@ moe::Preset moe_shape(const MoeOptions& options) {
 
 std::vector<MoeCase> moe_cases(const MoeOptions& options, const moe::Preset& shape) {
   std::vector<MoeCase> cases;
-  for (const std::string& tokens : split_list(options.tokens)) {
-    for (const std::string& routing : split_list(options.routings)) {
+  for (const std::string_view tokens : split_list(options.tokens)) {
+    for (const std::string_view routing : split_list(options.routings)) {
       MoeCase moe_case{parse_tokens(tokens), moe::parse_routing(routing, "--routing"), {}};
       moe_case.topk_ids = moe::make_topk_ids(shape, moe_case.routing, moe_case.num_tokens, options.seed);
       cases.push_back(std::move(moe_case));

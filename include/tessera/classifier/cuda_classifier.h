@@ -32,7 +32,7 @@ enum class Form : uint8_t {
   vocab,     ///< the whole vocabulary is multiplied with every tap at construction (ids only)
 };
 std::string form_name(Form form);
-/// "auto", "direct", "dft", "distinct", "vocab"; Error naming --form for anything else.
+/// "auto", "direct", "dft", "distinct", "vocab"; Error naming "form" for anything else.
 Form parse_form(const std::string& name);
 
 /// fp16, bf16 or fp32 each. fp32 is made of three fp16 Tensor Core products.
