@@ -37,9 +37,9 @@ struct CudaWeights {
   size_t device_bytes() const;
 
   std::vector<DeviceMatrix> convolutions;  ///< direct: per width [F][C / 64][taps][64]
-  std::vector<DeviceMatrix>
-      bins;           ///< dft: per bin, real rows [D][C], complex ones [2 D'][2 C'], see spectrum; D' and C' are padded
-  DeviceMatrix taps;  ///< vocab, distinct: [taps * F'][C]
+  /// dft: per bin, real rows [D][C], complex ones [2 D'][2 C'], see spectrum; D' and C' are padded.
+  std::vector<DeviceMatrix> bins;
+  DeviceMatrix taps;                             ///< vocab, distinct: [taps * F'][C]
   DeviceMatrix embedding;                        ///< ids but for vocab: [V][C]
   cuda::DeviceBytes table;                       ///< vocab: [V * taps][F'] of stored_kind
   cuda::DeviceBytes twiddle;                     ///< dft: cosines and sines

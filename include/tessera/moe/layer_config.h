@@ -1,8 +1,7 @@
 // What every back end of the MoE layer is told: sizes, weights, and the arguments of one run.
 //
-//   out[t] = sum_s topk_weights[t, s] * down[e] * act(gate[e] * x[t], up[e] * x[t])     with e = expert of topk_ids[t,
-//   s]
-//          + shared_weight[t] * (the shared expert of x[t]), if there is one
+//   out[t] = sum_s topk_weights[t, s] * down[e] * act(gate[e] * x[t], up[e] * x[t])     where e serves topk_ids[t, s]
+//          + shared_weight[t] * (the shared expert of x[t])                             where there is one
 //
 // The sum is taken in the order of the slots, the shared expert last. A slot whose id belongs to no expert of this
 // shard adds nothing; a token without any expert is exactly +0. Accumulation is fp32; the intermediate, the expert's
@@ -31,10 +30,9 @@ struct LayerConfig {
   DType dtype = DType::bf16;      ///< of tokens, weights, biases, intermediate, out; CUDA: bf16 or f16, CPU: also f32
   bool gated = true;
   Activation activation{};
-  int32_t first_expert = 0;        ///< global id of expert 0 of this shard; unused with an expert map
-  int32_t num_mapped_experts = 0;  ///< entries of LayerWeights::expert_map; 0: no map
-  int32_t shared_intermediate_size =
-      0;  ///< I_s of the shared expert that every token takes, as intermediate_size; 0: none
+  int32_t first_expert = 0;              ///< global id of expert 0 of this shard; unused with an expert map
+  int32_t num_mapped_experts = 0;        ///< entries of LayerWeights::expert_map; 0: no map
+  int32_t shared_intermediate_size = 0;  ///< I_s of the shared expert, a multiple of kWidthMultiple; 0: none
   GateUpOrder gate_up_order = GateUpOrder::gate_first;
 };
 
