@@ -72,7 +72,7 @@ class Reference(unittest.TestCase):
         def codes(text):
             return sorted({int(code) for row in re.findall(r"^\| ([\d, ]+) \|", text, re.M) for code in row.split(",")})
         errors = (REFERENCE / "errors.md").read_text(encoding="utf-8").partition("## Exit codes")[2]
-        self.assertEqual(codes(errors), sorted({*codes(read("docs/cli.md")), 143}))
+        self.assertEqual(codes(errors), sorted({*codes(read("docs/reference/cli.md")), 143}))
 
     def test_every_environment_variable_is_listed(self):
         page = (REFERENCE / "environment.md").read_text(encoding="utf-8").partition("## CMake")[0]

@@ -66,7 +66,7 @@ void add_moe_options(CLI::App& app, MoeOptions& options) {
   app.add_option("--seed", options.seed, "Of random and zipf")->check(CLI::NonNegativeNumber)->capture_default_str();
   app.add_option("--order", options.order, "Of the experts on a GPU: natural, heavy-first, interleaved")
       ->capture_default_str();
-  app.add_option("--back-every", options.back_every, "Every so-manyth cluster takes light experts first, 0 = none")
+  app.add_option("--back-every", options.back_every, "1 of this many clusters takes light experts first, 0 = none")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app.add_option("--cluster", options.cluster_size, "CTAs that share weights, 1 or 2")
