@@ -26,7 +26,7 @@ MAY_INCLUDE = {
     "classifier": {"core", "batching", "cuda/core", "cuda/kernels", "cpu", "moe", "io"},
     "api": {"core", "cuda/core", "cpu", "moe", "io", "classifier"},  # the C interface
     "tools": {"core", "batching", "cuda/core", "cuda/kernels", "cpu", "moe", "io", "classifier"},
-    "examples": {"core", "batching", "moe", "classifier"},
+    "examples": {"core", "batching", "cuda/core", "moe", "classifier"},
 }
 
 # Public headers of a folder whose layer has another name.
