@@ -31,6 +31,6 @@ inline void check_operand(const std::string& where, const cta::OperandView& view
 
 }  // namespace tessera::cuda
 
-namespace tessera {
-namespace gpu = cuda;  // as the kernels' launches say it
+namespace tessera::gpu {
+using namespace cuda;  // as the kernels' launches say it
 }
