@@ -10,15 +10,19 @@
 #include "cuda/kernels/expert_gemm/launch.h"
 #include "cuda/kernels/moe_plan/launch.h"
 #include "moe/cuda_workspace.h"
-#include "moe/layer_back_end.h"
 #include "moe/validation.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
+#include "tessera/cuda/device.h"
+#include "tessera/moe/limits.h"
 
 namespace tessera::moe {
 namespace {
 
 namespace expert_gemm = kernels::expert_gemm;
+
+// What the layer takes the kernels can do, a shared expert's slices included.
+static_assert(kMaxTopK <= kernels::moe_plan::kMaxTopK && kMaxExperts <= kernels::moe_plan::kMaxExperts);
 
 constexpr BackEndTraits kTraits{"device memory", false};
 
@@ -34,11 +38,10 @@ void validate_shared_expert(const LayerConfig& config) {
                 str_cat("a multiple of intermediate_size, ", config.intermediate_size));
   }
   const int32_t slices = num_shared_experts(config);
-  if (config.top_k + slices > kernels::moe_plan::kMaxTopK ||
-      config.num_experts + slices > kernels::moe_plan::kMaxExperts) {
+  if (config.top_k + slices > kMaxTopK || config.num_experts + slices > kMaxExperts) {
     throw Error("shared_intermediate_size", str_cat(width),
-                str_cat("at most ", kernels::moe_plan::kMaxTopK, " slots a token and ", kernels::moe_plan::kMaxExperts,
-                        " experts, each ", config.intermediate_size, " of it counting as one"));
+                str_cat("at most ", kMaxTopK, " slots a token and ", kMaxExperts, " experts, each ",
+                        config.intermediate_size, " of it counting as one"));
   }
 }
 
@@ -62,7 +65,8 @@ CudaLayer::CudaLayer(const LayerConfig& config, const LayerWeights& weights, con
   require_range("back_every", policy.back_every, 0, INT32_MAX);
   if (policy.num_ctas != 0) require_range("num_ctas", policy.num_ctas, 1, INT32_MAX);
   validate_shared_expert(config);
-  if (const char* missing = missing_for_cuda()) throw Error("device", missing, "a Hopper GPU with a working driver");
+  if (const std::string why = cuda::why_current_unusable(); !why.empty())
+    throw Error("device", why, "a Hopper GPU with a working driver");
   device_ = current_device();
   if (policy.num_ctas == 0)
     TESSERA_CUDA_CHECK(cudaDeviceGetAttribute(&policy_.num_ctas, cudaDevAttrMultiProcessorCount, device_));

@@ -21,6 +21,7 @@
 #include "moe_check.h"
 #include "moe_data.h"
 #include "tessera/core/error.h"
+#include "tessera/cuda/device.h"
 #include "text_format.h"
 
 namespace tessera::cli {
@@ -455,16 +456,10 @@ MoeResult CudaMoeBench::measure(const MoeCase& moe_case) {
 }  // namespace
 
 std::string cuda_moe_unavailable() {
-  int count = 0;
-  const cudaError_t error = cudaGetDeviceCount(&count);
-  if (error != cudaSuccess || count == 0)
-    return str_cat("no GPU here: ", error == cudaSuccess ? "CUDA finds no device" : cudaGetErrorString(error));
-  int major = 0, minor = 0;
-  require_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "read the device's generation");
-  require_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0), "read the device's generation");
-  if (major != 9 || minor != 0)
-    return str_cat("the GPU is of generation ", major, ".", minor, ", the kernels need 9.0");
-  return "";
+  std::string why_none;
+  const std::vector<cuda::DeviceFacts> devices = cuda::devices(why_none);
+  if (devices.empty()) return "no GPU here: " + why_none;
+  return cuda::why_unusable(devices[0]);
 }
 
 std::unique_ptr<MoeBench> make_cuda_moe_bench(const moe::Preset& shape, const moe::LaunchPolicy& policy,

@@ -15,8 +15,8 @@ struct PlanHeader {
   int32_t num_rows;                    // R
   int32_t num_tasks;                   // experts with rows
   int32_t num_tiles[kNumExpertGemms];  // of each GEMM
-  uint64_t
-      tile_tickets[kNumExpertGemms];  // tiles handed out so far: from the front (low half), from the back (high half)
+  // Tiles handed out so far: from the front (low half), from the back (high half).
+  uint64_t tile_tickets[kNumExpertGemms];
 };
 
 struct PlanView {

@@ -7,6 +7,7 @@ import pathlib
 import sys
 import tomllib
 import unittest
+from unittest import mock
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 PLUGIN = ROOT / "integrations" / "vllm"
@@ -22,6 +23,7 @@ from cases import one_test_a_case, over
 moe_reference.require_operator()
 fake_vllm.install()
 
+import tessera
 import tessera_vllm
 from tessera_vllm import experts as plugin
 
@@ -224,6 +226,7 @@ class Computing(unittest.TestCase):
         self.assertTrue(torch.equal(out, apply(experts, p, Act.SILU)))
 
 
+@unittest.skipUnless(torch.cuda.is_available(), "no CUDA device: vLLM's choice depends on what the library says of it")
 class Choosing(unittest.TestCase):
     def setUp(self):
         tessera_vllm.register()
@@ -272,13 +275,12 @@ class Choosing(unittest.TestCase):
         self.assertFalse(plugin.TesseraExperts.is_supported_config(plugin.TesseraExperts, config_of(), None, None, batched)[0])
 
     def test_other_devices(self):
-        for name, value in (("capability", (10, 0)), ("capability", (8, 0)), ("cuda", False)):
-            before = getattr(fake_vllm.Platform, name)
-            setattr(fake_vllm.Platform, name, value)
-            try:
-                self.assertIs(self.chosen(config_of()), fake_vllm.TritonExperts)
-            finally:
-                setattr(fake_vllm.Platform, name, before)
+        with mock.patch.object(fake_vllm.Platform, "cuda", False):
+            self.assertIs(self.chosen(config_of()), fake_vllm.TritonExperts)
+        why = "cuda:0 (a GPU): compute capability 10.0, expected 9.0 (Hopper)"
+        with mock.patch.object(tessera, "why_unusable", lambda device: why):
+            self.assertIs(self.chosen(config_of()), fake_vllm.TritonExperts)
+        self.assertIs(self.chosen(config_of()), plugin.TesseraExperts)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 // Device plan, host side: from topk_ids to everything the expert GEMMs and the combine need, without a host read.
 //
-// Result (see cta/plan_view.h): bit-equal to moe::build_host_plan. Row order is stable by (token, slot): deterministic.
-// Two launches, one when T * k <= 1024. Capturable; allocates nothing. num_pairs may be 0: the plan is then empty.
+// Result (see cuda/core/plan_view.h): bit-equal to moe::build_routing_plan. Row order is stable by (token, slot):
+// deterministic. Two launches, one when T * k <= 1024. Capturable; allocates nothing. num_pairs may be 0: the plan is
+// then empty.
 #pragma once
 
 #include <cuda_runtime_api.h>
