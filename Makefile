@@ -4,7 +4,7 @@
 # Where the CUDA toolkit puts nvcc.
 export PATH := $(PATH):/usr/local/cuda/bin
 
-.PHONY: demo build test gpu-test bench format figures clean help
+.PHONY: demo build test gpu-test bench peers format figures clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -25,12 +25,17 @@ test:
 gpu-test:
 	@cmake --preset cuda --log-level=WARNING
 	@cmake --build --preset cuda
+	@python3 tests/gpu/record.py closure build/cuda
 	@tests/gpu/run.sh build/cuda core moe classifier python $$([ $$(nvidia-smi -L | wc -l) -ge 2 ] && echo multi_gpu)
 
 #   make bench   measures the CPU back end and writes bench/results/
 bench:
 	@scripts/install.sh test
 	@python3 scripts/run_bench.py
+
+#   make peers   measures whole layers beside other libraries' on one Hopper GPU, makes tables and pictures
+peers:
+	@bench/peers/measure.sh
 
 #   make format   formats every C++ file
 format:

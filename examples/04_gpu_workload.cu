@@ -4,9 +4,11 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <string>
 #include <vector>
 
 #include "tessera/batching/launch.cuh"
+#include "tessera/cuda/device.h"
 
 using tessera::batching::BatchPlan;
 using tessera::batching::DeviceBatchPlan;
@@ -60,11 +62,8 @@ static float* allocate(int count) {
 }
 
 int main() {
-  int num_devices = 0, major = 0;
-  const bool has_hopper = cudaGetDeviceCount(&num_devices) == cudaSuccess && num_devices > 0 &&
-                          cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) == cudaSuccess &&
-                          major == 9;
-  if (!has_hopper) return std::puts("no Hopper GPU here: nothing to launch"), 0;
+  const std::string why = tessera::cuda::why_current_unusable();
+  if (!why.empty()) return std::printf("%s: nothing to launch\n", why.c_str()), 0;
 
   constexpr int kSizes[] = {5000, 0, 3, 100000, 1024, 77};
   constexpr int kNumTasks = static_cast<int>(sizeof kSizes / sizeof *kSizes);

@@ -25,7 +25,7 @@ def build(device, dtype, experts_implementation):
 
 def main():
     tessera.transformers.register()
-    on_gpu = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
+    on_gpu = torch.cuda.is_available() and not tessera.why_unusable(torch.cuda.current_device())
     device, dtype = ("cuda", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
     ids = torch.randint(4096, (2, 128), generator=torch.Generator().manual_seed(1)).to(device)
     logits = {}

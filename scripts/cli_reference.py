@@ -1,14 +1,27 @@
 #!/usr/bin/env python3
-"""Prints docs/cli.md: what the command's own --help says, so that the reference cannot fall behind the program.
+"""Prints docs/reference/cli.md: what the command's own --help says, so that the reference cannot fall behind the program.
 
-  cli_reference.py build/test/tools/tessera/tessera > docs/cli.md
+  cli_reference.py build/test/tools/tessera/tessera > docs/reference/cli.md
 """
 import subprocess
 import sys
 
 HEAD = """# The `tessera` command
 
-Made by `scripts/cli_reference.py` from the command's own help; the tests compare the two.
+Made by `scripts/cli_reference.py` from the command's own help; the tests compare the two. Environment:
+[environment](environment.md).
+
+| command | does |
+|---|---|
+| [`classify`](#classify) | labels text, token ids or embeddings |
+| [`merge`](#merge) | puts the parts of a sharded run together |
+| [`evaluate`](#evaluate) | labels sentences whose labels are known, prints the accuracy |
+| [`verify`](#verify) | compares results with an answers file or the fp64 oracle |
+| [`convert`](#convert) | between the school's format and a checkpoint; ids to embeddings |
+| [`synth`](#synth) | writes a synthetic model of any size, and inputs for it |
+| [`doctor`](#doctor) | says what this machine offers and tries it |
+| [`bench`](#bench-classify) | measures [the classifier](#bench-classify) or [an MoE layer](#bench-moe) |
+| [`explain`](#explain-moe) | shows the plan of an MoE layer on a GPU, without one |
 
 Results go to standard output or to `--output`; progress, statistics and errors go to standard error. Errors read
 `tessera: error: WHERE: got X, expected Y`.

@@ -252,9 +252,14 @@ def stage_clang_tidy(tally):
 
 def stage_gpu(tally):
     """GPU tests need a GPU and run by `make gpu-test`; here their sources must be those of the recorded run."""
+    if not build(tally, "test"):  # what the suites are made of is read from an up-to-date build
+        return
     programs = sorted(p for p in (BUILD / "test" / "tests" / "gpu").glob("gpu_test_*") if os.access(p, os.X_OK))
-    if not programs:
-        tally.skipped.append("CUDA kernels and their tests: not built, no nvcc on this machine")
+    if programs:
+        code, output = run([sys.executable, "tests/gpu/record.py", "compare", BUILD / "test"])
+        tally.add(code == 0, "GPU suites: closure.json is what the build says", output)
+    else:
+        tally.skipped.append("CUDA kernels and their tests: not built, no nvcc on this machine; closure.json not compared")
     for program in programs:
         _, listing = run([program, "--gtest_list_tests"])
         count = sum(line.startswith("  ") for line in listing.splitlines())

@@ -3,12 +3,12 @@
 // instead of decode.
 #include <algorithm>
 #include <cstdio>
-#include <memory>
 #include <random>
 #include <utility>
 #include <vector>
 
-#include "cuda/core/cuda_check.h"
+#include "cuda/core/memory.h"
+#include "cuda/core/stream.h"
 #include "gpu/mixed_workload.cuh"
 
 namespace tessera::bench {
@@ -43,22 +43,16 @@ __global__ void __launch_bounds__(kMixedThreads) table_kernel(const TileCoord* t
   Mixed::run_tile(params, table[blockIdx.x]);
 }
 
-struct CudaFree {
-  void operator()(void* memory) const { cudaFree(memory); }
+template <class T>
+struct DeviceArray : cuda::DeviceBytes {
+  DeviceArray() = default;
+  explicit DeviceArray(size_t count) : DeviceBytes(count * sizeof(T)) {}
+  T* get() const { return as<T>(); }
 };
-template <class T>
-using DeviceArray = std::unique_ptr<T[], CudaFree>;
-
-template <class T>
-DeviceArray<T> device_array(size_t count) {
-  T* device = nullptr;
-  TESSERA_CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&device), count * sizeof(T)));
-  return DeviceArray<T>(device);
-}
 
 template <class T>
 DeviceArray<T> upload(const std::vector<T>& host) {
-  DeviceArray<T> device = device_array<T>(host.size());
+  DeviceArray<T> device(host.size());
   TESSERA_CUDA_CHECK(cudaMemcpy(device.get(), host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice));
   return device;
 }
@@ -103,7 +97,7 @@ Mix make_mix(int num_tasks, int scale, uint32_t seed) {
     }
     mix.tasks.push_back(task);
   }
-  mix.out = device_array<float>(mix.out_floats);
+  mix.out = DeviceArray<float>(mix.out_floats);
   for (int i = 0; i < num_tasks; ++i) mix.tasks[i].out = mix.out.get() + out_begin[i];
   return mix;
 }
@@ -149,65 +143,53 @@ class MixRunner {
         counter_(upload(std::vector<int32_t>{0})),
         table_(upload(tile_table(host_plan_))),
         resident_ctas_(resident_ctas()) {
-    TESSERA_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
-    TESSERA_CUDA_CHECK(cudaEventCreateWithFlags(&fork_, cudaEventDisableTiming));
-    for (int lane = 0; lane < kLanes; ++lane) {
-      TESSERA_CUDA_CHECK(cudaStreamCreateWithFlags(&lanes_[lane], cudaStreamNonBlocking));
-      TESSERA_CUDA_CHECK(cudaEventCreateWithFlags(&joined_[lane], cudaEventDisableTiming));
-    }
-    TESSERA_CUDA_CHECK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeGlobal));
+    TESSERA_CUDA_CHECK(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeGlobal));
     streams();  // parallel branches, as a careful user would build it
-    TESSERA_CUDA_CHECK(cudaStreamEndCapture(stream_, &graph_));
+    TESSERA_CUDA_CHECK(cudaStreamEndCapture(stream(), &graph_));
     TESSERA_CUDA_CHECK(cudaGraphInstantiate(&graph_exec_, graph_, 0));
   }
   ~MixRunner() {
     cudaGraphExecDestroy(graph_exec_);
     cudaGraphDestroy(graph_);
-    for (int lane = 0; lane < kLanes; ++lane) {
-      cudaEventDestroy(joined_[lane]);
-      cudaStreamDestroy(lanes_[lane]);
-    }
-    cudaEventDestroy(fork_);
-    cudaStreamDestroy(stream_);
   }
   MixRunner(const MixRunner&) = delete;
   MixRunner& operator=(const MixRunner&) = delete;
 
-  void batched() const { batching::run_batched<Mixed>(device_plan_.view(), params_, stream_); }
-  void persistent() const { batching::run_batched<Mixed>(device_plan_.view(), params_, stream_, resident_ctas_); }
+  void batched() const { batching::run_batched<Mixed>(device_plan_.view(), params_, stream()); }
+  void persistent() const { batching::run_batched<Mixed>(device_plan_.view(), params_, stream(), resident_ctas_); }
   void atomic_queue() const {
-    TESSERA_CUDA_CHECK(cudaMemsetAsync(counter_.get(), 0, sizeof(int32_t), stream_));
-    queue_kernel<<<resident_ctas_, kMixedThreads, 0, stream_>>>(device_plan_.view(), params_, counter_.get());
+    TESSERA_CUDA_CHECK(cudaMemsetAsync(counter_.get(), 0, sizeof(int32_t), stream()));
+    queue_kernel<<<resident_ctas_, kMixedThreads, 0, stream()>>>(device_plan_.view(), params_, counter_.get());
   }
   void streams() const {
-    TESSERA_CUDA_CHECK(cudaEventRecord(fork_, stream_));
-    for (cudaStream_t lane : lanes_) TESSERA_CUDA_CHECK(cudaStreamWaitEvent(lane, fork_, 0));
-    for (int task = 0; task < num_tasks(); ++task) launch_task(task, lanes_[task % kLanes]);
+    fork_.record(stream_);
+    for (const cuda::Stream& lane : lanes_) fork_.make_wait(lane);
+    for (int task = 0; task < num_tasks(); ++task) launch_task(task, lanes_[task % kLanes].get());
     for (int lane = 0; lane < kLanes; ++lane) {
-      TESSERA_CUDA_CHECK(cudaEventRecord(joined_[lane], lanes_[lane]));
-      TESSERA_CUDA_CHECK(cudaStreamWaitEvent(stream_, joined_[lane], 0));
+      joined_[lane].record(lanes_[lane]);
+      joined_[lane].make_wait(stream_);
     }
   }
-  void graph() const { TESSERA_CUDA_CHECK(cudaGraphLaunch(graph_exec_, stream_)); }
+  void graph() const { TESSERA_CUDA_CHECK(cudaGraphLaunch(graph_exec_, stream())); }
   void separate() const {
-    for (int task = 0; task < num_tasks(); ++task) launch_task(task, stream_);
+    for (int task = 0; task < num_tasks(); ++task) launch_task(task, stream());
   }
-  void by_table() const { table_kernel<<<host_plan_.num_tiles(), kMixedThreads, 0, stream_>>>(table_.get(), params_); }
+  void by_table() const { table_kernel<<<host_plan_.num_tiles(), kMixedThreads, 0, stream()>>>(table_.get(), params_); }
 
   // NaNs, equal to nothing: an element that the next run leaves out shows.
   // On the runs' own stream: it does not wait for the default stream.
   void clear_output() const {
-    TESSERA_CUDA_CHECK(cudaMemsetAsync(mix_.out.get(), 0xFF, mix_.out_floats * sizeof(float), stream_));
+    TESSERA_CUDA_CHECK(cudaMemsetAsync(mix_.out.get(), 0xFF, mix_.out_floats * sizeof(float), stream()));
   }
   std::vector<float> take_output() const {
     std::vector<float> host(mix_.out_floats);
-    TESSERA_CUDA_CHECK(cudaStreamSynchronize(stream_));
+    TESSERA_CUDA_CHECK(cudaStreamSynchronize(stream()));
     TESSERA_CUDA_CHECK(cudaMemcpy(host.data(), mix_.out.get(), host.size() * sizeof(float), cudaMemcpyDeviceToHost));
     clear_output();
     return host;
   }
 
-  cudaStream_t stream() const { return stream_; }
+  cudaStream_t stream() const { return stream_.get(); }
   int num_tasks() const { return static_cast<int>(mix_.tasks.size()); }
   int num_tiles() const { return host_plan_.num_tiles(); }
 
@@ -227,10 +209,10 @@ class MixRunner {
   DeviceArray<int32_t> counter_;
   DeviceArray<TileCoord> table_;
   int resident_ctas_;
-  cudaStream_t stream_ = nullptr;
-  cudaStream_t lanes_[kLanes] = {};
-  cudaEvent_t fork_ = nullptr;
-  cudaEvent_t joined_[kLanes] = {};
+  cuda::Stream stream_;
+  cuda::Stream lanes_[kLanes];
+  cuda::Event fork_;
+  cuda::Event joined_[kLanes];
   cudaGraph_t graph_ = nullptr;
   cudaGraphExec_t graph_exec_ = nullptr;
 };
@@ -238,21 +220,15 @@ class MixRunner {
 using Way = void (MixRunner::*)() const;
 
 double median_us(const MixRunner& runner, Way way) {
-  cudaEvent_t begin, end;
-  TESSERA_CUDA_CHECK(cudaEventCreate(&begin));
-  TESSERA_CUDA_CHECK(cudaEventCreate(&end));
+  const cuda::Event begin(cuda::EventUse::time), end(cuda::EventUse::time);
   std::vector<float> times;
   for (int i = 0; i < 33; ++i) {
-    TESSERA_CUDA_CHECK(cudaEventRecord(begin, runner.stream()));
+    begin.record(runner.stream());
     (runner.*way)();
-    TESSERA_CUDA_CHECK(cudaEventRecord(end, runner.stream()));
-    TESSERA_CUDA_CHECK(cudaEventSynchronize(end));
-    float ms = 0;
-    TESSERA_CUDA_CHECK(cudaEventElapsedTime(&ms, begin, end));
-    if (i >= 3) times.push_back(ms * 1e3f);  // the first runs warm up
+    end.record(runner.stream());
+    end.synchronize();
+    if (i >= 3) times.push_back(end.milliseconds_since(begin) * 1e3f);  // the first runs warm up
   }
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
   std::sort(times.begin(), times.end());
   return times[times.size() / 2];
 }

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Measures the classifier's table on GPUs and writes bench/results/classify_<gpu>x<n>.json.
 
-  classify_table.py build/cuda/tools/tessera/tessera --ids inputs.bin      one GPU, every case: about 6 minutes
+  classify_table.py build/cuda/tools/tessera/tessera --ids inputs.bin      one GPU, every case: about 6 minutes, about one
+                                                                           and a half with --seconds 2
   classify_table.py TESSERA --gpus 4 --ids inputs.bin                      four GPUs
   classify_table.py TESSERA --cases embeddings_fp16,torch --budget 120     some cases; others in the file of the same
                                                                            machine stay as they are

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Which order of experts is best: the layer under every routing, in every order, with and without clusters that take
-tiles from the back of the list. Writes bench/results/moe_orders_h100.json; `make figures` fills the kernel's README.
+tiles from the back of the list. Writes bench/results/moe_orders_<gpu>.json; `make figures` fills the kernel's README.
 
   moe_orders.py build/cuda/tools/tessera/tessera
 """
@@ -20,21 +20,19 @@ POLICIES = {"natural": ("natural", 0), "heavy-first": ("heavy-first", 0), "inter
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tessera", help="the built command")
-    parser.add_argument("--output", type=pathlib.Path,
-                        default=moe_table.ROOT / "bench" / "results" / "moe_orders_h100.json")
+    parser.add_argument("--output", type=pathlib.Path, help="instead of bench/results/moe_orders_<gpu>.json")
     args = parser.parse_args()
-    rows, machine = [], {}
-    for routing in ROUTINGS:
-        cells = []
-        for order, back in POLICIES.values():
-            measured = moe_table.measure(args.tessera, PRESET, TOKENS, routing, 0,
-                                         ["--no-dense", "--order", order, "--back-every", str(back)])
-            machine = measured["machine"]
-            cells.append(round(measured["cases"][0]["burst"]["layer_us"]["median"]))
-        rows.append([routing, *cells])
+    columns, machine = [], {}
+    for order, back in POLICIES.values():
+        measured = moe_table.measure(args.tessera, PRESET, TOKENS, ROUTINGS, 0,
+                                     ["--no-dense", "--order", order, "--back-every", str(back)])
+        machine = measured["machine"]
+        columns.append([round(case["burst"]["layer_us"]["median"]) for case in measured["cases"]])
+    rows = [[routing, *(column[number] for column in columns)] for number, routing in enumerate(ROUTINGS)]
     what = f"{PRESET}, T = {TOKENS}, bf16: microseconds of the whole layer in bursts, by order of the experts"
     table = {"columns": ["routing", *(f"{name}, us" for name in POLICIES)], "rows": rows}
-    args.output.write_text(json.dumps({"what": what, "machine": machine, "table": table}, indent=1) + "\n")
+    path = args.output or moe_table.file_name(machine, "moe_orders")
+    path.write_text(json.dumps({"what": what, "machine": machine, "table": table}, indent=1) + "\n")
     return 0
 
 

@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
-"""Measures the layer's table on a GPU with `tessera bench moe`, row by row, and writes bench/results/moe_h100.json.
+"""Measures the layer's table on a GPU with `tessera bench moe` and writes bench/results/moe_<gpu>.json.
 
-  moe_table.py build/cuda/tools/tessera/tessera                       all rows: about 4 minutes
+  moe_table.py build/cuda/tools/tessera/tessera                       all rows: about 3 minutes, half of it with --seconds 1
   moe_table.py TESSERA --rows mixtral,qwen30 --seconds 2              some rows; others of the same machine and
                                                                       policies stay as they are
   moe_table.py TESSERA --output FILE -- --order natural               elsewhere, with more options for the command
 
-Needs Python alone, so that it runs on a machine that has a driver and the built program. `make figures` then fills the
-tables of the kernels' READMEs.
+Rows of one shape and number of tokens are measured in one process, which makes the weights once. Needs Python alone, so that
+it runs on a machine that has a driver and the built program. `make figures` then fills the tables of the kernels' READMEs.
 """
 import argparse
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -32,15 +33,34 @@ ROWS = {  # name: preset, tokens, routing
 }
 
 
-def measure(tessera, preset, tokens, routing, seconds, more):
-    """What the command writes as JSON; ends the program if it fails or finds its result wrong."""
+def measure(tessera, preset, tokens, routings, seconds, more):
+    """What the command writes as JSON, a case for each routing; ends the program if it fails or finds a result wrong."""
+    words = f"{preset} {tokens} {','.join(routings)}"
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "row.json"
-        done = subprocess.run([tessera, "bench", "moe", "--preset", preset, "--tokens", str(tokens), "--routing", routing,
-                               "--seconds", str(seconds), "--device", "cuda", "--json", str(path), *more], check=False)
+        done = subprocess.run([tessera, "bench", "moe", "--preset", preset, "--tokens", str(tokens), "--routing",
+                               ",".join(routings), "--seconds", str(seconds), "--device", "cuda", "--json", str(path), *more],
+                              check=False)
         if done.returncode != 0:
-            sys.exit(f"moe_table: {preset} {tokens} {routing}: exit code {done.returncode}")
-        return json.loads(path.read_text())
+            sys.exit(f"moe_table: {words}: exit code {done.returncode}")
+        measured = json.loads(path.read_text())
+    if len(measured["cases"]) != len(routings):
+        sys.exit(f"moe_table: {words}: got {len(measured['cases'])} cases, expected {len(routings)}")
+    return measured
+
+
+def groups(names):
+    """Rows that one process measures: {(preset, tokens): names}."""
+    found = {}
+    for name in names:
+        found.setdefault(ROWS[name][:2], []).append(name)
+    return found
+
+
+def file_name(machine, stem):
+    """bench/results/moe_h200.json for an H200."""
+    model = re.search(r"\b([A-Z]+\d+\w*)\b", machine["GPU"])
+    return ROOT / "bench" / "results" / f"{stem}_{model[1].lower() if model else 'gpu'}.json"
 
 
 def duel_figures(case, kind):
@@ -89,9 +109,9 @@ def plan_table(results):
     return {"columns": ["row", "load", "plan, us"], "rows": rows}
 
 
-def add_row(results, name, measured):
-    """Puts one measurement of one load into the results."""
-    case = measured["cases"][0]
+def add_row(results, name, measured, number=0):
+    """Puts one measurement of one load into the results: the case of this number."""
+    case = measured["cases"][number]
     results["burst"][name] = {**duel_figures(case, "burst"), **kernel_figures(case)}
     if "sustained" in case:
         results["sustained"][name] = duel_figures(case, "sustained")
@@ -114,24 +134,28 @@ def main():
     parser.add_argument("tessera", help="the built command")
     parser.add_argument("--rows", help="names with commas between", default=",".join(ROWS))
     parser.add_argument("--seconds", type=float, default=2.0, help="of a sustained block, 0 = bursts only")
-    parser.add_argument("--output", type=pathlib.Path, default=ROOT / "bench" / "results" / "moe_h100.json")
+    parser.add_argument("--output", type=pathlib.Path, help="instead of bench/results/moe_<gpu>.json")
     parser.add_argument("more", nargs="*", help="options for the command, after --")
     args = parser.parse_args()
     names = args.rows.split(",")
     unknown = [name for name in names if name not in ROWS]
     if unknown:
         sys.exit(f"moe_table: --rows: got {', '.join(unknown)}, expected some of {', '.join(ROWS)}")
-    results = json.loads(args.output.read_text()) if args.output.exists() else {}
-    for name in names:
-        measured = measure(args.tessera, *ROWS[name], args.seconds, args.more)
+    results, path = {}, args.output
+    for (preset, tokens), rows in groups(names).items():
+        measured = measure(args.tessera, preset, tokens, [ROWS[name][2] for name in rows], args.seconds, args.more)
+        if not results:
+            path = args.output or file_name(measured["machine"], "moe")
+            results = json.loads(path.read_text()) if path.exists() else {}
         if results.get("machine") != measured["machine"]:
             results = {"machine": measured["machine"], "sustained": {}, "burst": {}}
-        add_row(results, name, measured)
+        for number, name in enumerate(rows):
+            add_row(results, name, measured, number)
         results = {"what": what(measured, args.seconds), "machine": measured["machine"],
                    "sustained": results["sustained"], "burst": results["burst"],
                    "layer_table": layer_table(results), "combine_table": combine_table(results),
                    "plan_table": plan_table(results)}
-        args.output.write_text(json.dumps(results, indent=1) + "\n")
+        path.write_text(json.dumps(results, indent=1) + "\n")
     return 0
 
 

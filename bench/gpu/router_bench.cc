@@ -8,11 +8,14 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <memory>
 #include <random>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
-#include "cuda/core/cuda_check.h"
+#include "cuda/core/memory.h"
+#include "cuda/core/stream.h"
+#include "tessera/cuda/device.h"
 #include "tessera/moe/cuda_router.h"
 
 namespace tessera {
@@ -21,16 +24,11 @@ namespace {
 constexpr int kBlocks = 9;
 constexpr int kLaunches = 200;
 
-struct CudaFree {
-  void operator()(void* memory) const { cudaFree(memory); }
-};
-
 template <class T>
-std::unique_ptr<void, CudaFree> on_device(const std::vector<T>& values) {
-  void* memory = nullptr;
-  TESSERA_CUDA_CHECK(cudaMalloc(&memory, values.size() * sizeof(T)));
-  TESSERA_CUDA_CHECK(cudaMemcpy(memory, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice));
-  return std::unique_ptr<void, CudaFree>(memory);
+cuda::DeviceBytes on_device(const std::vector<T>& values) {
+  cuda::DeviceBytes memory(values.size() * sizeof(T));
+  TESSERA_CUDA_CHECK(cudaMemcpy(memory.data(), values.data(), memory.bytes(), cudaMemcpyHostToDevice));
+  return memory;
 }
 
 struct Case {
@@ -60,25 +58,19 @@ double measure(const RouterConfig& config, int32_t num_tokens) {
 
   const auto device_logits = on_device(logits), device_bias = on_device(bias), device_ids = on_device(ids),
              device_weights = on_device(weights);
-  inputs.logits = device_logits.get();
-  if (inputs.bias != nullptr) inputs.bias = static_cast<const float*>(device_bias.get());
-  inputs.topk_ids = static_cast<int32_t*>(device_ids.get());
-  inputs.topk_weights = static_cast<float*>(device_weights.get());
-  cudaEvent_t begin = nullptr, end = nullptr;
-  TESSERA_CUDA_CHECK(cudaEventCreate(&begin));
-  TESSERA_CUDA_CHECK(cudaEventCreate(&end));
+  inputs.logits = device_logits.data();
+  if (inputs.bias != nullptr) inputs.bias = device_bias.as<float>();
+  inputs.topk_ids = device_ids.as<int32_t>();
+  inputs.topk_weights = device_weights.as<float>();
+  const cuda::Event begin(cuda::EventUse::time), end(cuda::EventUse::time);
   std::vector<double> blocks;
   for (int block = 0; block < kBlocks; ++block) {
-    TESSERA_CUDA_CHECK(cudaEventRecord(begin));
+    begin.record(nullptr);
     for (int i = 0; i < kLaunches; ++i) moe::cuda_route(config, inputs, nullptr);
-    TESSERA_CUDA_CHECK(cudaEventRecord(end));
-    TESSERA_CUDA_CHECK(cudaEventSynchronize(end));
-    float ms = 0;
-    TESSERA_CUDA_CHECK(cudaEventElapsedTime(&ms, begin, end));
-    blocks.push_back(1e3 * ms / kLaunches);
+    end.record(nullptr);
+    end.synchronize();
+    blocks.push_back(1e3 * end.milliseconds_since(begin) / kLaunches);
   }
-  TESSERA_CUDA_CHECK(cudaEventDestroy(begin));
-  TESSERA_CUDA_CHECK(cudaEventDestroy(end));
   TESSERA_CUDA_CHECK(cudaMemcpy(ids.data(), inputs.topk_ids, slots * sizeof(int32_t), cudaMemcpyDeviceToHost));
   TESSERA_CUDA_CHECK(cudaMemcpy(weights.data(), inputs.topk_weights, slots * sizeof(float), cudaMemcpyDeviceToHost));
   if (ids != host_ids || weights != host_weights) return -1.0;
@@ -95,11 +87,12 @@ int run() {
       {"sigmoid, renormalised; E 8, k 2", {RouterKind::sigmoid_renormalize, 8, 2}},
   };
   const int32_t token_counts[] = {1, 128, 4096, 16384};
-  cudaDeviceProp device{};
-  TESSERA_CUDA_CHECK(cudaGetDeviceProperties(&device, 0));
+  std::string why_none;
+  const std::vector<cuda::DeviceFacts> devices = cuda::devices(why_none);
+  if (devices.empty()) throw std::runtime_error(why_none);
   std::printf(
       "{\n \"what\": \"router kernel on %s: microseconds a launch, back to back, results equal to the host's\",\n",
-      device.name);
+      devices[0].name.c_str());
   std::printf(" \"table\": {\n  \"columns\": [\"routing\"");
   for (const int32_t tokens : token_counts) std::printf(", \"T = %d, us\"", tokens);
   std::printf("],\n  \"rows\": [");

@@ -2,18 +2,25 @@
 
     library = LIBRARIES["torch"]()          # raises where it cannot run here; the message is recorded
     library.load(gate_up, down, top_k)      # bf16 weights [E, 2I, H], [E, H, I] on the GPU
-    call = library.layers()["torch"](x, ids, weights)   # x [T, H] bf16, ids [T, k] int64, weights [T, k] fp32
+    call = library.layers()["torch grouped_mm"](x, ids, weights)  # x [T, H] bf16, ids [T, k] int64, weights [T, k] fp32
     out = call.run()                        # what is timed; call.result(out) is [T, H] for the check
 
-To add one: a subclass of Library here, its name in LIBRARIES, its layers in cases.LAYERS.
+Several objects of one class live side by side, each with its own weights: what a library imports, patches or tunes once is kept
+in its module, not in the object.
+
+To add one: a subclass of Library, here or in a module of its own; its name in LIBRARIES; its layers in cases.LAYERS and, with what
+of them is its own, in theirs.LAYERS.
 """
+import importlib
 import importlib.metadata
-import os
 
 import torch
 
-import cases
+import peer_site
+import theirs
 from torch_moe import torch_layer
+
+peer_site.enter()
 
 
 class Skip(Exception):
@@ -21,10 +28,11 @@ class Skip(Exception):
 
 
 class Call:
-    """One prepared call. `run` does the layer's work and returns its output; `inputs_ready` is outside the timing."""
+    """One prepared call. `run` does the layer's work and returns its output; preparing it is outside the timing."""
 
-    def __init__(self, run, result=None, poison=None):
+    def __init__(self, run, result=None, poison=None, note=None):
         self.run = run
+        self.note = note or {}  # of what was chosen: configuration, tactic; texts and numbers, kept in the results
         self.result = result or (lambda out: out)  # from what run returns to the layer's output [T, H]
         self.poison = poison  # the output's tensor where the caller owns it
 
@@ -98,7 +106,7 @@ class Torch(Library):
         return Call(lambda: torch_layer(torch, x, self.gate_up, self.down, ids, rounded))
 
     def bmm(self, x, ids, weights):
-        import kernels
+        import padded_rows
         (tokens, top_k), experts = ids.shape, self.down.shape[0]
         counts = torch.bincount(ids.flatten(), minlength=experts)
         if int(counts.min()) != int(counts.max()):
@@ -111,7 +119,7 @@ class Torch(Library):
 
         def run():
             gate_up = torch.bmm(rows, first)
-            kernels.swiglu(gate_up.view(tokens * top_k, -1), every_row, intermediate)
+            padded_rows.swiglu(gate_up.view(tokens * top_k, -1), every_row, intermediate)
             return torch.bmm(intermediate.view(experts, -1, intermediate.shape[1]), second)
 
         def result(out):
@@ -182,76 +190,6 @@ class SonicMoe(Transformers):
         return {"sonicmoe": lambda *inputs: self.call("sonicmoe", *inputs)}
 
 
-class DeepGemm(Library):
-    """DeepGEMM's BF16 grouped GEMMs over rows padded to its alignment, with Triton kernels for all that is around them.
-
-    The layer takes as many rows as any routing may need, as Transformers and vLLM do, so that nothing waits for the host;
-    "GEMMs alone" takes the rows of this routing, already gathered, and activations computed before: a bound.
-    """
-
-    distributions = ("sgl-deep-gemm", "deep-gemm", "apache-tvm-ffi", "triton")
-
-    def __init__(self):
-        os.environ.setdefault("CUDA_HOME", "/usr/local/cuda")
-        import deep_gemm
-        self.gemm = deep_gemm.m_grouped_bf16_gemm_nt_contiguous
-        align = getattr(deep_gemm, "get_mk_alignment_for_contiguous_layout", None) \
-            or deep_gemm.get_m_alignment_for_contiguous_layout
-        self.alignment = int(align())
-
-    def versions(self):
-        return {name: version for name, version in super().versions().items() if version != "no metadata"}
-
-    def layers(self):
-        return {"deepgemm": self.call, "deepgemm GEMMs": self.gemms}
-
-    def buffers(self, x, num_rows):
-        _, hidden, intermediate = self.down.shape
-        return [torch.empty(num_rows, width, dtype=x.dtype, device=x.device)
-                for width in (hidden, 2 * intermediate, intermediate, hidden)]
-
-    def call(self, x, ids, weights):
-        import kernels
-        rows = kernels.PaddedRows(*ids.shape, self.down.shape[0], self.alignment)
-        inputs, gate_up, hidden, outputs = self.buffers(x, rows.num_rows)
-        out = torch.empty_like(x)
-
-        def run():
-            rows.plan(ids)
-            rows.gather(x, inputs)
-            self.gemm(inputs, self.gate_up, gate_up, rows.row_expert)
-            rows.swiglu(gate_up, hidden)
-            self.gemm(hidden, self.down, outputs, rows.row_expert)
-            rows.combine(outputs, weights, out)
-            return out
-        return Call(run, poison=out)
-
-    def gemms(self, x, ids, weights):
-        import kernels
-        rows = kernels.PaddedRows(*ids.shape, self.down.shape[0], self.alignment)
-        rows.plan(ids)
-        used = rows.used_rows()
-        inputs, gate_up, hidden, outputs = self.buffers(x, used)
-        rows.num_rows = used
-        layout = rows.row_expert[:used]
-        inputs.zero_()  # padding is multiplied too, as a user's buffer would be
-        rows.gather(x, inputs)
-        hidden.zero_()
-        self.gemm(inputs, self.gate_up, gate_up, layout)
-        rows.swiglu(gate_up, hidden)
-
-        def run():
-            self.gemm(inputs, self.gate_up, gate_up, layout)
-            self.gemm(hidden, self.down, outputs, layout)
-            return outputs
-
-        def result(_):
-            out = torch.empty_like(x)
-            rows.combine(outputs, weights, out)
-            return out
-        return Call(run, result, poison=outputs)
-
-
 class Liger(Library):
     """Liger's fused MoE in Triton, forward pass. Its GEMMs choose among 32 variants each when (H, I) is first seen, and keep
     the choice for any number of tokens: they choose at TUNING_TOKENS."""
@@ -287,7 +225,7 @@ class Liger(Library):
         return Call(lambda: apply(x, self.gate_up, self.down, ids32, rounded))
 
 
-class FlashInfer(Library):
+class FlashInferCutlass(Library):
     """FlashInfer's CUTLASS fused MoE. It wants the up rows first; the weights are reordered once, outside the timing."""
 
     distributions = ("flashinfer-python", "flashinfer-jit-cache", "torch")
@@ -301,7 +239,7 @@ class FlashInfer(Library):
         super().load(torch.cat([up, gate], 1), down, top_k)
 
     def layers(self):
-        return {"flashinfer": self.call}
+        return {"flashinfer cutlass": self.call}
 
     def call(self, x, ids, weights):
         ids32, out = ids.to(torch.int32), torch.empty_like(x)
@@ -312,23 +250,13 @@ class FlashInfer(Library):
         return Call(run, poison=out)
 
 
-class Vllm(Library):
-    """vLLM's fused_experts in Triton, with the tuning file it brings for this GPU and shape, if it brings one."""
-
-    distributions = ("vllm", "torch", "triton")
-
-    def __init__(self):
-        from vllm.model_executor.layers.fused_moe import fused_experts
-        self.function = fused_experts
-
-    def layers(self):
-        return {"vllm triton": self.call}
-
-    def call(self, x, ids, weights):
-        ids32 = ids.to(torch.int32)
-        return Call(lambda: self.function(x, self.gate_up, self.down, weights, ids32))
+def late(module, name):
+    """A library whose module is imported when it is asked for: it needs packages that others do not."""
+    return lambda: getattr(importlib.import_module(module), name)()
 
 
-LIBRARIES = {"tessera": Tessera, "torch": Torch, "transformers": Transformers, "deepgemm": DeepGemm, "liger": Liger,
-             "flashinfer": FlashInfer, "sonicmoe": SonicMoe, "vllm": Vllm}
-assert set(LIBRARIES) == set(cases.LAYERS)
+LIBRARIES = {"tessera": Tessera, "torch": Torch, "transformers": Transformers, "liger": Liger, "sonicmoe": SonicMoe,
+             "flashinfer": late("adapters_flashinfer", "FlashInfer"), "flashinfer_cutlass": FlashInferCutlass,
+             "sglang": late("adapters_engines", "Sglang"), "vllm": late("adapters_engines", "Vllm"),
+             "deepgemm": late("adapters_deepgemm", "DeepGemm"), "deepgemm_fp8": late("adapters_deepgemm", "DeepGemmFp8")}
+assert set(LIBRARIES) == {parts.library for parts in theirs.LAYERS.values()}

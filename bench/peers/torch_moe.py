@@ -81,6 +81,16 @@ def exact_rows(torch, x, gate_up, down, ids, weights, tokens):
     return torch.stack(exact), torch.stack(allowed)
 
 
+def exact_slots(torch, x, gate_up, down, ids, weights, tokens):
+    """fp64 [n, k, H]: what each expert of a few tokens contributes to its row, weighted; exact_rows without the roundings."""
+    slots = []
+    for token in tokens:
+        for expert, weight in zip(ids[token].tolist(), weights[token].double()):
+            gate, up = (gate_up[expert].double() @ x[token].double()).chunk(2)
+            slots.append(weight * (down[expert].double() @ (torch.nn.functional.silu(gate) * up)))
+    return torch.stack(slots).view(len(tokens), ids.shape[1], -1)
+
+
 def disagreement(torch, ours, theirs, problem):
     """What is wrong with our output, or an empty text. `problem`: x, gate_up, down, ids, weights."""
     tokens = sorted({0, ours.shape[0] // 2, ours.shape[0] - 1})

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Transformers' models by experts implementation: eager, batched_mm, grouped_mm and Tessera, in one process on one GPU.
 
-  transformers_models.py --json bench/results/transformers_h100.json
+  transformers_models.py --json bench/results/transformers_h200.json      about a minute
   transformers_models.py --rehearse          small models on the CPU: the program, not its figures
 
 Whole decoder layers of real widths with random bf16 weights, called as a user calls them, one call between two events on
@@ -33,7 +33,6 @@ COPY_BYTES = 32 << 30  # an implementation may take so much for copies of weight
 ROW_LIMIT = 2e-2  # of the experts: two bf16 layers with the same ids differ by 5e-3 a row, at most 1e-2
 FAR_LIMIT = 0.5  # of the median row after a few layers in which tokens at ties chose other experts; a wrong layer gives 1
 EXPERTS_GAIN = 1.5  # of the experts' matrices: what they add is about as large as what they add to
-BUDGET_SECONDS = 2.0  # for each model and phase
 
 
 class Model(NamedTuple):
@@ -108,9 +107,9 @@ class Clock:
 
 
 class Bench:
-    def __init__(self, torch, transformers, integration, device, models):
+    def __init__(self, torch, transformers, integration, device, models, seconds):
         self.torch, self.transformers, self.integration = torch, transformers, integration
-        self.device, self.models, self.clock, self.rows = device, models, Clock(torch, device), []
+        self.device, self.models, self.clock, self.seconds, self.rows = device, models, Clock(torch, device), seconds, []
 
     def build(self, model):
         """(model for the others, model for ours): two where their weights lie differently."""
@@ -136,7 +135,7 @@ class Bench:
             for implementation in times:
                 self.clock.ms(*works[implementation])
         round_ms = sum(self.clock.ms(*works[implementation]) for implementation in times)
-        runs = min(max(int(BUDGET_SECONDS * 1e3 / round_ms), LEAST_RUNS), MOST_RUNS)
+        runs = min(max(int(self.seconds * 1e3 / round_ms), LEAST_RUNS), MOST_RUNS)
         for _ in range(runs):
             for implementation in times:
                 work, before = works[implementation]
@@ -293,6 +292,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=pathlib.Path, help="where the figures go")
     parser.add_argument("--models", default=",".join(MODELS), help="some of " + ",".join(MODELS))
+    parser.add_argument("--seconds", type=float, default=2.0, help="of a model and phase, as long as there are "
+                        f"{LEAST_RUNS} to {MOST_RUNS} runs")
     parser.add_argument("--rehearse", action="store_true", help="small models on the CPU")
     options = parser.parse_args()
     names = options.models.split(",")
@@ -307,7 +308,7 @@ def main():
     transformers.logging.set_verbosity_error()
     integration.register()
     device, models = ("cpu", TINY) if options.rehearse else ("cuda", MODELS)
-    bench = Bench(torch, transformers, integration, device, models)
+    bench = Bench(torch, transformers, integration, device, models, options.seconds)
     for name in names:
         bench.whole_layers(name, 64 if options.rehearse else 1 << 30, 16 if options.rehearse else CONTEXT)
         if name in BLOCKS:

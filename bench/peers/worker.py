@@ -10,12 +10,14 @@ import os
 import sys
 import zlib
 
+import cases
 import check
 import grid
 
 DEVICE = "cuda"
-FLUSH_BYTES = 256 << 20  # five times an H100's L2 cache
-KEPT_BYTES = 3 << 29  # what a process may keep beyond weights and inputs while others measure: 1.5 GiB
+FLUSH_BYTES = 256 << 20  # five times a Hopper GPU's L2 cache
+KEPT_SHARE = 1 / 48  # of the GPU's memory: what a process may keep beyond weights and inputs while others measure
+FLUSH_US = 80  # what emptying the cache before a run takes, for budgets
 WARM_BLOCKS = 3  # back-to-back runs, timed together
 MOST_WARM_RUNS = 50
 CHECKSUM_MASK = (1 << 64) - 1
@@ -25,19 +27,20 @@ def seeded(torch, *what):
     torch.manual_seed(zlib.crc32(repr(what).encode()))
 
 
-def make_weights(torch, preset):
-    """(gate_up [E, 2I, H], down [E, H, I]): random normal, standard deviation 0.02, from a seed of the preset's name."""
+def make_weights(torch, preset, number=0):
+    """(gate_up [E, 2I, H], down [E, H, I]): random normal, standard deviation 0.02, from a seed of the preset's name and the
+    number of the set."""
     hidden, intermediate, experts, _ = grid.PRESETS[preset]
-    seeded(torch, "weights", preset)
+    seeded(torch, "weights", preset, *([number] if number else []))
     shapes = (experts, 2 * intermediate, hidden), (experts, hidden, intermediate)
     return [torch.randn(*shape, device=DEVICE, dtype=torch.bfloat16).mul_(0.02) for shape in shapes]
 
 
-def make_inputs(torch, cell):
-    """(x [T, H] bf16, ids [T, k] int64, weights [T, k] fp32 with values that bf16 has)."""
+def make_inputs(torch, cell, place=None):
+    """(x [T, H] bf16, ids [T, k] int64, weights [T, k] fp32 with values that bf16 has); others for each place in a chain."""
     from torch_moe import chosen_experts
     hidden, _, experts, top_k = grid.PRESETS[cell.preset]
-    seeded(torch, *cell)
+    seeded(torch, *cell, *([] if place is None else ["chain", place]))
     x = torch.randn(cell.tokens, hidden, device=DEVICE, dtype=torch.bfloat16)
     ids = chosen_experts(torch, cell.routing, cell.tokens, experts, top_k).contiguous()
     return x, ids, torch.softmax(torch.randn(cell.tokens, top_k, device=DEVICE), 1).bfloat16().float()
@@ -116,6 +119,17 @@ class Timer:
             blocks.append((begin, end))
         return [us / runs for us in self.elapsed_us(blocks)]
 
+    def replays(self, graph, count):
+        """Of a graph that empties the cache itself."""
+        pairs = []
+        for _ in range(count):
+            begin, end = self.events()
+            begin.record()
+            graph.replay()
+            end.record()
+            pairs.append((begin, end))
+        return self.elapsed_us(pairs)
+
     def as_called(self, run, repetitions):
         """On an idle GPU with a cold cache, the host's work for the launches included."""
         times, out = [], None
@@ -130,45 +144,64 @@ class Timer:
         return times, out
 
 
+def number_of_runs(request, estimate_us):
+    return min(max(int(request["budget_us"] / (estimate_us + FLUSH_US)), request["least"]), request["most"])
+
+
 class CaptureFailed(Exception):
     pass
+
+
+def captured(torch, run):
+    """(graph, what run returned inside it)."""
+    try:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out = run()
+        torch.cuda.synchronize()
+    except Exception as error:
+        raise CaptureFailed(f"{type(error).__name__}: {error}") from error
+    return graph, out
 
 
 class Prepared:
     """A call of a layer on a cell, and its CUDA graph."""
 
     def __init__(self, torch, call, graph_wanted):
-        self.torch, self.call, self.graph = torch, call, None
+        self.torch, self.call, self.graph, self.estimate = torch, call, None, None
         for _ in range(2):  # kernels are compiled, chosen, loaded
             self.out = call.run()
         torch.cuda.synchronize()
         if graph_wanted:
-            try:
-                self.graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(self.graph):
-                    self.out = call.run()
-                torch.cuda.synchronize()
-            except Exception as error:
-                raise CaptureFailed(f"{type(error).__name__}: {error}") from error
+            self.graph, self.out = captured(torch, call.run)
 
     def poison(self, out):
         """What is checked afterwards is what the timed runs wrote."""
         (out if self.call.poison is None else self.call.poison).fill_(math.nan)
 
-    def measured(self, timer, repetitions):
-        times, outputs = {}, {}
+    def measured(self, timer, request):
+        """Times of the modes asked for, and what the runs of each kind left behind. Runs for about request["budget_us"], but
+        from request["least"] to request["most"] times."""
+        times, outputs, modes = {}, {}, request["modes"]
         if self.graph:
-            estimate = timer.cold(self.graph.replay, 2)[-1]
-            count = min(max(int(6e4 / estimate), repetitions), 3 * repetitions)
+            self.estimate = self.estimate or timer.cold(self.graph.replay, 2)[-1]
             self.poison(self.out)
-            times["graph_cold"] = timer.cold(self.graph.replay, count)
-            times["graph_warm"] = timer.warm(self.graph.replay, estimate)
+            times["graph_cold"] = timer.cold(self.graph.replay, number_of_runs(request, self.estimate))
+            if "graph_warm" in modes:
+                times["graph_warm"] = timer.warm(self.graph.replay, self.estimate)
             outputs["graph"] = output_text(self.torch, self.call.result(self.out))
-        if self.call.poison is not None:
-            self.poison(None)
-        times["eager"], out = timer.as_called(self.call.run, max(repetitions // (2 if self.graph else 1), 3))
-        outputs["eager"] = output_text(self.torch, self.call.result(out))
+        if "eager" in modes or not self.graph:
+            if self.call.poison is not None:
+                self.poison(None)
+            times["eager"], out = timer.as_called(self.call.run, request["least"])
+            outputs["eager"] = output_text(self.torch, self.call.result(out))
         return {"times": {mode: [round(us, 3) for us in values] for mode, values in times.items()}, "outputs": outputs}
+
+
+def noted(call):
+    """What the adapter says of a call: the tuned file, the tactic."""
+    note = getattr(call, "note", None)
+    return {"note": note} if note else {}
 
 
 class LibraryWorker:
@@ -176,8 +209,10 @@ class LibraryWorker:
 
     def __init__(self, torch, name):
         from adapters import LIBRARIES
-        self.torch, self.library = torch, LIBRARIES[name]()
-        self.timer, self.cell, self.kept, self.top_k = Timer(torch), None, {}, 0
+        self.torch, self.name, self.make_library, self.sets, self.primer = torch, name, LIBRARIES[name], [], None
+        self.library = self.make_library()
+        self.timer, self.cell, self.kept = Timer(torch), None, {}
+        self.most_kept = torch.cuda.get_device_properties(0).total_memory * KEPT_SHARE
 
     def hello(self, _):
         """Runs every layer once on a small problem: what cannot run here says so now."""
@@ -204,7 +239,9 @@ class LibraryWorker:
 
     def unload(self, _=None):
         self.cell, self.kept = None, {}
-        self.library.unload()
+        for library in [self.library, *self.sets, *([self.primer] if self.primer else [])]:
+            library.unload()
+        self.sets, self.primer = [], None
         self.torch.cuda.empty_cache()
         return {}
 
@@ -233,7 +270,8 @@ class LibraryWorker:
             if layer not in self.kept:
                 call = self.library.layers()[layer](*self.inputs)
                 self.kept[layer] = Prepared(self.torch, call, request["graph"])
-            answer = {"checksum": self.checksum, **self.kept[layer].measured(self.timer, request["repetitions"])}
+            answer = {"checksum": self.checksum, **self.kept[layer].measured(self.timer, request),
+                      **noted(self.kept[layer].call)}
         except Skip as reason:
             return {"skip": str(reason)}
         except CaptureFailed as error:
@@ -241,9 +279,64 @@ class LibraryWorker:
         except self.torch.cuda.OutOfMemoryError as error:
             self.cell, self.kept = None, {}
             answer = {"skip": "does not fit into the GPU's memory beside the other processes: " + str(error)[:160]}
-        if self.torch.cuda.memory_reserved() - self.base > KEPT_BYTES:
+        if self.torch.cuda.memory_reserved() - self.base > self.most_kept:
             self.kept = {}
             self.torch.cuda.empty_cache()
+        return answer
+
+    def chain_load(self, request):
+        """Several sets of weights, each in a library object of its own; their checksums. Where calls are tuned, an object
+        beside them tunes for each number of tokens, and the layers take what it found: one that has several places in the
+        chain would tune for the routing of each."""
+        self.unload()
+        checksums, self.primer = [], None
+        try:
+            if self.name in cases.TUNED:
+                self.primer = self.make_library()
+                self.primer.load(*make_weights(self.torch, request["preset"]), grid.PRESETS[request["preset"]][3])
+            for number in range(request["sets"]):
+                weights = make_weights(self.torch, request["preset"], number)
+                self.sets.append(self.make_library())
+                self.sets[-1].load(*weights, grid.PRESETS[request["preset"]][3])
+                checksums.append(checksum(self.torch, weights))
+                del weights
+                self.torch.cuda.empty_cache()
+        except self.torch.cuda.OutOfMemoryError as error:
+            self.unload()
+            return {"skip": f"{request['sets']} sets of weights do not fit into the GPU's memory: {str(error)[:160]}"}
+        return {"checksums": checksums}
+
+    def chain(self, request):
+        """One CUDA graph of as many layers as asked for, each with its own inputs; microseconds a layer of each replay."""
+        from adapters import Skip
+        torch, cell = self.torch, grid.Cell(*request["cell"])
+        try:
+            made = [make_inputs(torch, cell, place) for place in range(request["layers"])]
+            if self.primer:
+                self.primer.layers()[request["layer"]](*made[0])
+            calls = [self.sets[place % len(self.sets)].layers()[request["layer"]](*inputs)
+                     for place, inputs in enumerate(made)]
+            for call in calls:
+                call.run()
+            torch.cuda.synchronize()
+            graph, outs = captured(torch, lambda: [call.run() for call in calls])
+        except Skip as reason:
+            return {"skip": str(reason)}
+        except CaptureFailed as error:
+            self.unload()
+            return {"skip": "its calls cannot be captured in a CUDA graph: " + str(error)[:300]}
+        except torch.cuda.OutOfMemoryError as error:
+            return {"skip": "does not fit into the GPU's memory: " + str(error)[:160]}
+        estimate = self.timer.replays(graph, 2)[-1]
+        for call, out in zip(calls, outs):
+            (out if call.poison is None else call.poison).fill_(math.nan)
+        times = self.timer.replays(graph, number_of_runs(request, estimate))
+        answer = {"times": [round(us / len(calls), 3) for us in times], **noted(calls[0]),
+                  "checksums": {str(place): checksum(torch, made[place]) for place in request["sampled"]},
+                  "outputs": {str(place): output_text(torch, calls[place].result(outs[place]))
+                              for place in request["sampled"]}}
+        del graph, outs, calls, made
+        torch.cuda.empty_cache()
         return answer
 
 
@@ -265,20 +358,47 @@ class Judge:
         self.weights = make_weights(self.torch, request["preset"])
         return {"checksum": checksum(self.torch, self.weights)}
 
+    def unload(self, _):
+        self.weights = None
+        self.torch.cuda.empty_cache()
+        return {}
+
     def reference(self, request):
-        from torch_moe import exact_rows, torch_layer
-        torch, cell = self.torch, grid.Cell(*request["cell"])
-        x, ids, weights = make_inputs(torch, cell)
-        tokens = sampled_tokens(cell.tokens)
+        cell = grid.Cell(*request["cell"])
+        inputs = make_inputs(self.torch, cell)
+        answer = {**self.judgement(inputs), "active_experts": inputs[1].unique().numel()}
+        del inputs
+        self.torch.cuda.empty_cache()
+        return answer
+
+    def judgement(self, inputs):
+        """What a result of these inputs is checked with."""
+        from torch_moe import exact_rows, exact_slots, torch_layer
+        torch, (x, ids, weights) = self.torch, inputs
+        tokens = sampled_tokens(x.shape[0])
         exact, allowed = exact_rows(torch, x, *self.weights, ids, weights, tokens)
         out = torch_layer(torch, x, *self.weights, ids, weights.to(x.dtype))
         norms = torch.cat([part.float().norm(dim=1) for part in out.split(4096)])
-        answer = {"tokens": tokens, "exact": check.to_text("d", exact.flatten().tolist()),
-                  "allowed": check.to_text("d", allowed.flatten().tolist()),
-                  "projections": check.to_text("f", projections(torch, out)), "norms": check.to_text("f", norms.tolist()),
-                  "checksum": checksum(torch, (x, ids, weights)), "active_experts": ids.unique().numel()}
-        del out, x, ids, weights
-        torch.cuda.empty_cache()
+        return {"tokens": tokens, "exact": check.to_text("d", exact.flatten().tolist()),
+                "allowed": check.to_text("d", allowed.flatten().tolist()),
+                "slots": check.to_text("f", exact_slots(torch, x, *self.weights, ids, weights, tokens).flatten().tolist()),
+                "projections": check.to_text("f", projections(torch, out)), "norms": check.to_text("f", norms.tolist()),
+                "checksum": checksum(torch, (x, ids, weights))}
+
+    def chain_routing(self, request):
+        """The experts that each layer of a chain uses, for each number of tokens."""
+        return {"experts": {str(tokens): [make_inputs(self.torch, grid.Cell(request["preset"], tokens, "random"), place)[1]
+                                          .unique().tolist() for place in range(request["layers"])]
+                            for tokens in request["tokens"]}}
+
+    def chain_reference(self, request):
+        """For one layer of a chain and each number of tokens what its result is checked with."""
+        self.unload(None)
+        self.weights = make_weights(self.torch, request["preset"], request["set"])
+        found = {str(tokens): self.judgement(make_inputs(self.torch, grid.Cell(request["preset"], tokens, "random"),
+                                                         request["place"])) for tokens in request["tokens"]}
+        answer = {"checksum": checksum(self.torch, self.weights), "references": found}
+        self.unload(None)
         return answer
 
     def dense(self, request):
@@ -297,8 +417,8 @@ class Judge:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             pair()
-        self.timer.cold(graph.replay, 2)
-        times = self.timer.cold(graph.replay, request["repetitions"])
+        estimate = self.timer.cold(graph.replay, 2)[-1]
+        times = self.timer.cold(graph.replay, number_of_runs(request, estimate))
         del graph, made, outs
         torch.cuda.empty_cache()
         return {"times": {"graph_cold": [round(us, 3) for us in times]}}
@@ -321,13 +441,16 @@ def serve(make, reply_fd):
 
 
 def compile_ahead(torch, name, preset, tokens, part, parts):
-    from adapters import LIBRARIES
+    from adapters import LIBRARIES, Skip
     library = LIBRARIES[name]()
     library.prepare_part(part, parts)
     library.load(*make_weights(torch, preset), grid.PRESETS[preset][3])
     for count in tokens:
         for prepare in library.layers().values():
-            prepare(*make_inputs(torch, grid.Cell(preset, count, "random"))).run()
+            try:
+                prepare(*make_inputs(torch, grid.Cell(preset, count, "random"))).run()
+            except Skip:
+                continue
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
 

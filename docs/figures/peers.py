@@ -1,41 +1,62 @@
-"""What the three pictures of the comparison with other libraries' layers share (peers_*.py). Draws nothing by itself.
+"""What the pictures of the comparison with other libraries' layers share (peers_*.py). Draws nothing by itself.
 
-They read bench/results/peers_h100.json, or the file that PEERS_RESULTS names; without it they print nothing, and
-scripts/figures.py then has no picture.
+They read bench/results/peers_h200.json, before there is one bench/results/peers_h100.json, or the file that PEERS_RESULTS
+names; without any they print nothing, and scripts/figures.py then has no picture.
 """
 import json
 import math
 import os
 import pathlib
+import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-NAMES = {"tessera": "Tessera", "torch grouped_mm": "torch grouped_mm", "transformers grouped_mm": "Transformers grouped_mm",
-         "transformers batched_mm": "Transformers batched_mm", "deepgemm": "DeepGEMM + Triton", "liger": "Liger Triton",
-         "flashinfer": "FlashInfer", "sonicmoe": "SonicMoE", "vllm triton": "vLLM Triton"}
-COLORS = {"tessera": "#1f5fa8", "torch grouped_mm": "#f58518", "transformers grouped_mm": "#e3b81c",
-          "transformers batched_mm": "#9d755d", "deepgemm": "#54a24b", "liger": "#b279a2", "flashinfer": "#e45756",
-          "sonicmoe": "#72b7b2", "vllm triton": "#8c8c8c"}
-LIMIT = "#222222"
+sys.path.insert(0, str(ROOT / "bench" / "peers"))
+
+import cases  # noqa: E402  after the path to it
+import verdict  # noqa: E402
+
+OURS = cases.OURS
+COLORS = {"tessera": "#1f5fa8", "flashinfer": "#e45756", "flashinfer det": "#f2a5a5", "flashinfer untuned": "#c0392b",
+          "flashinfer det untuned": "#e8c4c4", "sglang triton": "#54a24b", "sglang triton fp8": "#a1d99b",
+          "vllm triton": "#8c8c8c", "vllm triton fp8": "#c7c7c7", "deepgemm": "#b279a2", "deepgemm fp8": "#e0b8d6",
+          "torch grouped_mm": "#f58518", "transformers grouped_mm": "#e3b81c", "transformers batched_mm": "#9d755d",
+          "liger": "#72b7b2", "sonicmoe": "#17becf", "flashinfer cutlass": "#d67195"}
+LINES = ("#1f5fa8", "#e45756", "#54a24b", "#f58518", "#b279a2", "#72b7b2", "#9d755d", "#e3b81c", "#8c8c8c", "#17becf")
+LIMIT, FP8_LIMIT = "#222222", "#999999"
 
 
 def results():
     """The file's content, or None."""
-    path = pathlib.Path(os.environ.get("PEERS_RESULTS", ROOT / "bench" / "results" / "peers_h100.json"))
-    return json.loads(path.read_text()) if path.exists() else None
+    folder = ROOT / "bench" / "results"
+    named = os.environ.get("PEERS_RESULTS")
+    for path in [pathlib.Path(named)] if named else [folder / "peers_h200.json", folder / "peers_h100.json"]:
+        if path.exists():
+            return json.loads(path.read_text())
+    return None
+
+
+def random_records(content, least=1, most=1 << 20):
+    """The cells with random routing and so many tokens."""
+    return [record for record in content["cells"] if record["routing"] == "random"
+            and least <= record["tokens"] <= most] if content else []
 
 
 def best_us(record, layer):
     """A graph with a cold cache, or as called where there is no graph; None where not measured or wrong."""
-    entry = record["layers"].get(layer, {})
-    times = {} if entry.get("problem") else entry.get("times", {})
-    for mode in ("graph_cold", "eager"):
-        if mode in times:
-            return times[mode]["us"]
-    return None
+    return verdict.best_time(record, layer)[0]
+
+
+def floor(record, fmt):
+    """Microseconds in which the weights in use come from memory, or None."""
+    return record.get("floors", {"bf16": record.get("floor_us")}).get(fmt)
+
+
+def is_fp8(layer):
+    return cases.format_of(layer) == "fp8-block"
 
 
 def layers(records):
-    return [name for name in NAMES if any(best_us(record, name) is not None for record in records)]
+    return [name for name in COLORS if any(best_us(record, name) is not None for record in records)]
 
 
 def presets(records):
@@ -118,28 +139,33 @@ def svg(width, height, parts):
             f'<rect width="100%" height="100%" fill="#fff"/>\n{body}\n</svg>')
 
 
-def panels(records, title, notes, value, limit, limit_words, logarithmic):
-    """A picture with a panel for each shape: a line for each layer, and one for the limit.
+def panels(records, title, notes, value, limits, logarithmic):
+    """A picture with a panel for each shape: a line for each layer, dashed for FP8 weights, and one for each limit.
 
-    value(record, us) is what is drawn of a layer's time, limit(record) the limit's value.
+    value(record, us) is what is drawn of a layer's time; limits: [(words, color, function of the record, or None where there
+    is none)].
     """
     width, columns, cell_width, cell_height, gap_x, gap_y = 1000, 2, 420, 190, 70, 62
     names, parts = layers(records), [text(20, 28, title, 17, weight="bold")]
-    entries = [(NAMES[name], COLORS[name], "") for name in names] + [(limit_words, LIMIT, "6 4")]
-    more, below = legend(entries, 20, 54, width - 40)
+    limits = [limit for limit in limits if any(limit[2](record) is not None for record in records)]
+    dash = {name: "2 3" if is_fp8(name) else "" for name in names}
+    entries = [(cases.TITLES[name], COLORS[name], dash[name]) for name in names]
+    more, below = legend(entries + [(words, color, "6 4") for words, color, _ in limits], 20, 54, width - 40)
     parts += more
     for number, preset in enumerate(presets(records)):
         mine = [record for record in records if record["preset"] == preset]
         values = {name: [(r["tokens"], value(r, best_us(r, name))) for r in mine if best_us(r, name) is not None]
                   for name in names}
-        limits = [(record["tokens"], limit(record)) for record in mine]
-        every = [v for points in [*values.values(), limits] for _, v in points]
+        lines = [(color, [(r["tokens"], limit(r)) for r in mine if limit(r) is not None]) for _, color, limit in limits]
+        every = [v for points in [*values.values(), *(points for _, points in lines)] for _, v in points]
         low, high, ticks = axis(min(every), max(every), logarithmic)
         panel = Panel(60 + number % columns * (cell_width + gap_x), below + 26 + number // columns * (cell_height + gap_y),
-                      cell_width, cell_height, {count for count, _ in limits}, low, high, logarithmic)
-        parts += panel.frame(preset, ticks) + panel.series(limits, LIMIT, 1.6, "6 4")
+                      cell_width, cell_height, {record["tokens"] for record in mine}, low, high, logarithmic)
+        parts += panel.frame(preset, ticks)
+        for color, points in lines:
+            parts += panel.series(points, color, 1.6, "6 4")
         for name in reversed(names):  # ours on top
-            parts += panel.series(values[name], COLORS[name], 3.0 if name == "tessera" else 1.8)
+            parts += panel.series(values[name], COLORS[name], 3.0 if name == OURS else 1.8, dash[name])
     rows = -(-len(presets(records)) // columns)
     height = below + 26 + rows * (cell_height + gap_y)
     parts += [text(20, height + 14 * i, note, 12, fill="#555") for i, note in enumerate(notes)]
@@ -151,9 +177,8 @@ def axis(least, most, logarithmic):
     if not logarithmic:
         high = 100 * math.ceil(most * 1.02 / 100)
         return 0, high, [(v, str(v)) for v in range(0, high + 1, 200)]
-    low, high = 10 ** math.floor(math.log10(least)), 10 ** math.ceil(math.log10(most) + 1e-9)
-    ticks = [10**e for e in range(round(math.log10(low)), round(math.log10(high)) + 1)]
-    return low, high, [(v, f"{v:,.0f}") for v in ticks]
+    first, last = math.floor(math.log2(least)), math.ceil(math.log2(most) + 1e-9)
+    return 2.0**first, 2.0**last, [(2.0**e, f"{2.0**e:g}") for e in range(first, last + 1)]
 
 
 def machine_note(content):

@@ -33,12 +33,24 @@ typedef enum tessera_weight_format {
   TESSERA_DENSE = 0 /* elements of the layer's dtype, no scales */
 } tessera_weight_format;
 
+/* What a layer can be, whatever its device and type. */
+typedef struct tessera_moe_limit_values {
+  size_t struct_bytes;    /* a library older than this header knows the first so many bytes only */
+  int32_t width_multiple; /* hidden and intermediate sizes are multiples of it */
+  int32_t max_experts;    /* experts that one layer's weights hold */
+  int32_t max_top_k;      /* slots a token */
+  int32_t alignment;      /* in bytes: of weights, x, out, workspaces and router logits */
+} tessera_moe_limit_values;
+
+/* Constants of this library; never NULL, never freed. */
+TESSERA_API const tessera_moe_limit_values* tessera_moe_limits(void);
+
 typedef struct tessera_moe_config {
   size_t struct_bytes;
-  int32_t hidden_size;              /* H, a multiple of 8 */
-  int32_t intermediate_size;        /* I, a multiple of 8 */
-  int32_t num_experts;              /* E that these weights hold, 1..1024 */
-  int32_t top_k;                    /* k, 1..32 */
+  int32_t hidden_size;              /* H, a multiple of width_multiple */
+  int32_t intermediate_size;        /* I, a multiple of width_multiple */
+  int32_t num_experts;              /* E that these weights hold, 1..max_experts */
+  int32_t top_k;                    /* k, 1..max_top_k */
   int32_t dtype;                    /* tessera_dtype of x, biases, out; F32 on the CPU only. Default BF16 */
   int32_t gated;                    /* default 1 */
   int32_t activation;               /* tessera_activation, default SILU */
@@ -52,8 +64,8 @@ typedef struct tessera_moe_config {
   int32_t weight_format;            /* tessera_weight_format, default DENSE */
 } tessera_moe_config;
 
-/* Row-major memory of the configuration's device, 16-byte aligned. Used as it lies, never copied: it must outlive the
- * layer. NULL members are absent. */
+/* Row-major memory of the configuration's device, aligned to `alignment` bytes. Used as it lies, never copied: it must
+ * outlive the layer. NULL members are absent. */
 typedef struct tessera_moe_weights {
   size_t struct_bytes;
   const void* gate_up;        /* [E, 2I, H] in gate_up_order, or [E, I, H] if not gated */

@@ -9,9 +9,9 @@ __init__.pyi beside this file is the reference.
 from typing import Any, Literal
 
 from ._classifier import Classifier, Prediction
-from ._doctor import Device, Doctor, doctor
-from ._layer import MoELayer, moe, prepare_weights, route
-from ._native import ACTIVATIONS, GATE_UP_ORDERS, ROUTER_KINDS, WEIGHT_FORMATS, TesseraError
+from ._doctor import Device, Doctor, doctor, why_unusable
+from ._layer import MoELayer, moe, moe_limits, prepare_weights, route
+from ._native import ACTIVATIONS, GATE_UP_ORDERS, ROUTER_KINDS, WEIGHT_FORMATS, MoELimits, TesseraError
 from ._native import VERSION as __version__
 
 Activation = Literal[ACTIVATIONS]
@@ -20,5 +20,6 @@ WeightFormat = Literal[WEIGHT_FORMATS]
 RouterKind = Literal[ROUTER_KINDS]
 Array = Any
 
-__all__ = ["Activation", "Array", "Classifier", "Device", "Doctor", "GateUpOrder", "MoELayer", "Prediction",
-           "RouterKind", "TesseraError", "WeightFormat", "__version__", "doctor", "moe", "prepare_weights", "route"]
+__all__ = ["Activation", "Array", "Classifier", "Device", "Doctor", "GateUpOrder", "MoELayer", "MoELimits",
+           "Prediction", "RouterKind", "TesseraError", "WeightFormat", "__version__", "doctor", "moe", "moe_limits",
+           "prepare_weights", "route", "why_unusable"]

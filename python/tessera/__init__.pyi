@@ -52,7 +52,7 @@ def moe(
     """One mixture-of-experts layer: out[t] = sum_s topk_weights[t, s] * down[e] act(gate[e] x[t]) * (up[e] x[t]).
 
     x [T, H]; gate_up [E, 2I, H] (not gated: [E, I, H]); down [E, H, I]; topk_ids [T, k] int32 or int64; topk_weights
-    [T, k] float32 or x's type; biases [E, 2I] and [E, H]. H and I are multiples of 8. Types: float32, float16, bfloat16
+    [T, k] float32 or x's type; biases [E, 2I] and [E, H]. Sizes: ``moe_limits``. Types: float32, float16, bfloat16
     on the CPU; float16, bfloat16 on a GPU; x, biases, out and (weight_format "dense") weights alike. A slot whose id
     belongs to no expert of this shard (first_expert .. first_expert + E, or a negative entry of expert_map) adds nothing.
 
@@ -62,6 +62,15 @@ def moe(
     ``torch.compile`` and in CUDA graphs it is the operator ``torch.ops.tessera.moe``. Inference only: tensors that
     require grad raise RuntimeError unless grad mode is off.
     """
+
+class MoELimits(NamedTuple):
+    width_multiple: int  # H and I are multiples of it
+    max_experts: int  # E that one layer's weights hold
+    max_top_k: int  # slots a token
+    alignment: int  # bytes: of weights, x, out, workspaces and router logits
+
+def moe_limits() -> MoELimits:
+    """What a layer can be, whatever its device and type."""
 
 class MoELayer:
     """A layer that checks its weights once, for callers who run it many times.
@@ -191,3 +200,7 @@ class Doctor(NamedTuple):
 
 def doctor() -> Doctor:
     """What this installation can do here, found out by doing it: a small layer on every usable device, checked."""
+
+def why_unusable(device: int) -> str:
+    """Empty if layers and classifiers run on this device, else the reason. The number of a CUDA device, or -1 for the CPU;
+    ValueError for a number that no device has. The answer is the library's own, the same in every interface."""

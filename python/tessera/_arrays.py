@@ -9,9 +9,9 @@ import sys
 import numpy
 
 from . import _dlpack
-from ._native import CPU, use_cuda, wrong
+from ._native import CPU, LIMITS, use_cuda, wrong
 
-VECTOR_BYTES = 16  # one vector load of every back end
+VECTOR_BYTES = LIMITS.alignment
 _NUMPY_TYPES = {numpy.dtype(name): name for name in ("float32", "float16", "int32", "int64", "uint8")}
 
 

@@ -39,12 +39,16 @@ def doctor():
     return Doctor(_native.VERSION, str(_native.PATH), devices, torch, problems)
 
 
+def why_unusable(device):
+    """Empty if layers and classifiers run on this device, else the reason. A device's number, or -1 for the CPU."""
+    return _native.why_unusable(_moe.integer("device", device, CPU, 2**31 - 1))
+
+
 def _describe(index):
     name = ctypes.create_string_buffer(_NAME_BYTES)
     known = lib.tessera_device_name(index, name, _NAME_BYTES) == 0
-    usable = lib.tessera_device_check(index) == 0
-    why_not = "" if usable else lib.tessera_last_error().decode("utf-8", "replace")
-    return Device(index, name.value.decode("utf-8", "replace") if known else "", usable, why_not)
+    why_not = why_unusable(index)
+    return Device(index, name.value.decode("utf-8", "replace") if known else "", not why_not, why_not)
 
 
 def _try(index):

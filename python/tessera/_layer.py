@@ -1,4 +1,4 @@
-"""What users call: tessera.moe, MoELayer, prepare_weights, route."""
+"""What users call: tessera.moe, MoELayer, moe_limits, prepare_weights, route."""
 
 import ctypes
 
@@ -8,6 +8,11 @@ from . import _moe, _native
 from ._arrays import (VECTOR_BYTES, View, kind_of, require_device, require_memory, require_shape,
                       require_type, same_memory, torch_tensors, view)
 from ._native import CPU, DTYPES, check, lib, use_cuda, wrong
+
+
+def moe_limits():
+    """What a layer can be, whatever its device and type."""
+    return _native.LIMITS
 
 
 def moe(x, gate_up, down, topk_ids, topk_weights, *, gate_up_bias=None, down_bias=None, activation="silu", alpha=1.0,

@@ -11,11 +11,10 @@ import numpy
 from . import _native
 from ._arrays import (VECTOR_BYTES, current_stream, kind_of, read_stream, require_apart, require_device, require_memory,
                       require_shape, require_type, torch_tensors, view)
-from ._native import CPU, DTYPES, INPUTS_BYTES, PACK_INPUTS, check, lib, use_cuda, wrong
+from ._native import CPU, DTYPES, INPUTS_BYTES, LIMITS, PACK_INPUTS, check, lib, use_cuda, wrong
 
 _ID_TYPES = ("int32", "int64")
 _MAX_TOKENS = 2**31 - 1
-_WIDTH_MULTIPLE = 8
 
 
 def integer(name, value, low, high):
@@ -116,8 +115,8 @@ class Weights:
 
     def _require_widths(self):
         for name, width in (("hidden_size", self.hidden_size), ("intermediate_size", self.intermediate_size)):
-            if width <= 0 or width % _WIDTH_MULTIPLE:
-                raise ValueError(wrong(f"gate_up: {name}", width, f"a positive multiple of {_WIDTH_MULTIPLE}"))
+            if width <= 0 or width % LIMITS.width_multiple:
+                raise ValueError(wrong(f"gate_up: {name}", width, f"a positive multiple of {LIMITS.width_multiple}"))
 
     def _read_shared(self, gated):
         """I_s, 0 without a shared expert."""

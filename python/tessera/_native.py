@@ -9,6 +9,7 @@ import pathlib
 import struct
 import threading
 import weakref
+from typing import NamedTuple
 
 CPU = -1
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
@@ -18,7 +19,7 @@ WEIGHT_FORMATS = ("dense",)
 ROUTER_KINDS = ("softmax_topk", "topk_softmax", "softmax_topk_renormalize", "sigmoid_grouped", "sigmoid_renormalize")
 PRECISIONS = ("default", "fp32", "bf16", "fp16", "fp64")
 
-_INVALID_ARGUMENT, _OUT_OF_MEMORY = 1, 3
+_INVALID_ARGUMENT, _UNAVAILABLE, _OUT_OF_MEMORY = 1, 2, 3
 
 
 class TesseraError(RuntimeError):
@@ -27,6 +28,11 @@ class TesseraError(RuntimeError):
 
 class _Structure(ctypes.Structure):
     """A structure of the C interface; its first member is its size, which the library's *_init writes."""
+
+
+class MoELimitValues(_Structure):
+    _fields_ = [("struct_bytes", ctypes.c_size_t), ("width_multiple", ctypes.c_int32), ("max_experts", ctypes.c_int32),
+                ("max_top_k", ctypes.c_int32), ("alignment", ctypes.c_int32)]
 
 
 class MoEConfig(_Structure):
@@ -94,6 +100,7 @@ _PROTOTYPES = [
     ("tessera_device_name", _INT, [_INT, _STRING, _SIZE]),
     ("tessera_allocate", _INT, [_INT, _SIZE, _REFERENCE(_POINTER)]),
     ("tessera_free", None, [_INT, _POINTER]),
+    ("tessera_moe_limits", _REFERENCE(MoELimitValues), []),
     ("tessera_moe_config_init", None, [_REFERENCE(MoEConfig)]),
     ("tessera_moe_weights_init", None, [_REFERENCE(MoEWeights)]),
     ("tessera_moe_create", _INT, [_REFERENCE(MoEConfig), _REFERENCE(MoEWeights), _REFERENCE(_POINTER)]),
@@ -147,6 +154,21 @@ def packer(structure):
     return layout.pack
 
 
+class MoELimits(NamedTuple):
+    """What a layer can be: the library's own numbers."""
+
+    width_multiple: int
+    max_experts: int
+    max_top_k: int
+    alignment: int
+
+
+def _limits():
+    known = lib.tessera_moe_limits().contents
+    return MoELimits(*(getattr(known, name) for name in MoELimits._fields))
+
+
+LIMITS = _limits()
 INPUTS_BYTES = ctypes.sizeof(MoEInputs)
 PACK_INPUTS = packer(MoEInputs)
 
@@ -200,6 +222,17 @@ def num_devices():
     """CUDA devices that this process sees; 0 where there is no driver, which a fork does not harm."""
     use_cuda()
     return lib.tessera_num_devices()
+
+
+def why_unusable(device):
+    """Empty if the library runs on a device (CPU or a CUDA device's number), else the reason."""
+    if device != CPU:
+        use_cuda()
+    status = lib.tessera_device_check(device)
+    if status == _UNAVAILABLE:
+        return lib.tessera_last_error().decode("utf-8", "replace")
+    check(status)
+    return ""
 
 
 def _after_fork_in_child():

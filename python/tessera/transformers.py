@@ -29,9 +29,7 @@ from tessera import _transformers_gate
 NAME = "tessera"
 OLDEST_TRANSFORMERS = (5, 7)  # the first that takes the name of a registered implementation
 DTYPES = {"cpu": (torch.float32, torch.float16, torch.bfloat16), "cuda": (torch.float16, torch.bfloat16)}
-SIZE_MULTIPLE, MOST_EXPERTS, MOST_TOP_K = 8, 1024, 32
-ALIGNMENT = 16  # bytes
-CAPABILITY = (9, 0)  # Hopper
+LIMITS = tessera.moe_limits()
 _GATE = "_tessera_gate"  # attribute of an experts module that was looked at: its Gate
 
 
@@ -99,8 +97,8 @@ def experts_forward(self, hidden_states, top_k_index, top_k_weights):
         gate_up, down = _rows(self)
     if gate_up.dtype not in DTYPES.get(gate_up.device.type, ()):
         _require_types(self)
-    if top_k_index.shape[-1] > MOST_TOP_K:
-        raise _unsupported(self, "top_k_index", f"{top_k_index.shape[-1]} experts a token", f"at most {MOST_TOP_K}")
+    if top_k_index.shape[-1] > LIMITS.max_top_k:
+        raise _unsupported(self, "top_k_index", f"{top_k_index.shape[-1]} experts a token", f"at most {LIMITS.max_top_k}")
     biases = (None, None)
     if self.has_bias:
         biases = tuple(getattr(self, name) for name in _tensor_names(self)[2:])
@@ -170,9 +168,8 @@ def _require_types(module):
         if weight.dtype != first.dtype or weight.device != first.device:
             raise _unsupported(module, name, f"{weight.dtype} on {weight.device}",
                                f"{first.dtype} on {first.device} as {names[0]}")
-    if first.is_cuda and torch.cuda.get_device_capability(first.device) != CAPABILITY:
-        raise _unsupported(module, names[0], f"a GPU of compute capability {torch.cuda.get_device_capability(first.device)}",
-                           f"{CAPABILITY} (Hopper)")
+    if first.is_cuda and (why := tessera.why_unusable(first.device.index)):
+        raise _unsupported(module, names[0], why, "a GPU that the library runs on")
 
 
 def _require_shapes(module):
@@ -186,12 +183,12 @@ def _require_shapes(module):
     expected = (experts, hidden, width) if module.is_transposed else (experts, width, hidden)
     if tuple(first.shape) != expected:
         raise _unsupported(module, name, f"shape {tuple(first.shape)}", f"{expected} beside down_proj {tuple(down.shape)}")
-    if getattr(module, "num_experts", experts) != experts or not 1 <= experts <= MOST_EXPERTS:
+    if getattr(module, "num_experts", experts) != experts or not 1 <= experts <= LIMITS.max_experts:
         raise _unsupported(module, "num_experts", getattr(module, "num_experts", experts),
-                           f"{experts} as down_proj and at most {MOST_EXPERTS}")
+                           f"{experts} as down_proj and at most {LIMITS.max_experts}")
     for what, size in (("hidden size", hidden), ("intermediate size", intermediate)):
-        if size % SIZE_MULTIPLE or not size:
-            raise _unsupported(module, name, f"{what} {size}", f"a positive multiple of {SIZE_MULTIPLE}")
+        if size % LIMITS.width_multiple or not size:
+            raise _unsupported(module, name, f"{what} {size}", f"a positive multiple of {LIMITS.width_multiple}")
     if module.has_bias:
         for bias, shape in ((name + "_bias", (experts, width)), ("down_proj_bias", (experts, hidden))):
             if tuple(getattr(module, bias).shape) != shape:
@@ -230,7 +227,7 @@ def _pack(module, name):
     weight = getattr(module, name)
     swapped = module.is_transposed and weight.dim() == 3
     rows = weight.transpose(1, 2) if swapped else weight
-    if rows.is_contiguous() and rows.data_ptr() % ALIGNMENT == 0:
+    if rows.is_contiguous() and rows.data_ptr() % LIMITS.alignment == 0:
         return
     if module._parameters.get(name) is not weight:
         raise _unsupported(module, name, f"strides {tuple(weight.stride())} of something computed",

@@ -1,10 +1,8 @@
 #include <cuda_runtime_api.h>
 
-#include <new>
-
 #include "api/device.h"
 #include "api/status.h"
-#include "cuda/core/cuda_check.h"
+#include "cuda/core/memory.h"
 
 namespace tessera::api {
 
@@ -25,20 +23,10 @@ DeviceScope::~DeviceScope() {
 }
 
 bool is_device_failure(const std::exception& exception) {
-  return dynamic_cast<const gpu::CudaError*>(&exception) != nullptr;
+  return dynamic_cast<const cuda::CudaError*>(&exception) != nullptr;
 }
 
-void* allocate_on_device(size_t bytes) {
-  void* memory = nullptr;
-  const cudaError_t error = cudaMalloc(&memory, bytes);
-  if (error == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
-    throw std::bad_alloc();
-  }
-  TESSERA_CUDA_CHECK(error);
-  return memory;
-}
-
-void free_on_device(void* memory) { cudaFree(memory); }
+void* allocate_on_device(size_t bytes) { return cuda::DeviceBytes(bytes).release(); }
+void free_on_device(void* memory) { cuda::DeviceBytes::adopt(memory); }
 
 }  // namespace tessera::api

@@ -3,6 +3,7 @@
 #include "api/device.h"
 #include "api/status.h"
 #include "tessera/moe/layer.h"
+#include "tessera/moe/limits.h"
 #include "tessera/moe/prepare_weights.h"
 #ifdef TESSERA_HAVE_CUDA
 #include "tessera/moe/cuda_router.h"
@@ -18,9 +19,12 @@ struct tessera_moe {
 namespace tessera::api {
 namespace {
 
+constexpr tessera_moe_limit_values kLimits = {sizeof(tessera_moe_limit_values), moe::kWidthMultiple, moe::kMaxExperts,
+                                              moe::kMaxTopK, static_cast<int32_t>(moe::kAlignment)};
+
 moe::Device back_end(int32_t device) { return device == TESSERA_CPU ? moe::Device::cpu : moe::Device::cuda; }
 
-DType read_dtype(const char* name, int32_t value) { return read_enum(name, value, DType::bf16); }
+DType read_dtype(const char* name, int32_t value) { return read_enum(name, value, DType{kNumDTypes - 1}); }
 
 tessera_moe_config default_config() {
   tessera_moe_config config{};
@@ -130,6 +134,8 @@ void route(const tessera_router_config& given, const moe::RouterInputs& inputs, 
 using namespace tessera::api;  // the functions below are C's and stand in no namespace
 
 extern "C" {
+
+const tessera_moe_limit_values* tessera_moe_limits(void) { return &kLimits; }
 
 void tessera_moe_config_init(tessera_moe_config* config) {
   if (config != nullptr) *config = default_config();

@@ -7,7 +7,7 @@
 #include "api/device.h"
 #include "cpu/gemm.h"
 #include "tessera/classifier/classifier.h"
-#include "tessera/classifier/cuda_classifier.h"
+#include "tessera/cuda/device.h"
 
 namespace tessera::api {
 namespace {
@@ -55,12 +55,12 @@ tessera_status record_exception() noexcept {
 void require_usable(int32_t device) {
   if (device == TESSERA_CPU) return;
   std::string why_none;
-  const std::vector<classifier::CudaDevice> devices = classifier::cuda_devices(why_none);
+  const std::vector<cuda::DeviceFacts> devices = cuda::devices(why_none);
   if (devices.empty()) throw Unavailable("device", str_cat("cuda:", device, " cannot be used: ", why_none));
-  for (const classifier::CudaDevice& candidate : devices) {
+  for (const cuda::DeviceFacts& candidate : devices) {
     if (candidate.index != device) continue;
-    if (!candidate.unusable.empty())
-      throw Unavailable("device", str_cat("cuda:", device, " (", candidate.name, "): ", candidate.unusable));
+    if (const std::string why = cuda::why_unusable(candidate); !why.empty())
+      throw Unavailable("device", str_cat("cuda:", device, " (", candidate.name, "): ", why));
     return;
   }
   throw Error("device", str_cat(device), str_cat("TESSERA_CPU (-1) or 0..", devices.size() - 1));
@@ -81,7 +81,7 @@ int32_t tessera_num_devices(void) {
   int32_t count = 0;
   guarded([&] {
     std::string why_none;
-    count = static_cast<int32_t>(tessera::classifier::cuda_devices(why_none).size());
+    count = static_cast<int32_t>(tessera::cuda::devices(why_none).size());
   });
   return count;
 }
@@ -98,7 +98,7 @@ tessera_status tessera_device_name(int32_t device, char* name, size_t capacity) 
     if (device != TESSERA_CPU) {
       std::string why_none;
       text.clear();
-      for (const auto& candidate : tessera::classifier::cuda_devices(why_none)) {
+      for (const auto& candidate : tessera::cuda::devices(why_none)) {
         if (candidate.index == device) text = candidate.name;
       }
       if (text.empty()) tessera::api::require_usable(device);

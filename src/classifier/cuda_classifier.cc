@@ -12,31 +12,24 @@
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 #include "tessera/core/thread_pool.h"
+#include "tessera/cuda/device.h"
 
 namespace tessera::classifier {
 namespace {
 
-constexpr int kHopperMajor = 9;
-constexpr int kHopperMinor = 0;
-
 size_t gibibytes(size_t bytes) { return bytes >> 30; }
-
-std::string why_unusable(const cudaDeviceProp& properties) {
-  if (properties.major == kHopperMajor && properties.minor == kHopperMinor) return "";
-  return str_cat("compute capability ", properties.major, ".", properties.minor, ", expected ", kHopperMajor, ".",
-                 kHopperMinor, " (Hopper)");
-}
 
 std::string usable_device_name(int device) {
   std::string why_none;
-  const std::vector<CudaDevice> devices = cuda_devices(why_none);
-  const auto is_it = [&](const CudaDevice& each) { return each.index == device; };
+  const std::vector<cuda::DeviceFacts> devices = cuda::devices(why_none);
+  const auto is_it = [&](const cuda::DeviceFacts& each) { return each.index == device; };
   const auto found = std::find_if(devices.begin(), devices.end(), is_it);
   if (found == devices.end()) {
     throw Error(str_cat("device cuda:", device), devices.empty() ? why_none : "no such device",
                 devices.empty() ? "a Hopper GPU" : str_cat("one of 0 to ", devices.size() - 1));
   }
-  if (!found->unusable.empty()) throw Error(str_cat("device cuda:", device), found->unusable);
+  if (const std::string why = cuda::why_unusable(*found); !why.empty())
+    throw Error(str_cat("device cuda:", device), why);
   return found->name;
 }
 
@@ -96,26 +89,9 @@ std::vector<std::unique_ptr<CudaClassifier>> make_cuda_classifiers(std::shared_p
   const std::string name = usable_device_name(options.device);
   try {
     return make_on_device(*model, options, name);
-  } catch (const gpu::CudaError& error) {
+  } catch (const cuda::CudaError& error) {
     throw DeviceError(str_cat("cuda:", options.device, ": ", error.what()));
   }
-}
-
-std::vector<CudaDevice> cuda_devices(std::string& why_none) {
-  int count = 0;
-  const cudaError_t error = cudaGetDeviceCount(&count);
-  if (error != cudaSuccess || count == 0) {
-    cudaGetLastError();  // answered here: a later call must not report it
-    why_none = error == cudaSuccess || error == cudaErrorNoDevice ? "no GPU" : cudaGetErrorString(error);
-    return {};
-  }
-  std::vector<CudaDevice> devices;
-  for (int i = 0; i < count; ++i) {
-    cudaDeviceProp properties{};
-    TESSERA_CUDA_CHECK(cudaGetDeviceProperties(&properties, i));
-    devices.push_back({i, properties.name, properties.totalGlobalMem, why_unusable(properties)});
-  }
-  return devices;
 }
 
 }  // namespace tessera::classifier

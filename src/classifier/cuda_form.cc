@@ -44,21 +44,21 @@ void check_limits(const ClassifierConfig& config) {
 
 void check_form(const ClassifierConfig& config, const CudaOptions& options) {
   if (options.form == Form::vocab && options.input != InputKind::ids) {
-    throw Error("--form vocab", "embeddings as input", "token ids: embeddings say nothing of the vocabulary");
+    throw Error("form vocab", "embeddings as input", "token ids: embeddings say nothing of the vocabulary");
   }
   if (options.form == Form::dft) {
     constexpr int64_t kMost = kernels::spectrum::kMaxPositions;
-    require(config.sequence_length >= 2 && config.sequence_length <= kMost, "--form dft",
+    require(config.sequence_length >= 2 && config.sequence_length <= kMost, "form dft",
             str_cat("sequence_length ", config.sequence_length), str_cat("2 to ", kMost));
   }
 }
 
 void check_threshold(const ClassifierConfig& config, const CudaOptions& options) {
-  require(options.expert_threshold >= 0 && options.expert_threshold < 1, "--expert-threshold",
+  require(options.expert_threshold >= 0 && options.expert_threshold < 1, "expert_threshold",
           str_cat(options.expert_threshold), "a number in [0, 1)");
   if (options.expert_threshold == 0) return;
-  require(options.precision.experts != Precision::fp32, "--expert-threshold", "experts in fp32", "fp16 or bf16");
-  require(config.num_experts <= kernels::moe_plan::kMaxTopK, "--expert-threshold",
+  require(options.precision.experts != Precision::fp32, "expert_threshold", "experts in fp32", "fp16 or bf16");
+  require(config.num_experts <= kernels::moe_plan::kMaxTopK, "expert_threshold",
           str_cat(config.num_experts, " experts"), str_cat("at most ", kernels::moe_plan::kMaxTopK));
 }
 

@@ -40,7 +40,7 @@ void on_device(int device, const Body& body) {
   try {
     TESSERA_CUDA_CHECK(cudaSetDevice(device));
     body();
-  } catch (const gpu::CudaError& error) {
+  } catch (const cuda::CudaError& error) {
     throw DeviceError(str_cat("cuda:", device, ": ", error.what()));
   }
 }
@@ -71,13 +71,13 @@ CudaLane::CudaLane(const ClassifierConfig& config, const Options& options, std::
   const auto sentences = static_cast<size_t>(micro_batch);
   for (size_t i = 0; i < kNumSlots; ++i) {
     auto slot = std::make_unique<Slot>();
-    slot->input = DeviceBytes(sentences * static_cast<size_t>(input_bytes_));
+    slot->input = cuda::DeviceBytes::zeros(sentences * static_cast<size_t>(input_bytes_));
     // Taking pinned memory costs more than a run of a few micro-batches; embeddings that come one micro-batch a run, as
     // the engine hands them out, need that of the first slot only.
-    if (options.input == InputKind::ids || i == 0) slot->staged = PinnedBytes(slot->input.bytes());
-    slot->logits = PinnedBytes(sentences * static_cast<size_t>(config.num_classes) * sizeof(float));
-    slot->router_weights = PinnedBytes(sentences * static_cast<size_t>(config.num_experts) * sizeof(float));
-    slot->finite = PinnedBytes(sentences);
+    if (options.input == InputKind::ids || i == 0) slot->staged = cuda::PinnedBytes(slot->input.bytes());
+    slot->logits = cuda::PinnedBytes(sentences * static_cast<size_t>(config.num_classes) * sizeof(float));
+    slot->router_weights = cuda::PinnedBytes(sentences * static_cast<size_t>(config.num_experts) * sizeof(float));
+    slot->finite = cuda::PinnedBytes(sentences);
     slot->status.resize(sentences);
     slots_.push_back(std::move(slot));
   }
@@ -170,7 +170,7 @@ void CudaLane::stage_ids(Slot& slot, const int32_t* ids) {
 
 void CudaLane::stage_embeddings(Slot& slot, const float* embeddings) {
   const ProfilerRange range("tessera staging");
-  if (slot.staged.bytes() == 0) slot.staged = PinnedBytes(slot.input.bytes());
+  if (slot.staged.bytes() == 0) slot.staged = cuda::PinnedBytes(slot.input.bytes());
   const int64_t bytes = slot.count * input_bytes_;
   staging_threads_.run((bytes + kStagingPiece - 1) / kStagingPiece, [&](int64_t piece, int) {
     const int64_t begin = piece * kStagingPiece;
@@ -196,7 +196,7 @@ void CudaLane::fetch_results(Slot& slot, const Outputs& outputs) {
   const auto row_bytes = static_cast<size_t>(features.stride * cta::element_bytes(features.kind));
   const auto planes = static_cast<size_t>(cta::num_planes(features.kind));
   const size_t plane_bytes = static_cast<size_t>(micro_batch_) * row_bytes;
-  if (slot.features.bytes() == 0) slot.features = PinnedBytes(planes * plane_bytes);
+  if (slot.features.bytes() == 0) slot.features = cuda::PinnedBytes(planes * plane_bytes);
   for (size_t plane = 0; plane < planes; ++plane) {
     fetch(slot.features.as<std::byte>() + plane * plane_bytes,
           static_cast<const std::byte*>(features.data) + plane * plane_bytes, count * row_bytes);

@@ -11,8 +11,9 @@
 #include <vector>
 
 #include "classifier/cuda_form.h"
-#include "classifier/cuda_memory.h"
 #include "classifier/cuda_stages.h"
+#include "cuda/core/memory.h"
+#include "cuda/core/stream.h"
 #include "tessera/classifier/cuda_classifier.h"
 #include "tessera/core/buffer.h"
 #include "tessera/core/thread_pool.h"
@@ -45,11 +46,11 @@ class CudaLane final : public CudaClassifier {
 
  private:
   struct Slot {
-    DeviceBytes input;   // embeddings or ids of a micro-batch
-    PinnedBytes staged;  // the same, on its way; for embeddings beyond the first slot taken when needed
-    PinnedBytes logits, router_weights, features, finite;
+    cuda::DeviceBytes input;   // embeddings or ids of a micro-batch
+    cuda::PinnedBytes staged;  // the same, on its way; for embeddings beyond the first slot taken when needed
+    cuda::PinnedBytes logits, router_weights, features, finite;
     std::vector<RecordStatus> status;
-    Event copied, computed;
+    cuda::Event copied, computed;
     int64_t begin = 0;  // sentences of the batch that are under way
     int64_t count = 0;  // 0: none
   };
@@ -71,7 +72,7 @@ class CudaLane final : public CudaClassifier {
   const int64_t micro_batch_;
   const int64_t input_bytes_;  // of a sentence
   ThreadPool staging_threads_;
-  Stream copy_stream_, compute_stream_;
+  cuda::Stream copy_stream_, compute_stream_;
   CudaStages stages_;
   std::vector<std::unique_ptr<Slot>> slots_;
 };

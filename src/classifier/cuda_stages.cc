@@ -26,7 +26,7 @@ namespace {
 
 constexpr int32_t kChosenClusters = 2;
 
-DeviceBytes make_bytes(int64_t bytes) { return DeviceBytes(static_cast<size_t>(bytes)); }
+cuda::DeviceBytes make_bytes(int64_t bytes) { return cuda::DeviceBytes::zeros(static_cast<size_t>(bytes)); }
 
 int32_t as_int(int64_t value) { return static_cast<int32_t>(value); }
 
@@ -133,9 +133,9 @@ void CudaStages::make_projection(InputKind input) {
     most = std::min(num_rows, config_.vocab_size);
     distinct_ids_ = make_bytes(most * static_cast<int64_t>(sizeof(int32_t)));
     distinct_workspace_ =
-        DeviceBytes(kernels::distinct_rows::token_workspace_bytes(num_rows, as_int(config_.vocab_size)));
+        cuda::DeviceBytes::zeros(kernels::distinct_rows::token_workspace_bytes(num_rows, as_int(config_.vocab_size)));
   } else {
-    distinct_workspace_ = DeviceBytes(kernels::distinct_rows::workspace_bytes(num_rows));
+    distinct_workspace_ = cuda::DeviceBytes::zeros(kernels::distinct_rows::workspace_bytes(num_rows));
   }
   distinct_ = make_matrix(form_.convolutions, most, sizes_.channels);
   table_ = make_bytes(most * sizes_.table_row_bytes);
@@ -154,7 +154,7 @@ void CudaStages::make_experts() {
   if (form_.skips_experts()) {
     const moe::LayerConfig layer = chosen_config(config_, sizes_);
     const size_t bytes = moe::lay_out_workspace(layer, as_int(max_sentences_), nullptr).bytes;
-    plan_workspace_ = DeviceBytes(bytes);
+    plan_workspace_ = cuda::DeviceBytes::zeros(bytes);
     topk_ids_ = make_bytes(max_sentences_ * config_.num_experts * static_cast<int64_t>(sizeof(int32_t)));
     const moe::CudaWorkspace workspace = moe::lay_out_workspace(layer, as_int(max_sentences_), plan_workspace_.data());
     plan_ = workspace.plan;
@@ -195,7 +195,7 @@ void CudaStages::make_head() {
   logits_ = make_bytes(max_sentences_ * config_.num_classes * static_cast<int64_t>(sizeof(float)));
 }
 
-void CudaStages::run_embeddings(const float* embeddings, int64_t n, const Stream& stream) {
+void CudaStages::run_embeddings(const float* embeddings, int64_t n, const cuda::Stream& stream) {
   kernels::operand_rows::convert_embeddings({.embeddings = embeddings,
                                              .rows = x_.view,
                                              .finite = finite_.as<uint8_t>(),
@@ -207,7 +207,7 @@ void CudaStages::run_embeddings(const float* embeddings, int64_t n, const Stream
   run_tail(n, logits_.as<float>(), stream);
 }
 
-void CudaStages::run_ids(const int32_t* ids, int64_t n, const Stream& stream) {
+void CudaStages::run_ids(const int32_t* ids, int64_t n, const cuda::Stream& stream) {
   const int64_t num_rows = n * config_.sequence_length;
   if (form_.form == Form::vocab) {
     gather_features(ids, weights_->table.data(), n, stream);
@@ -240,7 +240,7 @@ void CudaStages::run_ids(const int32_t* ids, int64_t n, const Stream& stream) {
   run_tail(n, logits_.as<float>(), stream);
 }
 
-void CudaStages::run_resident(const void* rows, int64_t n, float* logits, const Stream& stream) {
+void CudaStages::run_resident(const void* rows, int64_t n, float* logits, const cuda::Stream& stream) {
   TESSERA_CHECK(form_.convolutions != cta::Operand::split && form_.form != Form::vocab, form_name(form_.form));
   const cta::OperandView x{const_cast<void*>(rows), form_.convolutions, sizes_.channels, 0};
   ImplicitGemm* convolutions = nullptr;
@@ -254,7 +254,7 @@ void CudaStages::run_resident(const void* rows, int64_t n, float* logits, const 
 }
 
 void CudaStages::features_of_rows(const cta::OperandView& x, const ImplicitGemm* convolutions, int64_t n,
-                                  const Stream& stream) {
+                                  const cuda::Stream& stream) {
   if (form_.form == Form::direct) return convolutions->launch(n, stream.get());
   if (form_.form == Form::dft) return spectrum_features(x, n, stream);
   const int64_t num_rows = n * config_.sequence_length;
@@ -270,7 +270,7 @@ void CudaStages::features_of_rows(const cta::OperandView& x, const ImplicitGemm*
   gather_features(row_index_.as<int32_t>(), table_.data(), n, stream);
 }
 
-void CudaStages::spectrum_features(const cta::OperandView& x, int64_t n, const Stream& stream) {
+void CudaStages::spectrum_features(const cta::OperandView& x, int64_t n, const cuda::Stream& stream) {
   spectrum::ForwardArgs forward{};
   spectrum::InversePoolArgs inverse{};
   for (size_t bin = 0; bin < input_bins_.size(); ++bin) {
@@ -299,11 +299,11 @@ void CudaStages::spectrum_features(const cta::OperandView& x, int64_t n, const S
   spectrum::inverse_pool(inverse, stream.get());
 }
 
-void CudaStages::project_distinct(int64_t most_rows, const Stream& stream) {
+void CudaStages::project_distinct(int64_t most_rows, const cuda::Stream& stream) {
   projection_->launch(most_rows, stream.get(), num_distinct_.as<int32_t>());
 }
 
-void CudaStages::gather_features(const int32_t* rows, const void* table, int64_t n, const Stream& stream) {
+void CudaStages::gather_features(const int32_t* rows, const void* table, int64_t n, const cuda::Stream& stream) {
   kernels::gather_pool::Args args{};
   args.rows = rows;
   args.table = {const_cast<void*>(table), stored_kind(form_.convolutions), sizes_.filters, 0};
@@ -317,7 +317,7 @@ void CudaStages::gather_features(const int32_t* rows, const void* table, int64_t
   kernels::gather_pool::launch(args, stream.get());
 }
 
-void CudaStages::run_tail(int64_t n, float* logits, const Stream& stream) {
+void CudaStages::run_tail(int64_t n, float* logits, const cuda::Stream& stream) {
   kernels::mixture::weigh({.h = h_.view,
                            .weight = weights_->router_weight.as<float>(),
                            .bias = weights_->router_bias.as<float>(),
@@ -342,7 +342,7 @@ void CudaStages::run_tail(int64_t n, float* logits, const Stream& stream) {
                                 stream.get());
 }
 
-void CudaStages::run_experts(int64_t n, const Stream& stream) {
+void CudaStages::run_experts(int64_t n, const cuda::Stream& stream) {
   experts_->launch(n, stream.get());
   cta::OperandView rows = expert_rows_.view;
   rows.stride = sizes_.expert_stride;  // a row an expert
@@ -351,7 +351,7 @@ void CudaStages::run_experts(int64_t n, const Stream& stream) {
 
 // The weighted sum of the experts' rows; `token_row` says where they are if not all ran.
 void CudaStages::combine_experts(const cta::OperandView& rows, const int32_t* token_row, int64_t n,
-                                 const Stream& stream) {
+                                 const cuda::Stream& stream) {
   kernels::mixture::CombineArgs args{};
   args.rows = rows;
   args.token_row = token_row;
@@ -365,7 +365,7 @@ void CudaStages::combine_experts(const cta::OperandView& rows, const int32_t* to
   kernels::mixture::combine(args, stream.get());
 }
 
-void CudaStages::run_chosen_experts(int64_t n, const Stream& stream) {
+void CudaStages::run_chosen_experts(int64_t n, const cuda::Stream& stream) {
   namespace expert_gemm = kernels::expert_gemm;
   constexpr auto kRole = grouped::Role::up_only;
   const int32_t num_experts = as_int(config_.num_experts);

@@ -7,8 +7,9 @@
 #include <vector>
 
 #include "classifier/cuda_form.h"
-#include "classifier/cuda_memory.h"
 #include "classifier/cuda_weights.h"
+#include "cuda/core/memory.h"
+#include "cuda/core/stream.h"
 #include "cuda/grouped/plan_view.h"
 #include "cuda/kernels/implicit_gemm/launch.h"
 
@@ -22,10 +23,10 @@ class CudaStages {
   ~CudaStages();
 
   /// Enqueue one micro-batch; results are in the arrays below until the next one. Device memory all.
-  void run_embeddings(const float* embeddings, int64_t num_sentences, const Stream& stream);
-  void run_ids(const int32_t* ids, int64_t num_sentences, const Stream& stream);
+  void run_embeddings(const float* embeddings, int64_t num_sentences, const cuda::Stream& stream);
+  void run_ids(const int32_t* ids, int64_t num_sentences, const cuda::Stream& stream);
   /// 16-bit rows [num_sentences * S, channels] that lie on the device already, and where the logits go.
-  void run_resident(const void* rows, int64_t num_sentences, float* logits, const Stream& stream);
+  void run_resident(const void* rows, int64_t num_sentences, float* logits, const cuda::Stream& stream);
 
   const float* logits() const { return logits_.as<float>(); }                  ///< [max, classes]
   const float* router_weights() const { return router_weights_.as<float>(); }  ///< [max, E]
@@ -35,7 +36,7 @@ class CudaStages {
 
  private:
   struct Matrix {
-    DeviceBytes memory;
+    cuda::DeviceBytes memory;
     cta::OperandView view;
   };
   static Matrix make_matrix(cta::Operand kind, int64_t rows, int64_t stride);
@@ -51,14 +52,14 @@ class CudaStages {
 
   /// `convolutions`: of x, in the direct form.
   void features_of_rows(const cta::OperandView& x, const kernels::implicit_gemm::ImplicitGemm* convolutions, int64_t n,
-                        const Stream& stream);
-  void spectrum_features(const cta::OperandView& x, int64_t n, const Stream& stream);
-  void project_distinct(int64_t num_rows, const Stream& stream);
-  void gather_features(const int32_t* rows, const void* table, int64_t n, const Stream& stream);
-  void run_tail(int64_t n, float* logits, const Stream& stream);
-  void run_experts(int64_t n, const Stream& stream);
-  void run_chosen_experts(int64_t n, const Stream& stream);
-  void combine_experts(const cta::OperandView& rows, const int32_t* token_row, int64_t n, const Stream& stream);
+                        const cuda::Stream& stream);
+  void spectrum_features(const cta::OperandView& x, int64_t n, const cuda::Stream& stream);
+  void project_distinct(int64_t num_rows, const cuda::Stream& stream);
+  void gather_features(const int32_t* rows, const void* table, int64_t n, const cuda::Stream& stream);
+  void run_tail(int64_t n, float* logits, const cuda::Stream& stream);
+  void run_experts(int64_t n, const cuda::Stream& stream);
+  void run_chosen_experts(int64_t n, const cuda::Stream& stream);
+  void combine_experts(const cta::OperandView& rows, const int32_t* token_row, int64_t n, const cuda::Stream& stream);
 
   const ClassifierConfig config_;
   const CudaForm form_;
@@ -67,7 +68,7 @@ class CudaStages {
   const int64_t max_sentences_;
 
   Matrix x_;  // [max * S, C]: but for ids with vocab
-  DeviceBytes finite_;
+  cuda::DeviceBytes finite_;
   std::unique_ptr<kernels::implicit_gemm::ImplicitGemm> convolutions_;  // direct
   // direct, run_resident: tensor maps of a caller's memory, by its address
   std::map<const void*, std::unique_ptr<kernels::implicit_gemm::ImplicitGemm>> resident_;
@@ -75,20 +76,20 @@ class CudaStages {
   std::vector<Matrix> output_bins_;  // dft: per bin [max, D or 2 D']
   std::unique_ptr<kernels::implicit_gemm::ImplicitGemm> bins_;
   Matrix distinct_;  // distinct: [rows, C]
-  DeviceBytes distinct_ids_, row_index_, num_distinct_, distinct_workspace_;
-  DeviceBytes table_;  // distinct: [rows * taps, F']
+  cuda::DeviceBytes distinct_ids_, row_index_, num_distinct_, distinct_workspace_;
+  cuda::DeviceBytes table_;  // distinct: [rows * taps, F']
   std::unique_ptr<kernels::implicit_gemm::ImplicitGemm> projection_;
-  Matrix h_;                    // [max, D]
-  DeviceBytes router_weights_;  // [max, E]
-  Matrix expert_rows_;          // [max * E, X]
+  Matrix h_;                          // [max, D]
+  cuda::DeviceBytes router_weights_;  // [max, E]
+  Matrix expert_rows_;                // [max * E, X]
   std::unique_ptr<kernels::implicit_gemm::ImplicitGemm> experts_;
-  DeviceBytes topk_ids_, plan_workspace_;  // where experts are skipped
+  cuda::DeviceBytes topk_ids_, plan_workspace_;  // where experts are skipped
   grouped::PlanView plan_{};
   void* chosen_rows_ = nullptr;
   int32_t num_multiprocessors_ = 0;  // where experts are skipped
   std::vector<Matrix> activations_;  // y, then the output of each head layer
   std::vector<std::unique_ptr<kernels::implicit_gemm::ImplicitGemm>> head_;
-  DeviceBytes logits_;
+  cuda::DeviceBytes logits_;
 };
 
 }  // namespace tessera::classifier

@@ -59,13 +59,13 @@ float scale_for(float largest) {
   return std::ldexp(1.0f, std::clamp(kTargetExponent - exponent, -kMostShift, kMostShift));
 }
 
-DeviceBytes upload_bytes(const void* data, size_t bytes) {
-  DeviceBytes memory(bytes);
+cuda::DeviceBytes upload_bytes(const void* data, size_t bytes) {
+  cuda::DeviceBytes memory = cuda::DeviceBytes::zeros(bytes);
   if (bytes > 0) TESSERA_CUDA_CHECK(cudaMemcpy(memory.data(), data, bytes, cudaMemcpyHostToDevice));
   return memory;
 }
 
-DeviceBytes upload(std::span<const float> values) { return upload_bytes(values.data(), values.size_bytes()); }
+cuda::DeviceBytes upload(std::span<const float> values) { return upload_bytes(values.data(), values.size_bytes()); }
 
 void copy_row(const Buffer<float>& matrix, int64_t row, int64_t columns, std::span<float> values) {
   std::copy_n(matrix.data() + row * columns, columns, values.begin());
@@ -195,7 +195,7 @@ void CudaWeights::pack_bins(const Model& model, const CudaForm& form, ThreadPool
 
 void CudaWeights::project_vocabulary(const ClassifierConfig& config, const CudaForm& form) {
   const CudaSizes sizes = cuda_sizes(config, form);
-  table = DeviceBytes(static_cast<size_t>(config.vocab_size * sizes.table_row_bytes));
+  table = cuda::DeviceBytes::zeros(static_cast<size_t>(config.vocab_size * sizes.table_row_bytes));
   implicit_gemm::Task task;
   task.x = embedding.view;
   task.weight = taps.view;
@@ -275,7 +275,7 @@ size_t CudaWeights::device_bytes() const {
   for (const auto* matrices : {&convolutions, &bins, &head}) {
     for (const DeviceMatrix& matrix : *matrices) bytes += matrix.memory.bytes();
   }
-  for (const DeviceBytes& bias : head_bias) bytes += bias.bytes();
+  for (const cuda::DeviceBytes& bias : head_bias) bytes += bias.bytes();
   return bytes;
 }
 

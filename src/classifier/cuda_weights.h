@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "classifier/cuda_form.h"
-#include "classifier/cuda_memory.h"
+#include "cuda/core/memory.h"
 #include "cuda/core/operand.h"
 #include "tessera/classifier/model.h"
 #include "tessera/core/thread_pool.h"
@@ -18,7 +18,7 @@ namespace tessera::classifier {
 /// rows x stride of an operand kind. `scale` undoes the power of two by which fp16 weights are multiplied, so that
 /// neither they nor the low halves of split ones leave fp16's normal range.
 struct DeviceMatrix {
-  DeviceBytes memory;
+  cuda::DeviceBytes memory;
   cta::OperandView view;
   float scale = 1.0f;
 };
@@ -37,21 +37,21 @@ struct CudaWeights {
   size_t device_bytes() const;
 
   std::vector<DeviceMatrix> convolutions;  ///< direct: per width [F][C / 64][taps][64]
-  std::vector<DeviceMatrix>
-      bins;           ///< dft: per bin, real rows [D][C], complex ones [2 D'][2 C'], see spectrum; D' and C' are padded
-  DeviceMatrix taps;  ///< vocab, distinct: [taps * F'][C]
-  DeviceMatrix embedding;                  ///< ids but for vocab: [V][C]
-  DeviceBytes table;                       ///< vocab: [V * taps][F'] of stored_kind
-  DeviceBytes twiddle;                     ///< dft: cosines and sines
-  DeviceBytes convolution_bias;            ///< [D]
-  DeviceBytes router_weight, router_bias;  ///< [E, D], [E]
-  DeviceMatrix experts;                    ///< [E * X'][D'], one matrix after the other
-  DeviceBytes expert_bias;                 ///< [E, X'] fp32
-  DeviceBytes expert_bias_16;              ///< the same as operands, where experts are skipped
-  DeviceBytes mixed_bias;                  ///< [X] of a folded head layer, else empty
+  /// dft: per bin, real rows [D][C], complex ones [2 D'][2 C'], see spectrum; D' and C' are padded.
+  std::vector<DeviceMatrix> bins;
+  DeviceMatrix taps;                             ///< vocab, distinct: [taps * F'][C]
+  DeviceMatrix embedding;                        ///< ids but for vocab: [V][C]
+  cuda::DeviceBytes table;                       ///< vocab: [V * taps][F'] of stored_kind
+  cuda::DeviceBytes twiddle;                     ///< dft: cosines and sines
+  cuda::DeviceBytes convolution_bias;            ///< [D]
+  cuda::DeviceBytes router_weight, router_bias;  ///< [E, D], [E]
+  DeviceMatrix experts;                          ///< [E * X'][D'], one matrix after the other
+  cuda::DeviceBytes expert_bias;                 ///< [E, X'] fp32
+  cuda::DeviceBytes expert_bias_16;              ///< the same as operands, where experts are skipped
+  cuda::DeviceBytes mixed_bias;                  ///< [X] of a folded head layer, else empty
   std::vector<DeviceMatrix> head;
-  std::vector<DeviceBytes> head_bias;
-  DeviceBytes output_weight, output_bias;
+  std::vector<cuda::DeviceBytes> head_bias;
+  cuda::DeviceBytes output_weight, output_bias;
 
  private:
   void pack_convolutions(const Model& model, const CudaForm& form, InputKind input, ThreadPool& pool);

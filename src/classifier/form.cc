@@ -26,7 +26,7 @@ Form parse_form(const std::string& name) {
   for (const auto& [value, known] : kForms) {
     if (name == known) return value;
   }
-  throw Error("--form", "'" + escaped(name) + "'", "auto, direct, dft, distinct or vocab");
+  throw Error("form", "'" + escaped(name) + "'", "auto, direct, dft, distinct or vocab");
 }
 
 }  // namespace tessera::classifier

@@ -8,9 +8,4 @@ std::vector<std::unique_ptr<CudaClassifier>> make_cuda_classifiers(std::shared_p
   throw Error("device", "a build without CUDA", "one made where nvcc is installed");
 }
 
-std::vector<CudaDevice> cuda_devices(std::string& why_none) {
-  why_none = "this build has no CUDA (nvcc was not found when it was made)";
-  return {};
-}
-
 }  // namespace tessera::classifier

@@ -120,7 +120,7 @@ PartManifest read_manifest(const fs::path& part) {
   if (fingerprint == object.end()) throw Error(where + ": 'fingerprint'", "no such key", "an object of strings");
   manifest.fingerprint = fingerprint_from_json(*fingerprint, where);
   const std::string problem = contradiction(manifest);
-  if (!problem.empty()) throw Error(where, problem, "a manifest that 'tessera classify --shard' wrote");
+  if (!problem.empty()) throw Error(where, problem, "a manifest of a shard's whole output");
   return manifest;
 }
 

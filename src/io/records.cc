@@ -9,36 +9,6 @@
 
 namespace tessera::io {
 
-namespace {
-
-class SingleTextReader final : public RecordReader {
- public:
-  explicit SingleTextReader(std::string text) : text_(std::move(text)) {}
-
-  bool next(int64_t max_records, RecordBatch& batch) override {
-    TESSERA_CHECK(max_records >= 1, max_records);
-    batch.first_index = done_ ? 1 : 0;
-    batch.num_records = done_ ? 0 : 1;
-    batch.texts.clear();
-    batch.errors.clear();
-    if (done_) return false;
-    const std::string problem = text_problem(text_);
-    batch.texts.push_back(problem.empty() ? std::string_view(text_) : "");
-    batch.errors.push_back(problem.empty() ? "" : "--text: " + problem);
-    done_ = true;
-    return true;
-  }
-  int64_t num_records_hint() const override { return 1; }
-  int64_t bytes_read() const override { return done_ ? num_bytes_hint() : 0; }
-  int64_t num_bytes_hint() const override { return static_cast<int64_t>(text_.size()); }
-
- private:
-  std::string text_;
-  std::atomic<bool> done_{false};
-};
-
-}  // namespace
-
 int64_t RecordReader::skip(int64_t count) {
   constexpr int64_t kRecordsAtOnce = 256;
   RecordBatch dropped;
@@ -48,7 +18,6 @@ int64_t RecordReader::skip(int64_t count) {
 }
 
 std::unique_ptr<RecordReader> open_records(const RecordSource& source) {
-  if (source.text.has_value()) return std::make_unique<SingleTextReader>(*source.text);
   switch (source.format) {
     case InputFormat::csv: return open_csv_records(source);
     case InputFormat::ids:
@@ -75,7 +44,7 @@ InputFormat parse_input_format(std::string_view name) {
        {InputFormat::text, InputFormat::csv, InputFormat::jsonl, InputFormat::ids, InputFormat::embeddings}) {
     if (name == input_format_name(format)) return format;
   }
-  throw Error("--format", quote(name), "text, csv, jsonl, ids or embeddings");
+  throw Error("format", quote(name), "text, csv, jsonl, ids or embeddings");
 }
 
 }  // namespace tessera::io

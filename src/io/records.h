@@ -13,7 +13,6 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,11 +32,10 @@ enum class InputFormat : uint8_t {
 
 struct RecordSource {
   InputFormat format = InputFormat::text;
-  std::string path = {};                 ///< "-" is standard input
-  std::string field = {};                ///< csv column or jsonl member; empty = default
-  std::optional<std::string> text = {};  ///< one record given on the command line instead of a file
-  int64_t sequence_length = 0;           ///< for ids and embeddings
-  int64_t embedding_size = 0;            ///< for embeddings
+  std::string path = {};        ///< "-" is standard input
+  std::string field = {};       ///< csv column or jsonl member; empty = default
+  int64_t sequence_length = 0;  ///< for ids and embeddings
+  int64_t embedding_size = 0;   ///< for embeddings
   /// Optional. Once it is true a reader that waits on a pipe or terminal gives up within 100 ms, as if the input ended
   /// with the last complete record.
   const std::atomic<bool>* stop = nullptr;
@@ -53,8 +51,8 @@ inline constexpr size_t kMaxBatchTextBytes = 16u << 20;
 /// A failed record has an empty text, or a row of zeros. Batches are reused: `next` keeps their memory where it fits.
 struct RecordBatch {
   int64_t first_index = 0;  ///< global index of record 0, counted from 0
-  int64_t num_skipped =
-      0;  ///< records right before record 0 that a reader of a selection (shard.h) left out on purpose
+  /// Records right before record 0 that a reader of a selection (shard.h) left out on purpose.
+  int64_t num_skipped = 0;
   int64_t num_records = 0;
   TextArena texts;                  ///< text formats: [num_records]
   Buffer<int32_t> ids;              ///< ids: [num_records, sequence_length], or larger
@@ -71,7 +69,7 @@ class RecordReader {
   /// Leaves out the next `count` records without looking at what they say: returns how many there were, fewer than
   /// `count` only at the end of the input. Throws as `next` does. Here: reads and drops them.
   virtual int64_t skip(int64_t count);
-  /// Records in all, where the size of the input tells (binary formats, one text), else -1.
+  /// Records in all, where the size of the input tells (binary formats), else -1.
   virtual int64_t num_records_hint() const = 0;
   /// Bytes consumed and in all (-1 when unknown, as on a pipe), for a progress bar. Thread-safe.
   virtual int64_t bytes_read() const = 0;
@@ -83,7 +81,7 @@ class RecordReader {
 std::unique_ptr<RecordReader> open_records(const RecordSource& source);
 
 std::string_view input_format_name(InputFormat format);
-/// The other way; Error naming the option for anything else.
+/// The other way; Error naming "format" for anything else.
 InputFormat parse_input_format(std::string_view name);
 
 }  // namespace tessera::io

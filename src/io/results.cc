@@ -199,7 +199,7 @@ OutputFormat parse_output_format(std::string_view name) {
   for (const OutputFormat format : {OutputFormat::text, OutputFormat::csv, OutputFormat::jsonl, OutputFormat::bin}) {
     if (name == output_format_name(format)) return format;
   }
-  throw Error("--output-format", quote(name), "text, csv, jsonl or bin");
+  throw Error("output_format", quote(name), "text, csv, jsonl or bin");
 }
 
 }  // namespace tessera::io

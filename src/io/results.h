@@ -50,7 +50,7 @@ std::string result_header(const ResultFormat& format);
 void append_result(const ResultFormat& format, const Result& result, std::string& out);
 
 std::string_view output_format_name(OutputFormat format);
-/// The other way; Error naming the option for anything else.
+/// The other way; Error naming "output_format" for anything else.
 OutputFormat parse_output_format(std::string_view name);
 
 }  // namespace tessera::io

@@ -32,7 +32,7 @@ Shard parse_shard(std::string_view text) {
   Shard shard{.index = parse_count(text.substr(0, slash)), .count = -1};
   if (slash != std::string_view::npos) shard.count = parse_count(text.substr(slash + 1));
   if (shard.index < 0 || shard.count > kMaxShards || shard.index >= shard.count) {
-    throw Error("--shard", quote(text), str_cat("I/N with 0 <= I < N <= ", kMaxShards));
+    throw Error("shard", quote(text), str_cat("I/N with 0 <= I < N <= ", kMaxShards));
   }
   return shard;
 }

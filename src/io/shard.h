@@ -33,7 +33,7 @@ struct Shard {
   bool operator==(const Shard&) const = default;
 };
 
-/// "2/8"; throws Error naming --shard for anything but 0 <= i < n <= kMaxShards.
+/// "2/8"; throws Error naming "shard" for anything but 0 <= i < n <= kMaxShards.
 Shard parse_shard(std::string_view text);
 
 /// OUTPUT.2-of-8

@@ -1,13 +1,9 @@
-#include <cuda_runtime_api.h>
-
 #include "cuda/kernels/transpose/launch.h"
 #include "moe/layer_back_end.h"
 #include "tessera/moe/cuda_layer.h"
 
 namespace tessera::moe {
 namespace {
-
-constexpr int kHopperMajor = 9;
 
 class CudaBackEnd final : public LayerBackEnd {
  public:
@@ -23,18 +19,6 @@ class CudaBackEnd final : public LayerBackEnd {
 };
 
 }  // namespace
-
-const char* missing_for_cuda() {
-  int device = 0;
-  int major = 0;
-  const bool found = cudaGetDevice(&device) == cudaSuccess &&
-                     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess;
-  if (!found) {
-    cudaGetLastError();  // a missing driver or device is an answer here, not an error of the next launch
-    return "no GPU with a working driver";
-  }
-  return major == kHopperMajor ? nullptr : "a GPU that is no Hopper GPU (compute capability 9.0)";
-}
 
 std::unique_ptr<const LayerBackEnd> make_cuda_back_end(const LayerConfig& config, const LayerWeights& weights) {
   return std::make_unique<CudaBackEnd>(config, weights);

@@ -17,7 +17,7 @@ LaunchDevice current_launch_device(const LayerConfig& config) {
 }
 
 void launch_gemm(const grouped::Problem& problem, grouped::Role role, const ResolvedLaunch& launch,
-                 gpu::KernelMarks* marks, CUstream_st* stream) {
+                 cuda::KernelMarks* marks, CUstream_st* stream) {
   const grouped::LaunchOptions options{launch.num_ctas, launch.cluster_size, launch.back_every, marks};
   switch (launch.kernel->id) {
     case KernelId::expert_gemm: return kernels::expert_gemm::launch(problem, role, options, stream);

@@ -14,6 +14,6 @@ LaunchDevice current_launch_device(const LayerConfig& config);
 
 /// One of a layer's products by the kernel that was chosen. `problem` must have the launch's tilings.
 void launch_gemm(const grouped::Problem& problem, grouped::Role role, const ResolvedLaunch& launch,
-                 gpu::KernelMarks* marks, CUstream_st* stream);
+                 cuda::KernelMarks* marks, CUstream_st* stream);
 
 }  // namespace tessera::moe

@@ -13,10 +13,11 @@
 #include "moe/cuda_kernels.h"
 #include "moe/cuda_workspace.h"
 #include "moe/kernels.h"
-#include "moe/layer_back_end.h"
 #include "moe/validation.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
+#include "tessera/cuda/device.h"
+#include "tessera/moe/limits.h"
 
 namespace tessera::moe {
 
@@ -31,6 +32,9 @@ struct CudaRun {
 
 namespace {
 
+// What the layer takes the kernels can do, a shared expert's slices included.
+static_assert(kMaxTopK <= kernels::moe_plan::kMaxTopK && kMaxExperts <= kernels::moe_plan::kMaxExperts);
+
 constexpr BackEndTraits kTraits{"device memory", false};
 
 // The kernels take a shared expert in slices as wide as the other experts.
@@ -41,16 +45,15 @@ void validate_shared_expert(const LayerConfig& config) {
                 str_cat("a multiple of intermediate_size, ", config.intermediate_size));
   }
   const int32_t slices = num_shared_experts(config);
-  if (config.top_k + slices > kernels::moe_plan::kMaxTopK ||
-      config.num_experts + slices > kernels::moe_plan::kMaxExperts) {
+  if (config.top_k + slices > kMaxTopK || config.num_experts + slices > kMaxExperts) {
     throw Error("shared_intermediate_size", str_cat(width),
-                str_cat("at most ", kernels::moe_plan::kMaxTopK, " slots a token and ", kernels::moe_plan::kMaxExperts,
-                        " experts, each ", config.intermediate_size, " of it counting as one"));
+                str_cat("at most ", kMaxTopK, " slots a token and ", kMaxExperts, " experts, each ",
+                        config.intermediate_size, " of it counting as one"));
   }
 }
 
 // One kernel's; null where the layer marks nothing.
-gpu::KernelMarks* marks_of(gpu::LayerMarks* marks, gpu::KernelMarks gpu::LayerMarks::*kernel) {
+cuda::KernelMarks* marks_of(cuda::LayerMarks* marks, cuda::KernelMarks cuda::LayerMarks::*kernel) {
   return marks == nullptr ? nullptr : &(marks->*kernel);
 }
 
@@ -67,7 +70,8 @@ CudaLayer::CudaLayer(const LayerConfig& config, const LayerWeights& weights, con
   moe::validate(config, weights, kTraits);
   resolve_launch(config, 1, {.num_multiprocessors = 1}, policy);  // refuses what no device could follow
   validate_shared_expert(config);
-  if (const char* missing = missing_for_cuda()) throw Error("device", missing, "a Hopper GPU with a working driver");
+  if (const std::string why = cuda::why_current_unusable(); !why.empty())
+    throw Error("device", why, "a Hopper GPU with a working driver");
   device_ = current_device();
   const LaunchDevice device = current_launch_device(config);
   num_multiprocessors_ = device.num_multiprocessors;
@@ -130,15 +134,15 @@ void CudaLayer::enqueue(Step step, const CudaRun& run, CUstream_st* stream) cons
     case Step::plan: return launch_plan(run, stream);
     case Step::gate_up:
       return launch_gemm(run.problem, first_role(config_), run.launch,
-                         marks_of(policy_.marks, &gpu::LayerMarks::gate_up), stream);
+                         marks_of(policy_.marks, &cuda::LayerMarks::gate_up), stream);
     case Step::down:
-      return launch_gemm(run.problem, grouped::Role::down, run.launch, marks_of(policy_.marks, &gpu::LayerMarks::down),
+      return launch_gemm(run.problem, grouped::Role::down, run.launch, marks_of(policy_.marks, &cuda::LayerMarks::down),
                          stream);
     case Step::combine:
       return kernels::combine::launch(
           {config_.dtype, run.problem.rows, run.problem.plan.token_row, inputs.topk_weights, inputs.out,
            inputs.num_tokens, run.num_slots, config_.hidden_size, run.num_shared_experts, inputs.shared_weight,
-           inputs.topk_weights_dtype, marks_of(policy_.marks, &gpu::LayerMarks::combine)},
+           inputs.topk_weights_dtype, marks_of(policy_.marks, &cuda::LayerMarks::combine)},
           stream);
   }
 }
@@ -157,8 +161,8 @@ void CudaLayer::launch_plan(const CudaRun& run, CUstream_st* stream) const {
   args.num_shared_experts = run.num_shared_experts;
   args.expert_map = weights_.expert_map;
   args.num_mapped_experts = config_.num_mapped_experts;
-  args.count_marks = marks_of(policy_.marks, &gpu::LayerMarks::count);
-  args.place_marks = marks_of(policy_.marks, &gpu::LayerMarks::place);
+  args.count_marks = marks_of(policy_.marks, &cuda::LayerMarks::count);
+  args.place_marks = marks_of(policy_.marks, &cuda::LayerMarks::place);
   kernels::moe_plan::launch(args, stream);
 }
 

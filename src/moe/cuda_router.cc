@@ -1,8 +1,11 @@
 #include "tessera/moe/cuda_router.h"
 
 #include "cuda/kernels/router/launch.h"
+#include "tessera/moe/limits.h"
 
 namespace tessera::moe {
+
+static_assert(kMaxTopK <= kernels::router::kMaxTopK && kMaxExperts <= kernels::router::kMaxExperts);
 
 void cuda_route(const RouterConfig& config, const RouterInputs& inputs, CUstream_st* stream) {
   validate(config);

@@ -24,7 +24,7 @@ struct QueueOptions {
   int32_t num_lanes = 1;               ///< clusters (or CTAs) that take tiles
   double bytes_per_second = 0.0;       ///< of the memory
   double lane_bytes_per_second = 0.0;  ///< most that one lane can draw
-  int32_t back_every = 0;              ///< every so-manyth lane takes from the back of the queue; 0: none
+  int32_t back_every = 0;              ///< 1 of this many lanes takes from the back of the queue; 0: none
 };
 
 struct TileRun {

@@ -1,7 +1,10 @@
 #include "tessera/moe/layer.h"
 
+#include <string>
+
 #include "moe/layer_back_end.h"
 #include "tessera/core/error.h"
+#include "tessera/cuda/device.h"
 #include "tessera/moe/cpu_layer.h"
 
 namespace tessera::moe {
@@ -23,21 +26,20 @@ class CpuBackEnd final : public LayerBackEnd {
 };
 
 #ifndef TESSERA_HAVE_CUDA
-const char* missing_for_cuda() { return "a build without CUDA"; }
 std::unique_ptr<const LayerBackEnd> make_cuda_back_end(const LayerConfig&, const LayerWeights&) { return nullptr; }
 #endif
 
 std::unique_ptr<const LayerBackEnd> make_back_end(const LayerConfig& config, const LayerWeights& weights,
                                                   const Placement& placement) {
   if (placement.device == Device::cpu) return std::make_unique<CpuBackEnd>(config, weights, placement.num_threads);
-  if (const char* missing = missing_for_cuda(); missing != nullptr)
-    throw Error("device cuda", missing, "a Hopper GPU and a build with CUDA, or device cpu");
+  if (const std::string why = cuda::why_current_unusable(); !why.empty())
+    throw Error("device cuda", why, "a Hopper GPU and a build with CUDA, or device cpu");
   return make_cuda_back_end(config, weights);
 }
 
 }  // namespace
 
-bool device_available(Device device) { return device == Device::cpu || missing_for_cuda() == nullptr; }
+bool device_available(Device device) { return device == Device::cpu || cuda::why_current_unusable().empty(); }
 
 Layer::Layer(const LayerConfig& config, const LayerWeights& weights, const Placement& placement)
     : config_(config), device_(placement.device), back_end_(make_back_end(config, weights, placement)) {}

@@ -1,14 +1,16 @@
 #include "tessera/moe/prepare_weights.h"
 
+#include <string>
+
 #include "cpu/transpose.h"
 #include "moe/layer_back_end.h"
 #include "moe/validation.h"
 #include "tessera/core/error.h"
+#include "tessera/cuda/device.h"
+#include "tessera/moe/limits.h"
 
 namespace tessera::moe {
 namespace {
-
-constexpr size_t kAlignment = 16;
 
 // One of the two weights: null on both sides or on none.
 struct Matrices {
@@ -41,8 +43,10 @@ void prepare_weights(const LayerConfig& config, const TransposedWeights& from, c
                      CUstream_st* stream) {
   validate_sizes(config, device == Device::cpu);
   if (device == Device::cpu && stream != nullptr) throw Error("stream", "a stream", "none: the weights are on the CPU");
-  if (!device_available(device))
-    throw Error("device", "no Hopper GPU or a build without CUDA", "a Hopper GPU, or the CPU");
+  if (device == Device::cuda) {
+    const std::string why = cuda::why_current_unusable();
+    if (!why.empty()) throw Error("device cuda", why, "a Hopper GPU and a build with CUDA, or device cpu");
+  }
   const int32_t wide = config.intermediate_size * (config.gated ? 2 : 1);
   transpose(config, {"gate_up weight", "prepared gate_up", from.gate_up, to.gate_up, config.hidden_size, wide}, device,
             stream);

@@ -8,7 +8,7 @@
 
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
-#include "tessera/moe/routing_plan.h"
+#include "tessera/moe/limits.h"
 
 namespace tessera::moe {
 namespace {

@@ -8,7 +8,7 @@
 #include "cpu/convert.h"
 #include "cpu/router_ops.h"
 #include "tessera/core/exact_math.h"
-#include "tessera/moe/routing_plan.h"
+#include "tessera/moe/limits.h"
 
 namespace tessera::moe {
 namespace {

@@ -4,8 +4,8 @@
 #include "moe/validation.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
+#include "tessera/moe/limits.h"
 #include "tessera/moe/router.h"
-#include "tessera/moe/routing_plan.h"
 
 namespace tessera::moe {
 
@@ -15,7 +15,7 @@ void validate(const RouterConfig& config) {
   require_range("num_experts", config.num_experts, 1, kMaxExperts);
   require_range("top_k", config.top_k, 1, std::min(kMaxTopK, config.num_experts));
   if (!std::isfinite(config.scale)) throw Error("scale", str_cat(config.scale), "a finite number");
-  require_range("logits_dtype", static_cast<int64_t>(config.logits_dtype), 0, static_cast<int64_t>(DType::bf16));
+  require_dtype("logits_dtype", config.logits_dtype);
   if (config.kind != RouterKind::sigmoid_grouped) {
     if (config.num_groups != 1)
       throw Error("num_groups", str_cat(config.num_groups), "1: only sigmoid_grouped has groups");
@@ -35,9 +35,8 @@ void validate(const RouterConfig& config) {
 void validate(const RouterConfig& config, const RouterInputs& inputs, const char* memory) {
   require_range("num_tokens", inputs.num_tokens, 0, INT32_MAX / config.top_k / 2);
   if (inputs.num_tokens == 0) return;
-  constexpr size_t kVectorAlignment = 16;
-  require_pointer("logits", inputs.logits, memory, kVectorAlignment);
-  require_pointer("bias", inputs.bias, memory, kVectorAlignment, true);
+  require_pointer("logits", inputs.logits, memory, kAlignment);
+  require_pointer("bias", inputs.bias, memory, kAlignment, true);
   if (inputs.bias != nullptr && config.kind != RouterKind::sigmoid_grouped)
     throw Error("bias", "a pointer", "null: only sigmoid_grouped has a bias");
   require_pointer("topk_ids", inputs.topk_ids, memory, alignof(int32_t));

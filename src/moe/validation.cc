@@ -6,17 +6,14 @@
 #include "moe/formats.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
-#include "tessera/moe/routing_plan.h"
+#include "tessera/moe/limits.h"
 
 namespace tessera::moe {
 namespace {
 
-constexpr size_t kAlignment = 16;  // one vector load of every back end
-constexpr int32_t kSizeMultiple = 8;
-
 void require_width(const char* name, int32_t value) {
-  if (value <= 0 || value % kSizeMultiple != 0)
-    throw Error(name, str_cat(value), str_cat("a positive multiple of ", kSizeMultiple));
+  if (value <= 0 || value % kWidthMultiple != 0)
+    throw Error(name, str_cat(value), str_cat("a positive multiple of ", kWidthMultiple));
 }
 
 void validate_activation(const LayerConfig& config) {
@@ -53,6 +50,10 @@ void require_range(const char* name, int64_t value, int64_t low, int64_t high) {
   if (value < low || value > high) throw Error(name, str_cat(value), str_cat(low, "..", high));
 }
 
+void require_dtype(const char* name, DType dtype) {
+  require_range(name, static_cast<int64_t>(dtype), 0, kNumDTypes - 1);
+}
+
 void require_pointer(const char* name, const void* pointer, const char* memory, size_t alignment, bool optional) {
   if (pointer == nullptr && !optional) throw Error(name, "a null pointer", memory);
   if (reinterpret_cast<uintptr_t>(pointer) % alignment != 0)
@@ -63,7 +64,7 @@ void validate_sizes(const LayerConfig& config, bool has_f32) {
   require_width("hidden_size", config.hidden_size);
   require_width("intermediate_size", config.intermediate_size);
   require_range("num_experts", config.num_experts, 1, kMaxExperts);
-  require_range("dtype", static_cast<int64_t>(config.dtype), 0, static_cast<int64_t>(DType::bf16));
+  require_dtype("dtype", config.dtype);
   if (config.dtype == DType::f32 && !has_f32) throw Error("dtype", "f32", "bf16 or f16");
 }
 
@@ -104,8 +105,7 @@ void validate(const LayerConfig& config, const LayerInputs& inputs, const void* 
   require_pointer("out", inputs.out, traits.memory, kAlignment);
   require_pointer("topk_ids", inputs.topk_ids, traits.memory,
                   inputs.ids_are_64_bit ? alignof(int64_t) : alignof(int32_t));
-  require_range("topk_weights_dtype", static_cast<int64_t>(inputs.topk_weights_dtype), 0,
-                static_cast<int64_t>(DType::bf16));
+  require_dtype("topk_weights_dtype", inputs.topk_weights_dtype);
   require_pointer("topk_weights", inputs.topk_weights, traits.memory, dtype_size(inputs.topk_weights_dtype));
   require_pointer("shared_weight", inputs.shared_weight, traits.memory, alignof(float), true);
   require_pointer("workspace", workspace, traits.memory, kAlignment);

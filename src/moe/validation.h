@@ -17,6 +17,9 @@ struct BackEndTraits {
 /// Throws Error(name, value, "low..high") when value lies outside [low, high].
 void require_range(const char* name, int64_t value, int64_t low, int64_t high);
 
+/// Throws Error unless `dtype` is one of DType's values: it may have come through an interface of integers.
+void require_dtype(const char* name, DType dtype);
+
 /// Null only where `optional`; `alignment` in bytes.
 void require_pointer(const char* name, const void* pointer, const char* memory, size_t alignment,
                      bool optional = false);

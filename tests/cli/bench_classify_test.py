@@ -248,6 +248,9 @@ class TableTest(CommandTest):
         self.assertEqual(picture.groups()[0][1][2][3], 5000.0)  # the limit
         self.write("classify_h200x4.json", json.dumps(results))
         self.assertEqual([len(bars) for _, bars in picture.groups()], [5, 4])
+        self.write("classify_h200x1.json", json.dumps(results))
+        self.assertEqual([words for words, _, _, _ in picture.groups()[1][1]],
+                         ["PyTorch, 1 H200", "Tessera, 1 H200", "PyTorch, 4 H200", "Tessera, 4 H200"])
 
 
 class TorchPeerTest(unittest.TestCase):

@@ -1,6 +1,7 @@
 """tessera bench moe on the CPU back end: tiny layers, what is printed, what is written, what is refused."""
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import unittest
@@ -77,6 +78,16 @@ class BenchMoeTest(CommandTest):
                           "--device cuda")
 
 
+    def test_the_floor_needs_a_gpu_and_says_so(self):
+        without = {"CUDA_VISIBLE_DEVICES": ""}
+        self.assert_error(bench(*TINY, "--tokens", 4, "--floor", "--device", "cpu"), 2,
+                          "--floor: got the CPU back end, expected a GPU")
+        self.assert_error(bench(*TINY, "--tokens", 4, "--floor", "--json", self.folder / "floor.json", env=without), 2,
+                          "--floor: got the CPU back end: ", "expected a GPU")
+        self.assertFalse((self.folder / "floor.json").exists())
+        self.assertNotIn("floor", self.measured(*TINY, *BURST, "--tokens", 4)[1]["cases"][0])
+
+
 class TableTest(CommandTest):
     """bench/gpu/moe_table.py turns what the command writes into the shape of the committed results."""
 
@@ -131,6 +142,20 @@ class TableTest(CommandTest):
             self.assertEqual([row[0] for row in table["layer_table"]["rows"]], expected)
             self.assertIn(machine, table["what"])
 
+    def test_one_process_measures_every_routing_of_a_load(self):
+        measured = self.measured() | {"machine": {"GPU": "NVIDIA H200, 132", "CUDA": "13", "dense": "cuBLASLt"}}
+        other = json.loads(json.dumps(measured["cases"][0]))
+        other["kernels"]["plan"]["us"] = 99.0
+        measured["cases"].append(other)
+        done = self.run_table(measured, "--rows", "mixtral,mixtral-r")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        plans = {row[0]: row[2] for row in json.loads((self.folder / "table.json").read_text())["plan_table"]["rows"]}
+        self.assertEqual(plans, {"mixtral": 15.3, "mixtral-r": 99.0})
+        self.assertIn("qwen3-30b 16384 balanced: got 2 cases, expected 1", self.run_table(measured, "--rows", "qwen30").stderr)
+        self.assertEqual(self.table.groups(["qwen57", "mixtral", "qwen57-best"]),
+                         {("qwen2-57b", 4096): ["qwen57", "qwen57-best"], ("mixtral-8x7b", 4096): ["mixtral"]})
+        self.assertEqual(self.table.file_name(measured["machine"], "moe"), ROOT / "bench" / "results" / "moe_h200.json")
+
     def test_a_wrong_result_or_row_writes_nothing(self):
         done = self.run_table(self.measured() | {"machine": {}}, "--rows", "mixtral", exit_code=1)
         self.assertEqual((done.returncode, done.stderr), (1, "moe_table: mixtral-8x7b 4096 balanced: exit code 1\n"))
@@ -139,6 +164,31 @@ class TableTest(CommandTest):
 
     def test_the_rows_are_the_committed_ones(self):
         self.assertEqual(set(self.table.ROWS), set(self.committed["burst"]))
+
+
+class CallOverheadTest(CommandTest):
+    """bench/gpu/call_overhead.py, but for the calls themselves."""
+
+    SCRIPT = ROOT / "bench" / "gpu" / "call_overhead.py"
+
+    def test_the_quietest_round_counts_way_by_way(self):
+        spec = importlib.util.spec_from_file_location("call_overhead", self.SCRIPT)
+        script = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(script)
+        self.assertEqual(script.quietest([{"a": 2.0, "b": 1.004}, {"a": 1.5, "b": 9.0}]), {"a": 1.5, "b": 1.0})
+        for gpu, name in (("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA H200", "h200"), ("NVIDIA GH200 480GB", "gh200"),
+                          ("Tesla V100-SXM2-16GB", "v100")):
+            self.assertEqual(script.result_name(gpu), f"call_overhead_{name}.json")
+        committed = json.loads((ROOT / "bench" / "results" / "call_overhead_h100.json").read_text())
+        self.assertEqual(script.result_name(committed["gpu"]), "call_overhead_h100.json")
+
+    def test_without_a_gpu_it_writes_nothing(self):
+        path = self.folder / "figures.json"
+        done = subprocess.run([sys.executable, self.SCRIPT, "--output", path], text=True, capture_output=True, check=False,
+                              env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, "^call_overhead: (No module named '.+': it needs torch|no GPU here)")
+        self.assertFalse(path.exists())
 
 
 class BadInputTest(CommandTest):

@@ -13,8 +13,8 @@ class CommandReference(unittest.TestCase):
         done = subprocess.run([sys.executable, ROOT / "scripts" / "cli_reference.py", os.environ["TESSERA_BIN"]],
                               text=True, capture_output=True, check=True)
         self.assertIn("## classify", done.stdout)
-        self.assertEqual((ROOT / "docs" / "cli.md").read_text(), done.stdout,
-                         "run scripts/cli_reference.py build/test/tools/tessera/tessera > docs/cli.md")
+        self.assertEqual((ROOT / "docs" / "reference" / "cli.md").read_text(), done.stdout,
+                         "run scripts/cli_reference.py build/test/tools/tessera/tessera > docs/reference/cli.md")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ DIRECTIVE = re.compile(r"<!-- (from|wrap|needs|checked|prints|shown)(?:: (.+?))?
 WITHOUT_VALUE = {"prints"}
 FENCE = re.compile(r"^(`{3,})(\S*)\s*$")
 # Pages that a program writes: a test compares each with what the program prints now.
-GENERATED = ("docs/cli.md", "docs/reference/c.md", "docs/reference/python.md")
+GENERATED = ("docs/reference/cli.md", "docs/reference/c.md", "docs/reference/python.md")
 PROGRAM_LANGUAGES = {"cpp": ".cc", "c": ".c", "cuda": ".cu"}
 NEEDS = {"torch", "transformers", "gpu"}
 

@@ -50,6 +50,17 @@ class Reference(unittest.TestCase):
         unknown = {name for cell in named for name in re.findall(r"`(\w+)", cell)} - set(re.findall(r"\w+", code))
         self.assertEqual(unknown, set())
 
+    def test_limits_in_prose(self):
+        """Sentences for readers that state the layer's limits, against the header that decides them."""
+        limit = dict(re.findall(r"constexpr \w+ (\w+) = (\d+);", read("include/tessera/moe/limits.h")))
+        width, experts, slots = limit["kWidthMultiple"], f"{int(limit['kMaxExperts']):,}", limit["kMaxTopK"]
+        for page, sentence in (
+                ("README.md", f"hidden and intermediate size multiples of {width}, at most {experts} experts, at most "
+                              f"{slots} experts a token."),
+                ("docs/concepts/layouts.md", f"H and I are multiples of {width}; 1 to {experts} experts; 1 to {slots} slots "
+                                             "a token;")):
+            self.assertIn(sentence, read(page), page)
+
     def test_every_status_code_is_explained(self):
         page = (REFERENCE / "errors.md").read_text(encoding="utf-8")
         body = re.search(r"enum tessera_status \{(.*?)\}", read("include/tessera/tessera.h"), re.S)[1]
@@ -61,7 +72,7 @@ class Reference(unittest.TestCase):
         def codes(text):
             return sorted({int(code) for row in re.findall(r"^\| ([\d, ]+) \|", text, re.M) for code in row.split(",")})
         errors = (REFERENCE / "errors.md").read_text(encoding="utf-8").partition("## Exit codes")[2]
-        self.assertEqual(codes(errors), sorted({*codes(read("docs/cli.md")), 143}))
+        self.assertEqual(codes(errors), sorted({*codes(read("docs/reference/cli.md")), 143}))
 
     def test_every_environment_variable_is_listed(self):
         page = (REFERENCE / "environment.md").read_text(encoding="utf-8").partition("## CMake")[0]

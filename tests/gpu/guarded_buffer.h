@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "cuda/core/cuda_check.h"
+#include "cuda/core/memory.h"
 #include "tessera/core/check.h"
 
 namespace tessera::testing {
@@ -19,17 +19,13 @@ class GuardedBuffer {
   static constexpr int kGuardByte = 0xA5;
   static constexpr int kPoisonByte = 0xFF;
 
-  explicit GuardedBuffer(size_t bytes) : bytes_(bytes) {  // 0 is fine: only guards
-    TESSERA_CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&base_), bytes + 2 * kGuardBytes));
-    TESSERA_CUDA_CHECK(cudaMemset(base_, kGuardByte, bytes + 2 * kGuardBytes));
+  explicit GuardedBuffer(size_t bytes) : bytes_(bytes), memory_(bytes + 2 * kGuardBytes) {  // 0 is fine: only guards
+    TESSERA_CUDA_CHECK(cudaMemset(memory_.data(), kGuardByte, memory_.bytes()));
     poison();
   }
-  ~GuardedBuffer() { cudaFree(base_); }
-  GuardedBuffer(const GuardedBuffer&) = delete;
-  GuardedBuffer& operator=(const GuardedBuffer&) = delete;
 
   void poison() { TESSERA_CUDA_CHECK(cudaMemset(data(), kPoisonByte, bytes_)); }
-  void* data() const { return base_ + kGuardBytes; }
+  void* data() const { return memory_.at(kGuardBytes); }
   size_t bytes() const { return bytes_; }
 
   template <class T>
@@ -46,15 +42,15 @@ class GuardedBuffer {
   }
   bool guards_intact() const {
     std::vector<uint8_t> guards(2 * kGuardBytes);
-    TESSERA_CUDA_CHECK(cudaMemcpy(guards.data(), base_, kGuardBytes, cudaMemcpyDeviceToHost));
+    TESSERA_CUDA_CHECK(cudaMemcpy(guards.data(), memory_.data(), kGuardBytes, cudaMemcpyDeviceToHost));
     TESSERA_CUDA_CHECK(
-        cudaMemcpy(guards.data() + kGuardBytes, base_ + kGuardBytes + bytes_, kGuardBytes, cudaMemcpyDeviceToHost));
+        cudaMemcpy(guards.data() + kGuardBytes, memory_.at(kGuardBytes + bytes_), kGuardBytes, cudaMemcpyDeviceToHost));
     return std::all_of(guards.begin(), guards.end(), [](uint8_t byte) { return byte == kGuardByte; });
   }
 
  private:
-  uint8_t* base_ = nullptr;
   size_t bytes_;
+  cuda::DeviceBytes memory_;
 };
 
 }  // namespace tessera::testing

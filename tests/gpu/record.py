@@ -4,12 +4,22 @@
   record.py check                     fails when a suite's sources differ from those recorded (part of make test)
   record.py hash SUITE                the hash of a suite's sources
   record.py run BUILD_DIR SUITE...    runs prebuilt tests and the sanitizers on this machine's GPU and writes RECORD.json
+  record.py closure BUILD_DIR         writes closure.json, of a build with nvcc: what each suite's programs are made of
+  record.py compare BUILD_DIR         fails when closure.json is not what the build says (part of make test with nvcc)
 
-A suite of suites.json is a GoogleTest program, run again under each sanitizer, or a folder of Python tests of the package.
-A kernel change without its GPU run is an error. Where no GPU can be had, STALE.md names the hash it excuses and why; the
-check then passes with a warning. Needs Python only: neither git nor a compiler.
+A suite of suites.json is a GoogleTest program, run again under each sanitizer, or a folder of Python tests of the package:
+  linked     files of the build; the sources they are made of are the suite's, by closure.json
+  files      globs of what runs or is read without being compiled, and of the suite's own tests
+  blocks     true: the documents' Python blocks that only a GPU machine can run are the suite's too
+  sanitized  filter of the tests that reach every kernel, or
+  sanitizer  why the suite runs under none
+  unittest   folder of Python tests; `alone` names those that nothing may disturb: timing, streams
+The hash covers these sources, the compiler's flags and the suite's entry itself. A kernel change without its GPU run is an
+error. Where no GPU can be had, a line of STALE.md names suite and hash that it excuses, and why; the check then passes with
+a warning. Needs Python only, neither git nor a compiler, but for closure and compare.
 """
 import argparse
+import concurrent.futures
 import datetime
 import hashlib
 import importlib.metadata
@@ -20,13 +30,25 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-RECORD, STALE, SUITES = HERE / "RECORD.json", HERE / "STALE.md", HERE / "suites.json"
-SOURCE_SUFFIXES = (".h", ".cuh", ".cc", ".cu")
+sys.path[:0] = [str(HERE), str(ROOT / "tests" / "docs")]
+
+import blocks
+import closure
+import side_by_side
+
+RECORD, STALE, SUITES, CLOSURE = (HERE / name for name in ("RECORD.json", "STALE.md", "suites.json", "closure.json"))
+SOURCE_SUFFIXES = (".h", ".cuh", ".cc", ".cu", ".py", ".pyi", ".toml", ".json", ".txt", ".safetensors")
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 CLEAN = "0 errors, planted bug found"
+SUMMARY = re.compile(r"ERROR SUMMARY: (\d+) error|RACECHECK SUMMARY: (\d+) hazard")
+SLOWEST = 10  # tests whose times are printed
+# Each holds a GPU context with its shadow memory, and a connection of its own, of which the tool opens a limited number.
+SANITIZERS_AT_A_TIME = 8
+PYTHON_PROCESSES = 12  # more would wait for each other's share of one GPU
 PACKAGES = ("torch", "transformers", "cupy-cuda13x", "cupy-cuda12x", "numpy")  # of a Python run, where they are installed
 
 
@@ -34,33 +56,89 @@ def suites():
     return json.loads(SUITES.read_text())
 
 
+def closures():
+    return json.loads(CLOSURE.read_text()) if CLOSURE.exists() else {}
+
+
+def source_files(suite):
+    """Names of the suite's sources, sorted: what its programs are made of by closure.json, and what suites.json adds."""
+    files = set(closures().get(suite, {}).get("files", ()))
+    for pattern in suites()[suite].get("files", ()):
+        files |= {path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern)
+                  if path.is_file() and path.suffix in SOURCE_SUFFIXES}
+    return sorted(files)
+
+
+def gpu_blocks():
+    """[(page, text)] of the documents' Python blocks that make test cannot run, and of what they must print."""
+    found = []
+    for page in blocks.pages(ROOT):
+        of_page = blocks.read_blocks(page, ROOT)
+        for block in of_page:
+            if block.language == "python" and "needs" in block.directives:
+                found += [(page, block.directives["needs"] + "\n" + block.text),
+                          (page, blocks.output_after(of_page, block) or "")]
+    return found
+
+
 def sources_sha256(suite):
-    """One hash over the names and contents of every source of the suite, in the order of their names."""
+    """One hash over the suite's entry, its flags, and names and contents of its sources in the order of their names."""
     digest = hashlib.sha256()
-    suffixes = SOURCE_SUFFIXES + tuple(suites()[suite].get("suffixes", ()))
-    files = {path for pattern in suites()[suite]["sources"] for path in ROOT.glob(pattern)}
-    for path in sorted(files):
-        if path.is_file() and path.suffix in suffixes:
-            digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
+    entry = suites()[suite]
+    digest.update(json.dumps([entry, closures().get(suite, {}).get("flags")], sort_keys=True).encode() + b"\0")
+    for name in source_files(suite):
+        path = ROOT / name
+        digest.update(name.encode() + b"\0" + (path.read_bytes() if path.is_file() else b"is not there") + b"\0")
+    for page, text in gpu_blocks() if entry.get("blocks") else ():
+        digest.update(page.encode() + b"\0" + text.encode() + b"\0")
     return digest.hexdigest()
+
+
+def write_closure(build_dir):
+    """closure.json of every suite, sorted, one path a line."""
+    build = closure.Build(build_dir, ROOT)
+    made = {suite: build.closure(*linked_names(build_dir, known)) for suite, known in suites().items()}
+    CLOSURE.write_text(json.dumps(made, indent=1) + "\n")
+    for suite, parts in made.items():
+        print(f"{suite}: {len(parts['files'])} files, {len(parts['flags'])} sets of flags")
+
+
+def linked_names(build_dir, known):
+    """Names of the suite's linked files as the build's rules have them: a shared library by its full version."""
+    return [path.with_name((build_dir / path).resolve().name).as_posix() for path in map(pathlib.Path, known["linked"])]
+
+
+def compare(build_dir):
+    """What closure.json lacks, and what it has too much, against the build."""
+    build, written, problems = closure.Build(build_dir, ROOT), closures(), []
+    for suite, known in suites().items():
+        lines = closure.difference(written.get(suite, {}), build.closure(*linked_names(build_dir, known)))
+        problems += [f"suite {suite}: closure.json: {line}" for line in lines]
+    problems += [f"closure.json has a suite {suite}, suites.json has none" for suite in sorted(set(written) - set(suites()))]
+    return problems
 
 
 def check():
     """(problems, warnings) of the record against the tree."""
     record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    excuses = STALE.read_text() if STALE.exists() else ""
-    problems, warnings = [], []
+    excuses = STALE.read_text().splitlines() if STALE.exists() else []
+    problems, warnings, hashes = [], [], set()
     for suite in suites():
         current, entry = sources_sha256(suite), record.get(suite)
+        hashes.add(current)
+        if suite not in closures():
+            problems.append(f"suite {suite}: closure.json has no such suite; build with nvcc, then record.py closure BUILD_DIR")
         if entry and entry["sources_sha256"] == current:
             if entry["failed"] or entry["skipped"] or not entry["passed"] or not sanitized(suite, entry["sanitizer"]):
                 problems.append(f"suite {suite}: the recorded run did not pass in full: {entry}")
-        elif current in excuses:
+        elif any(current in line and re.search(rf"\b{suite}\b", line) for line in excuses):
             warnings.append(f"WARNING: suite {suite} has NOT run on a GPU since its sources changed; tests/gpu/STALE.md "
                             f"excuses {current}")
         else:
             problems.append(f"suite {suite}: sources have hash {current}, the last GPU run was of "
                             f"{entry['sources_sha256'] if entry else 'nothing'}; run make gpu-test")
+    problems += [f"STALE.md excuses {old}, which no suite's sources have: that line must go"
+                 for old in re.findall(r"\b[0-9a-f]{64}\b", "\n".join(excuses)) if old not in hashes]
     return problems, warnings
 
 
@@ -80,6 +158,18 @@ def run(command, timeout, env=None):
         return 124, f"no end within {timeout} s\n{late.stdout or ''}"
 
 
+def seconds_of(test):
+    """Of a test in GoogleTest's report: "0.25s"."""
+    return float(str(test.get("time", "0s")).rstrip("s"))
+
+
+def print_times(title, times):
+    """What took longest, of [(name, seconds)]."""
+    slowest = sorted(times, key=lambda pair: -pair[1])[:SLOWEST]
+    print(f"{title}, slowest of {len(times)} tests:")
+    print("".join(f"  {seconds:7.2f} s  {name}\n" for name, seconds in slowest), end="", flush=True)
+
+
 def run_tests(program):
     """Counts of one GoogleTest program."""
     report = pathlib.Path(os.environ.get("TMPDIR", "/tmp")) / f"{program.name}.json"
@@ -88,27 +178,55 @@ def run_tests(program):
     print(output[-4000:])
     if not report.exists():
         return {"passed": 0, "failed": 1, "skipped": 0}
-    tests = [test for suite in json.loads(report.read_text())["testsuites"] for test in suite["testsuite"]]
-    skipped = sum(test.get("result") == "SKIPPED" for test in tests)
-    failed = sum(bool(test.get("failures")) for test in tests)
+    tests = [(suite["name"], test) for suite in json.loads(report.read_text())["testsuites"] for test in suite["testsuite"]]
+    print_times(program.name, [(f"{suite}.{test['name']}", seconds_of(test)) for suite, test in tests])
+    skipped = sum(test.get("result") == "SKIPPED" for _, test in tests)
+    failed = sum(bool(test.get("failures")) for _, test in tests)
     return {"passed": len(tests) - skipped - failed, "failed": failed + (code != 0 and failed == 0), "skipped": skipped}
 
 
-def run_sanitizers(program, subset, planted_bug):
-    """Each tool over a subset that reaches every kernel, and over a program with one planted bug of its class."""
+def timed(function, *arguments):
+    begin = time.monotonic()
+    return function(*arguments), time.monotonic() - begin
+
+
+def sanitize(tool, *command):
+    return run(["compute-sanitizer", "--tool", tool, "--error-exitcode", "99", *command], timeout=400)
+
+
+def judged(result, planted):
+    """The words of a record for one pass of a tool and for its pass over the planted bug, each (exit code, output)."""
+    (code, output), (found, _) = result, planted
+    errors = SUMMARY.search(output)
+    clean = code == 0 and errors and int(errors[1] or errors[2] or 0) == 0
+    ran = re.search(r"\[  PASSED  \] (\d+) test", output)
+    if clean and ran and int(ran[1]) > 0 and found == 99:
+        return CLEAN
+    return f"exit {code}, tests {ran[1] if ran else 0}, planted bug exit {found}"
+
+
+def run_sanitizers(build_dir, names):
+    """{suite: {tool: words}}: each tool over a subset of each suite that reaches every kernel, and over a program with one
+    planted bug of its class. They run side by side: what a tool finds does not depend on who else uses the GPU. One that
+    ends without its summary has not looked (no memory or no connection was left) and runs once more, by itself."""
+    commands = {("planted bug", tool): (tool, build_dir / "tests" / "gpu" / "gpu_planted_bug", tool) for tool in TOOLS}
+    for suite in names:
+        filtered = f"--gtest_filter={suites()[suite]['sanitized']}"
+        commands.update({(suite, tool): (tool, program_of(build_dir, suite), filtered) for tool in TOOLS})
+    with concurrent.futures.ThreadPoolExecutor(max_workers=min(SANITIZERS_AT_A_TIME, os.cpu_count())) as pool:
+        started = {key: pool.submit(timed, sanitize, *command) for key, command in commands.items()}
+        passes = {key: future.result() for key, future in started.items()}
     results = {}
-    for tool in TOOLS:
-        base = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "99"]
-        code, output = run([*base, program, f"--gtest_filter={subset}"], timeout=400)
-        errors = re.search(r"ERROR SUMMARY: (\d+) error|RACECHECK SUMMARY: (\d+) hazard", output)
-        clean = code == 0 and errors and int(errors[1] or errors[2] or 0) == 0
-        ran = re.search(r"\[  PASSED  \] (\d+) test", output)
-        found, _ = run([*base, planted_bug, tool], timeout=120)
-        if clean and ran and int(ran[1]) > 0 and found == 99:
-            results[tool] = CLEAN
-        else:
-            results[tool] = f"exit {code}, tests {ran[1] if ran else 0}, planted bug exit {found}"
-            print(output[-4000:])
+    for (what, tool), (result, seconds) in passes.items():
+        if not SUMMARY.search(result[1]):
+            result, more = timed(sanitize, *commands[what, tool])
+            passes[what, tool], seconds = (result, seconds + more), seconds + more
+        print(f"  {seconds:7.2f} s  {tool} of {what}", flush=True)
+    for suite in names:
+        results[suite] = {tool: judged(passes[suite, tool][0], passes["planted bug", tool][0]) for tool in TOOLS}
+        for tool, words in results[suite].items():
+            if words != CLEAN:
+                print(passes[suite, tool][0][1][-4000:])
     return results
 
 
@@ -122,29 +240,41 @@ def machine():
     return {"gpu": gpu, "driver": driver}
 
 
-def run_python_tests(build_dir, folder):
-    """Counts of the tests in a folder, run with the package of this tree and the library of the build."""
-    package = build_dir / "python" / "tessera"
+def run_python_tests(build_dir, suite):
+    """Counts of the suite's folder of tests, run side by side with the package of this tree and the library of the build."""
+    known, package = suites()[suite], build_dir / "python" / "tessera"
     shutil.rmtree(package, ignore_errors=True)
     shutil.copytree(ROOT / "python" / "tessera", package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     shutil.copy(build_dir / "libtessera.so", package)
     path = os.pathsep.join([str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "unittest", "discover", "-v", "-s", ROOT / folder, "-p", "test_*.py"]
-    code, output = run(command, timeout=570, env={"PYTHONPATH": path, "TESSERA_LIBRARY": ""})
-    print(output[-12000:])
-    return count_unittest(code, output)
+    # A pool of compiling processes for each process here would outnumber the cores, and start for a kernel or two.
+    environment = {"PYTHONPATH": path, "TESSERA_LIBRARY": "", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    workers = max(2, min(PYTHON_PROCESSES, os.cpu_count() - 2))
+    results, loaded = side_by_side.run(ROOT / known["unittest"], workers, environment, known["alone"])
+    results += [{"test": f"the hash of suite {suite}", "outcome": "failed", "seconds": 0.0,
+                 "words": f"{name} was loaded and is not in the hash; suites.json must list it"}
+                for name in unhashed(suite, loaded, build_dir)]
+    by_module = {}
+    for result in sorted(results, key=lambda result: result["test"]):
+        module = result["test"].partition(".")[0]
+        by_module[module] = by_module.get(module, 0) + result["seconds"]
+        if result["outcome"] != "passed" or (result["words"] and module in known["alone"]):
+            print(f"{result['outcome']}: {result['test']}\n{result['words'][-4000:]}")
+    print("".join(f"  {seconds:7.2f} s  {module}\n" for module, seconds in by_module.items()), end="")
+    print_times(f"{known['unittest']} in {workers} processes", [(r["test"], r["seconds"]) for r in results])
+    return {outcome: sum(r["outcome"] == outcome for r in results) for outcome in ("passed", "failed", "skipped")}
 
 
-def count_unittest(code, output):
-    """Counts from the last lines that unittest writes."""
-    ran = re.search(r"^Ran (\d+) tests?", output, re.M)
-    if ran is None:
-        return {"passed": 0, "failed": 1, "skipped": 0}
-    counts = dict(re.findall(r"(failures|errors|skipped|unexpected successes)=(\d+)", output[ran.end():]))
-    skipped = int(counts.pop("skipped", 0))
-    failed = sum(map(int, counts.values()))
-    failed += code != 0 and failed == 0
-    return {"passed": max(int(ran[1]) - skipped - failed, 0), "failed": failed, "skipped": skipped}
+def unhashed(suite, loaded, build_dir):
+    """Files of the repository that a test process has loaded and the hash does not cover. The package is a copy."""
+    hashed, found = set(source_files(suite)), set()
+    for name in loaded:
+        path = pathlib.Path(name).resolve()
+        if path.is_relative_to(build_dir / "python"):
+            path = ROOT / "python" / path.relative_to(build_dir / "python")
+        if path.is_relative_to(ROOT) and path.suffix == ".py" and "site-packages" not in path.parts:
+            found.add(path.relative_to(ROOT).as_posix())
+    return sorted(found - hashed)
 
 
 def versions():
@@ -158,25 +288,37 @@ def versions():
     return found
 
 
-def run_suite(build_dir, suite):
-    known = suites()[suite]
-    entry = {"sources_sha256": sources_sha256(suite), **machine(), "date": datetime.date.today().isoformat()}
-    if "unittest" in known:
-        entry = {**run_python_tests(build_dir, known["unittest"]), **entry, "packages": versions(),
-                 "sanitizer": known["sanitizer"]}
-    else:
-        program = build_dir / "tests" / "gpu" / f"gpu_test_{suite}"
-        code, toolkit = run([program, "--toolkit"], timeout=60)
-        planted_bug = build_dir / "tests" / "gpu" / "gpu_planted_bug"
-        entry = {**run_tests(program), **entry, "toolkit": toolkit.strip() if code == 0 else "unknown",
-                 "sanitizer": run_sanitizers(program, known["sanitized"], planted_bug)}
-    print(json.dumps({suite: entry}, indent=2))
-    return entry
+def program_of(build_dir, suite):
+    return build_dir / "tests" / "gpu" / f"gpu_test_{suite}"
+
+
+def run_suites(build_dir, names):
+    """{suite: entry}. First every suite's tests, one suite after the other, for some measure or fill the GPU's memory; then
+    the sanitizers of all."""
+    entries = {}
+    for suite in names:
+        entry = {"sources_sha256": sources_sha256(suite), **machine(), "date": datetime.date.today().isoformat()}
+        if "unittest" in suites()[suite]:
+            counts, seconds = timed(run_python_tests, build_dir, suite)
+            entries[suite] = {**counts, **entry, "packages": versions(), "sanitizer": suites()[suite]["sanitizer"]}
+        else:
+            code, toolkit = run([program_of(build_dir, suite), "--toolkit"], timeout=60)
+            counts, seconds = timed(run_tests, program_of(build_dir, suite))
+            entries[suite] = {**counts, **entry, "toolkit": toolkit.strip() if code == 0 else "unknown"}
+        print(f"suite {suite}: {seconds:.1f} s", flush=True)
+    compiled = [suite for suite in names if "sanitized" in suites()[suite]]
+    if compiled:
+        results, seconds = timed(run_sanitizers, build_dir, compiled)
+        print(f"sanitizers: {seconds:.1f} s", flush=True)
+        for suite in compiled:
+            entries[suite]["sanitizer"] = results[suite]
+    print(json.dumps(entries, indent=2))
+    return entries
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=("check", "hash", "run"))
+    parser.add_argument("verb", choices=("check", "hash", "run", "closure", "compare"))
     parser.add_argument("arguments", nargs="*")
     parser.add_argument("--record", type=pathlib.Path, default=RECORD, help="where to write; default RECORD.json here")
     args = parser.parse_args()
@@ -187,11 +329,24 @@ def main():
         problems, warnings = check()
         print("\n".join(warnings + problems))
         return 1 if problems else 0
+    build_dir = pathlib.Path(args.arguments[0]).resolve()
+    if args.verb in ("closure", "compare"):
+        try:
+            problems = compare(build_dir) if args.verb == "compare" else write_closure(build_dir)
+        except closure.BuildError as error:
+            sys.exit(f"record.py: {error}")
+        print("\n".join([*problems, "mend it: tests/gpu/record.py closure BUILD_DIR"] if problems else []))
+        return 1 if problems else 0
+    unknown = [suite for suite in args.arguments[1:] if suite not in suites()]
+    if unknown:
+        sys.exit(f"record.py: got suites {unknown}, expected of {list(suites())}")
     record = json.loads(args.record.read_text()) if args.record.exists() else {}
-    for suite in args.arguments[1:]:
-        record[suite] = run_suite(pathlib.Path(args.arguments[0]).resolve(), suite)
+    entries, seconds = timed(run_suites, build_dir, args.arguments[1:])
+    record.update(entries)
     args.record.write_text(json.dumps(record, indent=2) + "\n")
-    complete = all(not e["failed"] and not e["skipped"] and e["passed"] for e in record.values())
+    print(f"in all {seconds:.1f} s")
+    complete = all(not e["failed"] and not e["skipped"] and e["passed"] and sanitized(suite, e["sanitizer"])
+                   for suite, e in entries.items())
     return 0 if complete else 1
 
 

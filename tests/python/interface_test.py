@@ -119,7 +119,7 @@ class TypedInterface(unittest.TestCase):
         return [member.target.id for member in node.body if isinstance(member, ast.AnnAssign)]
 
     def test_members(self):
-        for kind in (tessera.Prediction, tessera.Device, tessera.Doctor):
+        for kind in (tessera.Prediction, tessera.Device, tessera.Doctor, tessera.MoELimits):
             self.assertEqual(tuple(self.members(kind.__name__)), kind._fields)
         case = Case()
         given, _ = arguments(case)
@@ -164,7 +164,7 @@ class Headers(unittest.TestCase):
                 yield member.strip(), kind.replace(" ", "")
 
     def test_structures(self):
-        for name, structure in self.STRUCTURES.items():
+        for name, structure in {**self.STRUCTURES, "tessera_moe_limit_values": _native.MoELimitValues}.items():
             expected = []
             for member, kind in self.members(name):
                 pointer = ctypes.c_char_p if kind == "char*" else ctypes.c_void_p
@@ -178,6 +178,15 @@ class Headers(unittest.TestCase):
             init.restype, init.argtypes = None, [ctypes.POINTER(structure)]
             init(ctypes.byref(made))
             self.assertEqual(made.struct_bytes, ctypes.sizeof(structure), name)
+
+    def test_limits(self):
+        known = _native.lib.tessera_moe_limits().contents
+        self.assertEqual(known.struct_bytes, ctypes.sizeof(_native.MoELimitValues))
+        header = (ROOT / "include" / "tessera" / "moe" / "limits.h").read_text()
+        named = {"kWidthMultiple": "width_multiple", "kMaxExperts": "max_experts", "kMaxTopK": "max_top_k",
+                 "kAlignment": "alignment"}
+        stated = {named[name]: int(value) for name, value in re.findall(r"constexpr \w+ (\w+) = (\d+);", header)}
+        self.assertEqual(tessera.moe_limits()._asdict(), stated)
 
     def test_enumerations(self):
         def numbers(enum, prefix):
@@ -284,6 +293,22 @@ class Forks(unittest.TestCase):
             os.waitpid(child, 0)
             """)
         self.assertEqual((code, output.count("fork: got a process forked after its parent used CUDA")), (0, 3), output)
+
+
+class Devices(unittest.TestCase):
+    def test_the_library_says_what_is_usable(self):
+        self.assertEqual(tessera.why_unusable(-1), "")
+        count = _native.num_devices()
+        for device in tessera.doctor().devices[1:]:
+            self.assertEqual(tessera.why_unusable(device.index), device.why_not)
+        if count == 0:
+            self.assertRegex(tessera.why_unusable(0), r"^device: cuda:0 cannot be used: .+")
+        else:
+            with self.assertRaisesRegex(ValueError, f"device: got {count}"):
+                tessera.why_unusable(count)
+        for wrong, error in ((-2, ValueError), ("cuda:0", TypeError), (0.0, TypeError)):
+            with self.assertRaises(error):
+                tessera.why_unusable(wrong)
 
 
 class Doctor(unittest.TestCase):

@@ -1,4 +1,4 @@
-"""The GPU record's own check: it must refuse what did not run in full."""
+"""The GPU record's own check: it must refuse what did not run in full, and every change of what a suite is made of."""
 import importlib.util
 import json
 import pathlib
@@ -11,33 +11,65 @@ specification = importlib.util.spec_from_file_location("record", ROOT / "tests" 
 record = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(record)
 
+PAGE = """# A page
 
-class Record(unittest.TestCase):
+<!-- needs: torch, gpu -->
+```python
+print(1)
+```
+
+<!-- prints -->
+```text
+1
+```
+
+```python
+print(2)
+```
+"""
+
+
+class Scratch(unittest.TestCase):
+    """A repository of its own with two suites, both run in full."""
+
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.root = pathlib.Path(folder.name)
         (self.root / "python").mkdir()
-        for name in ("a.py", "b.pyi", "c.h", "d.txt"):
+        for name in ("a.py", "b.pyi", "c.h", "d.bin", "e.h"):
             (self.root / "python" / name).write_text(name)
-        self.suites = {"kernels": {"sources": ["python/*"], "sanitized": "*"},
-                       "package": {"sources": ["python/*"], "suffixes": [".py", ".pyi"], "unittest": "python",
-                                   "sanitizer": "none: a reason"}}
+        (self.root / "README.md").write_text(PAGE)
+        self.suites = {"kernels": {"linked": ["kernels"], "sanitized": "*"},
+                       "package": {"linked": ["library"], "files": ["python/*.py*", "python/d.bin"], "blocks": True,
+                                   "unittest": "python", "sanitizer": "none: a reason", "alone": []}}
+        self.closure = {"kernels": {"files": ["python/c.h"], "flags": ["nvcc -O3"]},
+                        "package": {"files": ["python/c.h"], "flags": ["c++ -O3", "nvcc -O3"]}}
         for name, value in (("ROOT", self.root), ("RECORD", self.root / "RECORD.json"), ("STALE", self.root / "STALE.md"),
-                            ("SUITES", self.root / "suites.json")):
+                            ("SUITES", self.root / "suites.json"), ("CLOSURE", self.root / "closure.json")):
             patch = mock.patch.object(record, name, value)
             patch.start()
             self.addCleanup(patch.stop)
-        record.SUITES.write_text(json.dumps(self.suites))
+        self.write()
         self.entries = {suite: {"passed": 3, "failed": 0, "skipped": 0, "sources_sha256": record.sources_sha256(suite)}
                         for suite in self.suites}
         self.entries["kernels"]["sanitizer"] = {tool: record.CLEAN for tool in record.TOOLS}
         self.entries["package"]["sanitizer"] = "none: a reason"
 
+    def write(self):
+        record.SUITES.write_text(json.dumps(self.suites))
+        record.CLOSURE.write_text(json.dumps(self.closure))
+
     def problems(self):
         record.RECORD.write_text(json.dumps(self.entries))
         return record.check()[0]
 
+    def changed(self):
+        """Suites whose sources are no longer those recorded."""
+        return {problem.split()[1].rstrip(":") for problem in self.problems() if "sources have hash" in problem}
+
+
+class Record(Scratch):
     def test_a_full_run_passes(self):
         self.assertEqual(self.problems(), [])
 
@@ -60,22 +92,176 @@ class Record(unittest.TestCase):
         self.entries["package"]["sanitizer"] = "none: another reason"
         self.assertIn("package", self.problems()[0])
 
-    def test_each_suite_sees_its_own_kinds_of_sources(self):
-        for name, seen_by in (("a.py", {"package"}), ("b.pyi", {"package"}), ("c.h", {"kernels", "package"}), ("d.txt", set())):
-            (self.root / "python" / name).write_text("changed")
-            changed = {problem.split()[1].rstrip(":") for problem in self.problems()}
-            self.assertEqual(changed, seen_by, name)
-            (self.root / "python" / name).write_text(name)
+    def test_each_suite_sees_its_own_sources(self):
+        for name, seen_by in (("a.py", {"package"}), ("b.pyi", {"package"}), ("c.h", {"kernels", "package"}),
+                              ("d.bin", set()), ("e.h", set()), ("new.py", {"package"}), ("new.h", set())):
+            path = self.root / "python" / name
+            before = path.read_text() if path.exists() else None
+            path.write_text("changed")
+            self.assertEqual(self.changed(), seen_by, name)
+            path.unlink() if before is None else path.write_text(before)
+        self.assertEqual(self.problems(), [])
 
-    def test_counts_of_unittest(self):
-        for code, end, expected in ((0, "Ran 7 tests in 1s\n\nOK\n", (7, 0, 0)),
-                                    (0, "Ran 7 tests in 1s\n\nOK (skipped=2)\n", (5, 0, 2)),
-                                    (1, "Ran 7 tests in 1s\n\nFAILED (failures=1, errors=2, skipped=1)\n", (3, 3, 1)),
-                                    (1, "Ran 1 test in 1s\n\nFAILED (unexpected successes=1)\n", (0, 1, 0)),
-                                    (124, "Ran 7 tests in 1s\n\nOK\n", (6, 1, 0)), (139, "crashed", (0, 1, 0)),
-                                    (0, "Ran 0 tests in 0s\n\nOK\n", (0, 0, 0))):
-            counts = record.count_unittest(code, "test_a ... ok\n" + end)
-            self.assertEqual((counts["passed"], counts["failed"], counts["skipped"]), expected, end)
+    def test_a_source_that_is_gone(self):
+        (self.root / "python" / "c.h").unlink()
+        self.assertEqual(self.changed(), {"kernels", "package"})
+
+    def test_flags_and_the_entry_count(self):
+        self.closure["kernels"]["flags"] = ["nvcc -O3 --use_fast_math"]
+        self.write()
+        self.assertEqual(self.changed(), {"kernels"})
+        self.closure["kernels"]["flags"] = ["nvcc -O3"]
+        self.suites["kernels"]["sanitized"] = "Fewer.*"
+        self.write()
+        self.assertEqual(self.changed(), {"kernels"})
+
+    def test_blocks_that_only_a_gpu_machine_runs(self):
+        for old, new, seen_by in (("# A page", "# Another page", set()), ("print(2)", "print(3)", set()),
+                                  ("print(1)", "print(1.0)", {"package"}), ("text\n1", "text\n2", {"package"})):
+            (self.root / "README.md").write_text(PAGE.replace(old, new))
+            self.assertEqual(self.changed(), seen_by, old)
+
+    def test_a_suite_without_a_closure(self):
+        del self.closure["kernels"]
+        self.write()
+        self.assertIn("suite kernels: closure.json has no such suite", self.problems()[0])
+
+    def test_what_stale_excuses(self):
+        (self.root / "python" / "c.h").write_text("changed")
+        self.assertEqual(len(self.problems()), 2)
+        kernels, package = record.sources_sha256("kernels"), record.sources_sha256("package")
+        record.STALE.write_text(f"# No GPU was to be had\n\n- kernels {kernels}: none for a week\n")
+        problems, warnings = record.check()
+        self.assertEqual(([p.split()[1] for p in problems], len(warnings)), (["package:"], 1))
+        self.assertIn("suite kernels has NOT run on a GPU", warnings[0])
+        record.STALE.write_text(f"- kernels {package}: another suite's hash excuses nothing\n- package: no hash\n")
+        self.assertEqual(len(record.check()[0]), 2)
+        record.STALE.write_text(f"- kernels {kernels}, package {package}: none\n- kernels {'0' * 64}: of last year\n")
+        problems, warnings = record.check()
+        self.assertEqual((len(problems), len(warnings)), (1, 2))
+        self.assertIn("0" * 64 + ", which no suite's sources have", problems[0])
+
+    def test_what_the_hash_does_not_cover_is_found(self):
+        build = self.root / "build"
+        loaded = [build / "python" / "a.py", self.root / "python" / "a.py", self.root / "python" / "hidden.py",
+                  build / "python" / "hidden_too.py", pathlib.Path("/usr/lib/python3/abc.py"), self.root / "a.so"]
+        self.assertEqual(record.unhashed("package", map(str, loaded), build.resolve()),
+                         ["python/hidden.py", "python/hidden_too.py"])
+
+
+PROGRAM = """#!/bin/sh
+case "$1" in --toolkit) echo "CUDA 13.0"; exit 0;; esac
+for word; do case "$word" in --gtest_output=json:*) report=${word#--gtest_output=json:};; esac; done
+echo '{"testsuites": [{"name": "Sums", "testsuite": [{"name": "One", "time": "0.5s"}, {"name": "Two", "time": "1.25s"}, \
+{"name": "Three", "result": "SKIPPED", "time": "0s"}]}]}' > "$report"
+"""
+TESTS = """import unittest
+import package_under_test
+
+class Sums(unittest.TestCase):
+    def test_one(self):
+        self.assertEqual(package_under_test.__file__.split("/")[-2:], ["python", "package_under_test.py"])
+"""
+
+
+class Run(Scratch):
+    """A whole run, on programs that stand for a suite's and without a GPU."""
+
+    def setUp(self):
+        super().setUp()
+        self.build = self.root.resolve() / "build"
+        program = self.build / "tests" / "gpu" / "gpu_test_kernels"
+        program.parent.mkdir(parents=True)
+        program.write_text(PROGRAM)
+        program.chmod(0o755)
+        (self.build / "libtessera.so").write_text("")
+        (self.root / "python" / "tessera").mkdir()
+        (self.root / "python" / "tessera" / "__init__.py").write_text("")
+        (self.root / "python" / "test_sums.py").write_text(TESTS)
+        (self.root / "python" / "package_under_test.py").write_text("")
+        for name, value in (("machine", lambda: {"gpu": "none", "driver": "none"}),
+                            ("sanitize", lambda tool, program, *_: (99, "ERROR SUMMARY: 1 error") if "planted" in str(program)
+                             else (0, Sanitizers.CLEAN_OUTPUT))):
+            patch = mock.patch.object(record, name, value)
+            patch.start()
+            self.addCleanup(patch.stop)
+
+    def run_suites(self):
+        with mock.patch("builtins.print") as printed:
+            entries = record.run_suites(self.build, ["kernels", "package"])
+        return entries, "\n".join(str(call.args[0]) for call in printed.call_args_list if call.args)
+
+    def test_counts_times_and_sanitizers(self):
+        entries, printed = self.run_suites()
+        self.assertEqual([entries["kernels"][key] for key in ("passed", "failed", "skipped", "toolkit", "sanitizer")],
+                         [2, 0, 1, "CUDA 13.0", {tool: record.CLEAN for tool in record.TOOLS}])
+        self.assertEqual([entries["package"][key] for key in ("passed", "failed", "skipped", "sanitizer")],
+                         [1, 0, 0, "none: a reason"])
+        for words in ("1.25 s  Sums.Two", "s  test_sums.Sums.test_one", "s  test_sums\n", "memcheck of kernels",
+                      "racecheck of planted bug", "suite kernels: ", "suite package: ", "sanitizers: "):
+            self.assertIn(words, printed)
+        self.assertLess(printed.index("Sums.Two"), printed.index("Sums.One"))
+
+    def test_a_file_outside_of_the_hash_fails_the_run(self):
+        self.suites["package"]["files"] = ["python/test_*.py"]
+        self.write()
+        entries, printed = self.run_suites()
+        self.assertEqual((entries["package"]["passed"], entries["package"]["failed"]), (1, 1))
+        self.assertIn("python/package_under_test.py was loaded and is not in the hash", printed)
+
+
+class Sanitizers(unittest.TestCase):
+    CLEAN_OUTPUT = "[  PASSED  ] 4 tests.\n========= ERROR SUMMARY: 0 errors\n"
+
+    def test_what_is_clean(self):
+        found = (99, "")
+        self.assertEqual(record.judged((0, self.CLEAN_OUTPUT), found), record.CLEAN)
+        race = self.CLEAN_OUTPUT.replace("ERROR SUMMARY: 0 errors", "RACECHECK SUMMARY: 0 hazards displayed")
+        self.assertEqual(record.judged((0, race), found), record.CLEAN)
+        for result, planted in (((0, self.CLEAN_OUTPUT), (0, "")), ((99, self.CLEAN_OUTPUT), found),
+                                ((0, self.CLEAN_OUTPUT.replace("0 errors", "2 errors")), found),
+                                ((0, race.replace("0 hazards", "1 hazard")), found),
+                                ((0, self.CLEAN_OUTPUT.replace("4 tests", "0 tests")), found),
+                                ((0, "[  PASSED  ] 4 tests."), found), ((0, "ERROR SUMMARY: 0 errors"), found)):
+            self.assertNotEqual(record.judged(result, planted), record.CLEAN)
+
+    def run_with(self, answer):
+        """{suite: results} and the commands, where `answer(tool, program, number of the call)` is what a tool says."""
+        calls = []
+
+        def sanitize(tool, program, *_):
+            calls.append((tool, pathlib.Path(program).name))
+            return answer(tool, calls[-1][1], calls.count(calls[-1]))
+        with mock.patch.object(record, "sanitize", sanitize), mock.patch("builtins.print"):
+            return record.run_sanitizers(pathlib.Path("build"), ["core", "moe"]), calls
+
+    def usual(self, tool, program, call):
+        return (99, "ERROR SUMMARY: 1 error") if program == "gpu_planted_bug" else (0, self.CLEAN_OUTPUT)
+
+    def test_every_tool_over_every_suite_and_the_planted_bug(self):
+        results, calls = self.run_with(self.usual)
+        clean = {tool: record.CLEAN for tool in record.TOOLS}
+        self.assertEqual(results, {"core": clean, "moe": clean})
+        programs = ("gpu_planted_bug", "gpu_test_core", "gpu_test_moe")
+        self.assertEqual(sorted(calls), sorted((tool, program) for tool in record.TOOLS for program in programs))
+
+    def test_a_planted_bug_that_is_not_found_condemns_the_tool(self):
+        results, _ = self.run_with(lambda tool, program, call: (0, self.CLEAN_OUTPUT) if tool == "racecheck"
+                                   else self.usual(tool, program, call))
+        for suite in ("core", "moe"):
+            self.assertEqual([tool for tool in record.TOOLS if results[suite][tool] != record.CLEAN], ["racecheck"])
+
+    def test_only_a_tool_that_did_not_look_runs_again(self):
+        def answer(tool, program, call):
+            if (tool, program) == ("memcheck", "gpu_test_moe"):
+                return (1, "no connection") if call == 1 else (0, self.CLEAN_OUTPUT)
+            if (tool, program) == ("initcheck", "gpu_test_core"):
+                return (99, self.CLEAN_OUTPUT.replace("0 errors", "2 errors")) if call == 1 else (0, self.CLEAN_OUTPUT)
+            return self.usual(tool, program, call)
+        results, calls = self.run_with(answer)
+        self.assertEqual(results["moe"]["memcheck"], record.CLEAN)
+        self.assertNotEqual(results["core"]["initcheck"], record.CLEAN)
+        self.assertEqual(len(calls), 13)
 
 
 if __name__ == "__main__":

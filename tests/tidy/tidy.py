@@ -22,14 +22,16 @@ MAY_INCLUDE = {
     "cuda/grouped": {"core", "batching", "cuda/core", "cuda/cta", "cuda/ptx"},  # what grouped GEMMs share
     "cuda/kernels": {"core", "batching", "cuda/core", "cuda/cta", "cuda/grouped", "cuda/ptx"},
     "cpu": {"core", "batching"},
-    "comm": {"core", "batching"},
-    "moe": {"core", "batching", "cuda/core", "cuda/grouped", "cuda/kernels", "cpu", "comm"},
+    "moe": {"core", "batching", "cuda/core", "cuda/grouped", "cuda/kernels", "cpu"},
     "io": {"core"},
-    "classifier": {"core", "batching", "cuda/core", "cuda/grouped", "cuda/kernels", "cpu", "comm", "moe", "io"},
+    "classifier": {"core", "batching", "cuda/core", "cuda/grouped", "cuda/kernels", "cpu", "moe", "io"},
     "api": {"core", "cuda/core", "cpu", "moe", "io", "classifier"},  # the C interface
-    "tools": {"core", "batching", "cuda/kernels", "cpu", "comm", "moe", "io", "classifier"},
-    "examples": {"core", "batching", "moe", "classifier"},
+    "tools": {"core", "batching", "cuda/core", "cuda/kernels", "cpu", "moe", "io", "classifier"},
+    "examples": {"core", "batching", "cuda/core", "moe", "classifier"},
 }
+
+# Public headers of a folder whose layer has another name.
+FOLDER_LAYERS = {"cuda": "cuda/core"}
 
 BANNED_WORDS = {
     r"\b(TODO|FIXME|XXX|HACK)\b": "unfinished work belongs in no commit",
@@ -41,6 +43,7 @@ BANNED_IN_LIBRARY = {
     r"\b(printf|fprintf|puts)\(|std::(cout|cerr)": "the library never prints",
     r"\b(exit|abort|_exit)\(": "the library never exits",
     r"\basm\b": "PTX lives in src/cuda/ptx only",
+    r'"(?:[^"\\]|\\.)*--[a-z](?:[^"\\]|\\.)*"': "the library names its argument; the command adds the dashes",
 }
 BANNED_IN_PYTHON = {
     r"\bpickle\b|torch\.load\b|\beval\(|\bexec\(|__import__": "a loader must not execute what it loads",
@@ -58,7 +61,7 @@ def layer_of(path):
     """The layer a file belongs to, or None where anything may be included."""
     parts = path.parts
     if parts[0] == "include":
-        return parts[2] if len(parts) > 3 else "api"
+        return FOLDER_LAYERS.get(parts[2], parts[2]) if len(parts) > 3 else "api"
     if parts[0] == "src":
         return "/".join(parts[1:3]) if parts[1] == "cuda" else parts[1]
     return parts[0] if parts[0] in ("tools", "examples") else None
@@ -67,7 +70,8 @@ def layer_of(path):
 def included_layer(header):
     """The layer of an include line's path, or None for system headers."""
     if header.startswith("tessera/"):
-        return header.split("/")[1] if header.count("/") > 1 else "api"
+        folder = header.split("/")[1]
+        return FOLDER_LAYERS.get(folder, folder) if header.count("/") > 1 else "api"
     first = header.split("/")[0]
     if first == "cuda":
         return "/".join(header.split("/")[:2])
@@ -187,6 +191,30 @@ def dead_files(paths, read):
             alive = True
         if not alive:
             complaints.append(f"{path}: nothing refers to this file")
+    return complaints
+
+
+NAMED_FILE = re.compile(r"(?<![\w./<-])[\w.-]*\w(?:/[\w.-]+)*\.(?:h|cc|cuh|cu|py|md|sh|cmake)(?![\w/])")
+
+
+def comments(path, text):
+    """(line number, words) of the comments of C++ and CUDA, and of Python's that begin with a hash."""
+    mark = r"(?<!:)//(.*)" if path.suffix in CODE else r"(?:^|\s)#(.*)"
+    for number, line in enumerate(text.splitlines(), 1):
+        code = re.sub(r'"(\\.|[^"\\])*"', '""', line)
+        found = re.search(mark, code)
+        if found:
+            yield number, found[1]
+
+
+def named_files(path, text, paths):
+    """Files that comments name: a file of the repository ends with those words. Python's standard names are none."""
+    known = {"/" + str(other) for other in paths}
+    complaints = []
+    for number, words in comments(path, text):
+        for name in NAMED_FILE.findall(words):
+            if not any(other.endswith("/" + name) for other in known):
+                complaints.append(f"{path}:{number}: no file is called {name}")
     return complaints
 
 

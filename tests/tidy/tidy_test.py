@@ -23,6 +23,10 @@ class Repository(unittest.TestCase):
         complaints = [c for path in self.files for c in tidy.check_file(path, read(path))]
         self.assertEqual(complaints, [], "\n" + "\n".join(complaints))
 
+    def test_files_named_in_comments_exist(self):
+        paths = [p for p in self.files if p.suffix in tidy.CODE + (".py",)]
+        self.assertEqual([c for path in paths for c in tidy.named_files(path, read(path), self.files)], [])
+
     def test_no_dead_files(self):
         self.assertEqual(tidy.dead_files(self.files, read), [])
 
@@ -58,6 +62,10 @@ class PlantedOffences(unittest.TestCase):
         self.assertFound(tidy.banned_words(P("src/cuda/cta/a.cuh"), 'asm volatile("");\n'), "PTX")
         self.assertFound(tidy.banned_words(P("training/a.py"), "import pickle\n"), "execute")
         self.assertEqual(tidy.banned_words(P("tools/tessera/a.cc"), 'printf("x");\n'), [])
+        for literal in ('"--form"', '"see --form auto"', '"\\"--form"'):
+            self.assertFound(tidy.banned_words(P("src/io/a.cc"), f"throw Error({literal}, name);\n"), "names its argument")
+            self.assertEqual(tidy.banned_words(P("tools/tessera/a.cc"), f"throw Error({literal}, name);\n"), [])
+        self.assertEqual(tidy.banned_words(P("src/io/a.cc"), 'f("a - b -- c", "form", --n);  // as --form\n'), [])
 
     def test_commented_out_code(self):
         text = "int a;\n// b = f(c);\n// return b;\n"
@@ -67,6 +75,14 @@ class PlantedOffences(unittest.TestCase):
     def test_dead_files(self):
         texts = {P("src/io/a.h"): "", P("src/io/b.h"): "", P("src/io/b.cc"): '#include "io/b.h"\n'}
         self.assertEqual(tidy.dead_files(list(texts), texts.get), ["src/io/a.h: nothing refers to this file"])
+
+    def test_files_named_in_comments(self):
+        paths = [P("src/io/json.h"), P("tests/unit/io/json_test.cc"), P("tests/tidy/tidy.py")]
+        for comment in ("// See io/jason.h.", "int a;  // as in json.cc", "// (jason_test.cc)", "/// core/json.h", "// xjson.h"):
+            self.assertFound(tidy.named_files(P("src/io/a.cc"), comment + "\n", paths), "no file is called")
+        self.assertFound(tidy.named_files(P("a.py"), "x = 1  # see tidi.py\n", paths), "no file is called tidi.py")
+        for right in ("// See io/json.h, json_test.cc.", "// src/io/json.h", '#include "io/no.h"', 'f("no.h"); // g', "// e.g. x.y"):
+            self.assertEqual(tidy.named_files(P("src/io/a.cc"), right + "\n", paths), [])
 
     def test_text_form(self):
         self.assertFound(tidy.text_form(P("a.md"), "x \n"), "trailing")

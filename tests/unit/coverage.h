@@ -1,5 +1,5 @@
 // The judge of plans: a plan is right when every item of every task is visited exactly once, whatever the grid. It is
-// shared by the plan tests and is itself tested with planted errors (coverage_test.cc).
+// shared by the plan tests and is itself tested with planted errors (batching/plan_test.cc).
 #pragma once
 
 #include <algorithm>

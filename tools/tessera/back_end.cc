@@ -6,81 +6,78 @@
 #include <string_view>
 #include <utility>
 
+#include "option_text.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 
 namespace tessera::cli {
 
-using classifier::CudaDevice;
 using classifier::Form;
 using classifier::LayerPrecision;
 using classifier::Precision;
+using cuda::DeviceFacts;
 
 namespace {
 
-std::string in_quotes(std::string_view text) { return "'" + escaped(text) + "'"; }
-
-/// The pieces of "a,b,c"; an empty text has one empty piece.
-std::vector<std::string_view> split_list(std::string_view list) {
-  std::vector<std::string_view> pieces;
-  while (true) {
-    const size_t comma = list.find(',');
-    pieces.push_back(list.substr(0, comma));
-    if (comma == std::string_view::npos) return pieces;
-    list.remove_prefix(comma + 1);
-  }
+/// --form, refused in the option's name.
+Form parse_form(const std::string& name) {
+  return with_options_named({"form"}, [&] { return classifier::parse_form(name); });
 }
 
+std::string in_quotes(std::string_view text) { return "'" + escaped(text) + "'"; }
+
 /// Why no GPU can be used although there are some.
-std::string why_unusable(const std::vector<CudaDevice>& gpus) {
+std::string why_none_usable(const std::vector<DeviceFacts>& gpus) {
   std::string reasons;
-  for (const CudaDevice& gpu : gpus) reasons += (reasons.empty() ? "" : "; ") + gpu_name(gpu) + ": " + gpu.unusable;
+  for (const DeviceFacts& gpu : gpus)
+    reasons += (reasons.empty() ? "" : "; ") + gpu_name(gpu) + ": " + cuda::why_unusable(gpu);
   return reasons;
 }
 
-std::string list_names(const std::vector<CudaDevice>& gpus) {
+std::string list_names(const std::vector<DeviceFacts>& gpus) {
   std::string names;
-  for (const CudaDevice& gpu : gpus) names += (names.empty() ? "" : ", ") + gpu_name(gpu);
+  for (const DeviceFacts& gpu : gpus) names += (names.empty() ? "" : ", ") + gpu_name(gpu);
   return names;
 }
 
 /// The GPU that a number of --device cuda:... names.
-const CudaDevice& find_gpu(const std::string& device, std::string_view number, const Devices& devices) {
+const DeviceFacts& find_gpu(const std::string& device, std::string_view number, const Devices& devices) {
   int index = -1;
   const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), index);
   if (error != std::errc() || end != number.data() + number.size() || index < 0) {
     throw Error("--device", in_quotes(device), "numbers of GPUs between commas, as in cuda:0,2");
   }
-  for (const CudaDevice& gpu : devices.gpus) {
+  for (const DeviceFacts& gpu : devices.gpus) {
     if (gpu.index != index) continue;
-    if (!gpu.unusable.empty()) throw Error("--device", gpu_name(gpu), "one that can be used: " + gpu.unusable);
+    if (const std::string why = cuda::why_unusable(gpu); !why.empty())
+      throw Error("--device", gpu_name(gpu), "one that can be used: " + why);
     return gpu;
   }
   throw Error("--device", in_quotes(device), "what this machine has: " + list_names(devices.gpus));
 }
 
-std::vector<CudaDevice> usable_gpus(const Devices& devices) {
-  std::vector<CudaDevice> usable;
-  for (const CudaDevice& gpu : devices.gpus) {
-    if (gpu.unusable.empty()) usable.push_back(gpu);
+std::vector<DeviceFacts> usable_gpus(const Devices& devices) {
+  std::vector<DeviceFacts> usable;
+  for (const DeviceFacts& gpu : devices.gpus) {
+    if (cuda::why_unusable(gpu).empty()) usable.push_back(gpu);
   }
   return usable;
 }
 
 /// The GPUs of --device cuda or cuda:0,2.
-std::vector<CudaDevice> named_gpus(const std::string& device, const Devices& devices) {
+std::vector<DeviceFacts> named_gpus(const std::string& device, const Devices& devices) {
   static constexpr std::string_view kPrefix = "cuda:";
   const bool lists_numbers = device.starts_with(kPrefix);
   if (devices.gpus.empty()) throw Error("--device", in_quotes(device), "auto or cpu: " + devices.why_none);
-  std::vector<CudaDevice> gpus;
+  std::vector<DeviceFacts> gpus;
   if (!lists_numbers) {
     gpus = usable_gpus(devices);
-    if (gpus.empty()) throw Error("--device", in_quotes(device), "auto or cpu: " + why_unusable(devices.gpus));
+    if (gpus.empty()) throw Error("--device", in_quotes(device), "auto or cpu: " + why_none_usable(devices.gpus));
     return gpus;
   }
   for (const std::string_view number : split_list(std::string_view(device).substr(kPrefix.size()))) {
-    const CudaDevice& gpu = find_gpu(device, number, devices);
-    if (std::any_of(gpus.begin(), gpus.end(), [&](const CudaDevice& other) { return other.index == gpu.index; })) {
+    const DeviceFacts& gpu = find_gpu(device, number, devices);
+    if (std::any_of(gpus.begin(), gpus.end(), [&](const DeviceFacts& other) { return other.index == gpu.index; })) {
       throw Error("--device", in_quotes(device) + ", which names GPU " + std::to_string(gpu.index) + " twice",
                   "each GPU once");
     }
@@ -162,7 +159,7 @@ void check_words(const BackEndOptions& options) {
   if (options.precision != "default" && options.precision != "auto" && !find_precision(options.precision)) {
     throw Error("--precision", in_quotes(options.precision), "default, auto, fp16, bf16, fp32 or fp64");
   }
-  static_cast<void>(classifier::parse_form(options.form));
+  static_cast<void>(parse_form(options.form));
   static_cast<void>(parse_layer_precision(options.layer_precision, Precision::fp16));
   if (!(options.expert_threshold >= 0 && options.expert_threshold < 1)) {
     throw Error("--expert-threshold", str_cat(options.expert_threshold), "a router weight in [0, 1)");
@@ -173,7 +170,7 @@ void check_words(const BackEndOptions& options) {
 
 Devices find_devices() {
   Devices devices;
-  devices.gpus = classifier::cuda_devices(devices.why_none);
+  devices.gpus = cuda::devices(devices.why_none);
   devices.cpu_multiplies_bf16 = classifier::cpu_supports_bf16();
   return devices;
 }
@@ -196,14 +193,14 @@ BackEnd select_back_end(const BackEndOptions& options, const Devices& devices) {
       back_end.gpus.clear();
       back_end.why_cpu = "fp64, the oracle, runs there";
     } else if (back_end.gpus.empty()) {
-      back_end.why_cpu = devices.gpus.empty() ? devices.why_none : why_unusable(devices.gpus);
+      back_end.why_cpu = devices.gpus.empty() ? devices.why_none : why_none_usable(devices.gpus);
     }
   } else if (options.device != "cpu") {
     back_end.gpus = named_gpus(options.device, devices);
   }
   if (back_end.on_gpu()) {
     back_end.gpu_precision = select_gpu_precision(options);
-    back_end.form = classifier::parse_form(options.form);
+    back_end.form = parse_form(options.form);
     back_end.expert_threshold = options.expert_threshold;
     return back_end;
   }
@@ -238,6 +235,6 @@ std::string describe_arithmetic(const BackEnd& back_end) {
   return text;
 }
 
-std::string gpu_name(const CudaDevice& gpu) { return str_cat("GPU ", gpu.index, " (", escaped(gpu.name), ")"); }
+std::string gpu_name(const DeviceFacts& gpu) { return str_cat("GPU ", gpu.index, " (", escaped(gpu.name), ")"); }
 
 }  // namespace tessera::cli

@@ -12,6 +12,7 @@
 
 #include "tessera/classifier/classifier.h"
 #include "tessera/classifier/cuda_classifier.h"
+#include "tessera/cuda/device.h"
 
 namespace tessera::cli {
 
@@ -26,15 +27,15 @@ struct BackEndOptions {
 
 /// What there is to choose from.
 struct Devices {
-  std::vector<classifier::CudaDevice> gpus;
+  std::vector<cuda::DeviceFacts> gpus;
   std::string why_none;  ///< no GPU at all: the reason
   bool cpu_multiplies_bf16 = false;
 };
 Devices find_devices();
 
 struct BackEnd {
-  std::vector<classifier::CudaDevice> gpus;  ///< empty: the CPU
-  std::string why_cpu;                       ///< where "auto" came to the CPU: the reason
+  std::vector<cuda::DeviceFacts> gpus;  ///< empty: the CPU
+  std::string why_cpu;                  ///< where "auto" came to the CPU: the reason
   classifier::Precision cpu_precision = classifier::Precision::fp32;
   classifier::LayerPrecision gpu_precision;
   classifier::Form form = classifier::Form::automatic;
@@ -60,6 +61,6 @@ std::string precision_name(const classifier::LayerPrecision& precision);
 std::string describe_arithmetic(const BackEnd& back_end);
 
 /// "GPU 0 (NVIDIA H100 80GB HBM3)".
-std::string gpu_name(const classifier::CudaDevice& gpu);
+std::string gpu_name(const cuda::DeviceFacts& gpu);
 
 }  // namespace tessera::cli

@@ -13,6 +13,7 @@
 #include "classify_report.h"
 #include "commands.h"
 #include "exit_codes.h"
+#include "option_text.h"
 #include "output.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
@@ -50,12 +51,12 @@ struct Options {
 template <class Parse>
 auto parse_list(const std::string& list, const Parse& parse) {
   std::vector<decltype(parse(list))> items;
-  for (size_t begin = 0; begin <= list.size();) {
-    const size_t end = std::min(list.find(',', begin), list.size());
-    items.push_back(parse(list.substr(begin, end - begin)));
-    begin = end + 1;
-  }
+  for (const std::string_view piece : split_list(list)) items.push_back(parse(std::string(piece)));
   return items;
+}
+
+classifier::Form parse_form(const std::string& name) {
+  return with_options_named({"form"}, [&] { return classifier::parse_form(name); });
 }
 
 Path parse_path(const std::string& name) {
@@ -78,7 +79,7 @@ std::vector<int> choose_devices(const std::string& asked, std::string& reason) {
   const BackEnd back_end = select_back_end({.device = asked}, find_devices());
   reason = back_end.why_cpu;
   std::vector<int> devices;
-  for (const classifier::CudaDevice& gpu : back_end.gpus) devices.push_back(gpu.index);
+  for (const cuda::DeviceFacts& gpu : back_end.gpus) devices.push_back(gpu.index);
   return devices;
 }
 
@@ -94,7 +95,7 @@ std::vector<ClassifyCase> choose_cases(const Options& options, const ClassifyBen
   const auto precision = [&](const std::string& name) { return parse_bench_precision(name, on_gpu); };
   for (const Path path : parse_list(options.paths, parse_path)) {
     for (const Precision wanted : parse_list(options.precisions, precision)) {
-      for (const classifier::Form form : parse_list(options.forms, classifier::parse_form)) {
+      for (const classifier::Form form : parse_list(options.forms, parse_form)) {
         const ClassifyCase asked = {path, wanted, form};
         const std::string reason = bench.impossible(asked);
         if (reason.empty()) {
@@ -128,7 +129,7 @@ std::string model_name(const Options& options) {
 void check_options(const Options& options) {
   parse_list(options.paths, parse_path);
   parse_list(options.precisions, [](const std::string& name) { return parse_bench_precision(name, false); });
-  parse_list(options.forms, classifier::parse_form);
+  parse_list(options.forms, parse_form);
   if (options.data != "random" && options.data != "ids")
     throw Error("--data", "'" + escaped(options.data) + "'", "random or ids");
 }

@@ -31,7 +31,9 @@ const std::string kFooter =
     "then in blocks of --seconds (sustained); on a GPU each kernel is measured alone too. r = time of\n"
     "the dense products of as many FLOPs / time of the layer. Data are random normal numbers; on a GPU\n"
     "several copies take turns where one would fit the cache. The result of the timed runs is compared\n"
-    "with fp64 on a few tokens; the exit code is 1 if it is wrong.\n";
+    "with fp64 on a few tokens; the exit code is 1 if it is wrong.\n"
+    "--floor adds the bytes of the experts with rows over the read rate that this run measures, and when\n"
+    "each kernel of a layer in a CUDA graph begins, has its prerequisites and ends, weights cold.\n";
 
 struct Options {
   MoeOptions moe;
@@ -54,6 +56,7 @@ std::unique_ptr<MoeBench> make_bench(const Options& options, const moe::Preset& 
     reason = unavailable.empty() ? "the CUDA kernels have no f32" : unavailable;
     if (options.device == "cuda") throw Error("--device cuda", reason);
   }
+  if (options.bench.floor) throw Error("--floor", "the CPU back end" + (reason.empty() ? "" : ": " + reason), "a GPU");
   return make_cpu_moe_bench(shape, options.bench);
 }
 
@@ -100,6 +103,7 @@ Command add_bench_moe(CLI::App& app) {
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   app.add_flag("--no-dense", options->no_dense, "Leave the dense products and the ratio out");
+  app.add_flag("--floor", options->bench.floor, "Read rate of the memory, times of kernels as they run; GPU only");
   app.add_option("--json", options->json, "Write the figures as JSON to this file");
   app.footer(kFooter + preset_list());
   return [options] { return bench(*options); };

@@ -14,6 +14,7 @@
 #include "io/results.h"
 #include "long_run.h"
 #include "model_options.h"
+#include "option_text.h"
 #include "output.h"
 #include "progress.h"
 #include "result_writer.h"
@@ -73,7 +74,8 @@ struct Options {
 std::string extension_of(const std::string& path) { return std::filesystem::path(path).extension().string(); }
 
 InputFormat input_format(const Options& options) {
-  if (!options.format.empty()) return io::parse_input_format(options.format);
+  if (!options.format.empty())
+    return with_options_named({"format"}, [&] { return io::parse_input_format(options.format); });
   const std::string extension = extension_of(options.input);
   if (extension == ".csv") return InputFormat::csv;
   if (extension == ".jsonl" || extension == ".ndjson") return InputFormat::jsonl;
@@ -85,7 +87,8 @@ InputFormat input_format(const Options& options) {
 }
 
 OutputFormat output_format(const Options& options) {
-  if (!options.output_format.empty()) return io::parse_output_format(options.output_format);
+  if (!options.output_format.empty())
+    return with_options_named({"output_format"}, [&] { return io::parse_output_format(options.output_format); });
   const std::string extension = extension_of(options.output);
   if (extension == ".csv") return OutputFormat::csv;
   if (extension == ".jsonl" || extension == ".ndjson") return OutputFormat::jsonl;

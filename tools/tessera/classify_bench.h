@@ -72,7 +72,7 @@ class ClassifyBench {
 
 std::unique_ptr<ClassifyBench> make_cpu_classify_bench(std::shared_ptr<ClassifyData> data,
                                                        const ClassifyBenchOptions& options);
-/// Only where options.devices are usable GPUs (cuda_classifier.h: cuda_devices).
+/// Only where options.devices are usable GPUs (tessera/cuda/device.h).
 std::unique_ptr<ClassifyBench> make_cuda_classify_bench(std::shared_ptr<ClassifyData> data,
                                                         const ClassifyBenchOptions& options);
 

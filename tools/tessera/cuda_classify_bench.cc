@@ -11,6 +11,7 @@
 #include "cuda_classify_limits.h"
 #include "cuda_device.h"
 #include "cuda_monitor.h"
+#include "option_text.h"
 #include "tessera/core/error.h"
 #include "text_format.h"
 
@@ -166,7 +167,8 @@ std::vector<Lanes> CudaClassifyBench::make_lanes(const ClassifyCase& asked, int 
     wanted.micro_batch = options_.micro_batch;
     wanted.num_lanes = num_lanes;
     wanted.num_staging_threads = options_.num_threads;
-    lanes.push_back(classifier::make_cuda_classifiers(data_->model(), wanted));
+    lanes.push_back(
+        with_options_named({"form"}, [&] { return classifier::make_cuda_classifiers(data_->model(), wanted); }));
   }
   result.setup_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   result.description = lanes.front().front()->description();

@@ -1,6 +1,7 @@
 #include "cuda_classify_limits.h"
 
 #include <algorithm>
+#include <memory>
 
 #include "cuda_dense.h"
 #include "moe_data.h"
@@ -18,24 +19,23 @@ constexpr size_t kPatternElements = size_t{1} << 22;
 constexpr size_t kLtWorkspaceBytes = size_t{64} << 20;
 
 /// A stream of its own on one device.
-class Stream {
+class DeviceStream {
  public:
-  explicit Stream(int device) : device_(device) {
-    use_device();
-    require_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "create a stream");
-  }
-  ~Stream() { cudaStreamDestroy(stream_); }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
+  explicit DeviceStream(int device) : device_(device), stream_(made_on(device)) {}
 
   /// Of the calling thread.
   void use_device() const { require_cuda(cudaSetDevice(device_), "use a device"); }
-  cudaStream_t get() const { return stream_; }
-  void wait() const { require_cuda(cudaStreamSynchronize(stream_), "finish copies"); }
+  cudaStream_t get() const { return stream_->get(); }
+  void wait() const { require_cuda(cudaStreamSynchronize(stream_->get()), "finish copies"); }
 
  private:
+  static std::unique_ptr<const cuda::Stream> made_on(int device) {
+    require_cuda(cudaSetDevice(device), "use a device");
+    return std::make_unique<const cuda::Stream>();
+  }
+
   int device_;
-  cudaStream_t stream_ = nullptr;
+  std::unique_ptr<const cuda::Stream> stream_;
 };
 
 struct HostCopies {
@@ -52,7 +52,7 @@ struct HostCopies {
     return static_cast<double>(target.bytes());
   }
 
-  Stream stream;
+  DeviceStream stream;
   const std::byte* source;
   size_t source_bytes;
   DeviceMemory target;
@@ -73,7 +73,7 @@ struct MemoryCopies {
     return 2.0 * kMemoryCopies * static_cast<double>(kMemoryBytes);
   }
 
-  Stream stream;
+  DeviceStream stream;
   DeviceMemory from, to;
 };
 

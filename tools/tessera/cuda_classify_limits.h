@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -12,29 +11,6 @@
 #include "tessera/core/dtype.h"
 
 namespace tessera::cli {
-
-/// Page-locked host memory that every device copies from directly.
-class PinnedMemory {
- public:
-  PinnedMemory() = default;
-  explicit PinnedMemory(size_t bytes) : bytes_(bytes) {
-    void* memory = nullptr;
-    if (bytes > 0)
-      require_cuda(cudaHostAlloc(&memory, bytes, cudaHostAllocPortable),
-                   str_cat("allocate ", bytes >> 20, " MiB of pinned host memory").c_str());
-    memory_.reset(memory);
-  }
-
-  void* get() const { return memory_.get(); }
-  size_t bytes() const { return bytes_; }
-
- private:
-  struct Free {
-    void operator()(void* memory) const { cudaFreeHost(memory); }
-  };
-  std::unique_ptr<void, Free> memory_;
-  size_t bytes_ = 0;
-};
 
 /// Bytes from `pinned` to all devices at once, two streams a device. `pinned` must outlive the workers.
 std::vector<Worker> copy_limit(const std::vector<int>& devices, const PinnedMemory& pinned);

@@ -4,8 +4,9 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
-#include <memory>
 
+#include "cuda/core/memory.h"
+#include "cuda/core/stream.h"
 #include "exit_codes.h"
 #include "tessera/core/check.h"
 
@@ -17,57 +18,40 @@ inline void require_cuda(cudaError_t error, const char* what) {
   throw Incomplete(str_cat("CUDA: cannot ", what, ": ", cudaGetErrorString(error)));
 }
 
-/// Owned device memory; contents are uninitialised until written.
-class DeviceMemory {
+/// Memory whose want ends the run, as require_cuda does. Contents are uninitialised until written.
+template <class Bytes>
+class Memory : public Bytes {
  public:
-  DeviceMemory() = default;
-  explicit DeviceMemory(size_t bytes) : bytes_(bytes) {
-    void* memory = nullptr;
-    if (bytes > 0) require_cuda(cudaMalloc(&memory, bytes), str_cat("allocate ", bytes, " bytes").c_str());
-    memory_.reset(memory);
+  Memory() = default;
+  explicit Memory(size_t bytes) try : Bytes(bytes) {
+  } catch (const std::bad_alloc&) {
+    throw Incomplete(str_cat("CUDA: cannot allocate ", bytes, " bytes: out of memory"));
+  } catch (const cuda::CudaError& error) {
+    throw Incomplete(str_cat("CUDA: cannot allocate ", bytes, " bytes: ", error.what()));
   }
 
-  void* get() const { return memory_.get(); }
-  /// `offset` bytes from the start.
-  void* at(size_t offset) const { return static_cast<std::byte*>(memory_.get()) + offset; }
-  size_t bytes() const { return bytes_; }
-
- private:
-  struct Free {
-    void operator()(void* memory) const { cudaFree(memory); }
-  };
-  std::unique_ptr<void, Free> memory_;
-  size_t bytes_ = 0;
+  void* get() const { return Bytes::data(); }
 };
+using DeviceMemory = Memory<cuda::DeviceBytes>;
+using PinnedMemory = Memory<cuda::PinnedBytes>;  ///< of the host: every device copies from it directly
 
 /// Time on the device between two points of the default stream.
 class DeviceTimer {
  public:
-  DeviceTimer() {
-    require_cuda(cudaEventCreate(&begin_), "create an event");
-    require_cuda(cudaEventCreate(&end_), "create an event");
-  }
-  ~DeviceTimer() {
-    cudaEventDestroy(begin_);
-    cudaEventDestroy(end_);
-  }
-  DeviceTimer(const DeviceTimer&) = delete;
-  DeviceTimer& operator=(const DeviceTimer&) = delete;
-
   /// Seconds a run of work(0), work(1), ..., work(repetitions - 1), enqueued without a pause.
   template <class Work>
   double seconds_a_run(int64_t repetitions, const Work& work) const {
-    require_cuda(cudaEventRecord(begin_), "record an event");
+    require_cuda(cudaEventRecord(begin_.get()), "record an event");
     for (int64_t i = 0; i < repetitions; ++i) work(i);
-    require_cuda(cudaEventRecord(end_), "record an event");
-    require_cuda(cudaEventSynchronize(end_), "run the kernels that are measured");
+    require_cuda(cudaEventRecord(end_.get()), "record an event");
+    require_cuda(cudaEventSynchronize(end_.get()), "run the kernels that are measured");
     float milliseconds = 0.0f;
-    require_cuda(cudaEventElapsedTime(&milliseconds, begin_, end_), "read the time");
+    require_cuda(cudaEventElapsedTime(&milliseconds, begin_.get(), end_.get()), "read the time");
     return static_cast<double>(milliseconds) * 1e-3 / static_cast<double>(repetitions);
   }
 
  private:
-  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+  cuda::Event begin_{cuda::EventUse::time}, end_{cuda::EventUse::time};
 };
 
 }  // namespace tessera::cli

@@ -9,6 +9,7 @@
 
 #include "cuda_dense.h"
 #include "cuda_device.h"
+#include "cuda_moe_floor.h"
 #include "cuda_monitor.h"
 #include "moe/cuda_kernels.h"
 #include "moe/cuda_workspace.h"
@@ -19,6 +20,7 @@
 #include "moe_check.h"
 #include "moe_data.h"
 #include "tessera/core/error.h"
+#include "tessera/cuda/device.h"
 #include "text_format.h"
 
 namespace tessera::cli {
@@ -228,6 +230,10 @@ class CudaMoeBench : public MoeBench {
         weight_filler_(pattern_, options.dtype, kWeightScale) {
     shape_.config.dtype = options.dtype;
     require_cuda(cudaGetDeviceProperties(&device_, 0), "read the device's properties");
+    if (!options.floor) return;
+    DeviceMemory buffer(MoeFloor::kBufferBytes);
+    weight_filler_.fill(buffer, 0);
+    floor_.emplace(std::move(buffer));
   }
 
   std::string device() const override { return "cuda"; }
@@ -247,6 +253,7 @@ class CudaMoeBench : public MoeBench {
   Duel duel(const LayerRuns& layer, const DensePair* dense, int num_blocks, double seconds, bool watched);
   std::vector<KernelTime> measure_kernels(const LayerRuns& layer, const DensePair* dense, const moe::Explanation& work,
                                           int64_t runs);
+  std::vector<FinishedRun> finished_runs(const LayerRuns& layer) const;
   CheckResult check(const LayerRuns& layer) const;
 
   moe::Preset shape_;
@@ -258,6 +265,7 @@ class CudaMoeBench : public MoeBench {
   cudaDeviceProp device_{};
   NormalPattern pattern_;
   DeviceFiller token_filler_, weight_filler_;
+  std::optional<MoeFloor> floor_;                        // before weights_ take what memory there is
   std::vector<WeightSet> weights_;                       // one a set, kept from load to load
   std::vector<std::unique_ptr<moe::CudaLayer>> layers_;  // of weights_
 };
@@ -385,13 +393,18 @@ std::vector<KernelTime> CudaMoeBench::measure_kernels(const LayerRuns& layer, co
   return kernels;
 }
 
-CheckResult CudaMoeBench::check(const LayerRuns& layer) const {
+std::vector<FinishedRun> CudaMoeBench::finished_runs(const LayerRuns& layer) const {
   std::vector<FinishedRun> runs;
   for (size_t set = 0; set < layer.num_sets(); ++set)
     runs.push_back({weights_[set].view(), layer.tokens(set).inputs()});
-  return check_runs(shape_.config, runs, moe::kWgmmaAccumulatorUnit, [](void* to, const void* from, size_t bytes) {
-    require_cuda(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost), "copy results");
-  });
+  return runs;
+}
+
+CheckResult CudaMoeBench::check(const LayerRuns& layer) const {
+  return check_runs(shape_.config, finished_runs(layer), moe::kWgmmaAccumulatorUnit,
+                    [](void* to, const void* from, size_t bytes) {
+                      require_cuda(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost), "copy results");
+                    });
 }
 
 MoeResult CudaMoeBench::measure(const MoeCase& moe_case) {
@@ -413,8 +426,8 @@ MoeResult CudaMoeBench::measure(const MoeCase& moe_case) {
   const size_t dense_bytes = DensePair::bytes(config, work.num_rows);
   const int64_t num_operands =
       std::min<int64_t>(kMostSets, sets_needed(static_cast<double>(dense_bytes), kForgetting * device_.l2CacheSize));
-  const size_t other_bytes =
-      workspace_bytes + (with_dense ? dense_bytes * static_cast<size_t>(num_operands) + kLtWorkspaceBytes : 0);
+  const size_t other_bytes = (floor_ ? 3 : 1) * workspace_bytes +
+                             (with_dense ? dense_bytes * static_cast<size_t>(num_operands) + kLtWorkspaceBytes : 0);
   std::vector<TokenSet> tokens = prepare_sets(moe_case, result.bytes, other_bytes);
   result.num_sets = static_cast<int>(tokens.size());
   const LayerRuns layer(layers_, std::move(tokens));
@@ -426,6 +439,9 @@ MoeResult CudaMoeBench::measure(const MoeCase& moe_case) {
   result.burst = duel(layer, dense.get(), kBurstBlocks, kBurstSeconds, false);
   if (options_.seconds > 0.0) result.sustained = duel(layer, dense.get(), kSustainedBlocks, options_.seconds, true);
   result.check = check(layer);
+  if (floor_)
+    result.floor =
+        floor_->measure(config, policy_, finished_runs(layer), work.num_tasks, result.burst.layer_seconds.median);
   const int64_t kernel_runs = std::max(kFewestRuns, result.burst.runs_a_block / 4);
   result.kernels = measure_kernels(layer, dense.get(), work, kernel_runs);
   return result;
@@ -434,16 +450,10 @@ MoeResult CudaMoeBench::measure(const MoeCase& moe_case) {
 }  // namespace
 
 std::string cuda_moe_unavailable() {
-  int count = 0;
-  const cudaError_t error = cudaGetDeviceCount(&count);
-  if (error != cudaSuccess || count == 0)
-    return str_cat("no GPU here: ", error == cudaSuccess ? "CUDA finds no device" : cudaGetErrorString(error));
-  int major = 0, minor = 0;
-  require_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "read the device's generation");
-  require_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0), "read the device's generation");
-  if (major != 9 || minor != 0)
-    return str_cat("the GPU is of generation ", major, ".", minor, ", the kernels need 9.0");
-  return "";
+  std::string why_none;
+  const std::vector<cuda::DeviceFacts> devices = cuda::devices(why_none);
+  if (devices.empty()) return "no GPU here: " + why_none;
+  return cuda::why_unusable(devices[0]);
 }
 
 std::unique_ptr<MoeBench> make_cuda_moe_bench(const moe::Preset& shape, const moe::LaunchPolicy& policy,

@@ -69,10 +69,11 @@ std::string memory() {
 std::string gpu_lines(const Devices& devices) {
   if (devices.gpus.empty()) return "GPU         none: " + devices.why_none + "\n";
   std::string text;
-  for (const classifier::CudaDevice& gpu : devices.gpus) {
+  for (const cuda::DeviceFacts& gpu : devices.gpus) {
     char line[64];
     std::snprintf(line, sizeof(line), ", %.1f GiB: ", static_cast<double>(gpu.memory_bytes) / (1 << 30));
-    text += "GPU         " + gpu_name(gpu) + line + (gpu.unusable.empty() ? "usable" : gpu.unusable) + "\n";
+    const std::string why = cuda::why_unusable(gpu);
+    text += "GPU         " + gpu_name(gpu) + line + (why.empty() ? "usable" : why) + "\n";
   }
   return text;
 }
@@ -140,7 +141,7 @@ class SmokeRun {
         [&] { return classifier::make_cpu_classifier(model_, {.precision = precision}); });
   }
 
-  void on_gpu(const classifier::CudaDevice& gpu, classifier::Precision precision) {
+  void on_gpu(const cuda::DeviceFacts& gpu, classifier::Precision precision) {
     using classifier::InputKind;
     for (const InputKind kind : {InputKind::ids, InputKind::embeddings}) {
       const std::string input = kind == InputKind::ids ? ", token ids, " : ", embeddings, ";
@@ -191,8 +192,8 @@ bool smoke_run(const Devices& devices, std::string& text) {
   SmokeRun smoke(text);
   smoke.on_cpu(Precision::fp32);
   if (devices.cpu_multiplies_bf16) smoke.on_cpu(Precision::bf16);
-  for (const classifier::CudaDevice& gpu : devices.gpus) {
-    if (!gpu.unusable.empty()) continue;
+  for (const cuda::DeviceFacts& gpu : devices.gpus) {
+    if (!cuda::why_unusable(gpu).empty()) continue;
     for (const Precision precision : {Precision::fp16, Precision::bf16, Precision::fp32}) smoke.on_gpu(gpu, precision);
   }
   return smoke.healthy();

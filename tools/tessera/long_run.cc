@@ -10,6 +10,7 @@
 #include "exit_codes.h"
 #include "io/checksum.h"
 #include "io/file.h"
+#include "option_text.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 
@@ -111,7 +112,8 @@ LongRun::LongRun(const LongRunOptions& options) : options_(options), output_path
   if (options.resume) require_files("--resume", options);
   if (!options.shard.empty()) {
     require_files("--shard", options);
-    shard_ = options.shard == "auto" ? shard_from_environment() : io::parse_shard(options.shard);
+    shard_ = options.shard == "auto" ? shard_from_environment()
+                                     : with_options_named({"shard"}, [&] { return io::parse_shard(options.shard); });
     output_path_ = io::part_path(options.output, *shard_).string();
   }
   if (!is_regular_file(options.input) || !can_be_regular_file(output_path_)) return;

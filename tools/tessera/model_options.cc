@@ -1,4 +1,5 @@
 #include "model_options.h"
+#include "option_text.h"
 
 #include <algorithm>
 #include <cstdio>
@@ -27,7 +28,7 @@ constexpr int64_t kMaxMicroBatch = 4096;
 std::string describe(const BackEnd& back_end) {
   if (!back_end.on_gpu()) return "the CPU" + (back_end.why_cpu.empty() ? "" : ": " + back_end.why_cpu);
   std::string names;
-  for (const classifier::CudaDevice& gpu : back_end.gpus) names += (names.empty() ? "" : ", ") + gpu_name(gpu);
+  for (const cuda::DeviceFacts& gpu : back_end.gpus) names += (names.empty() ? "" : ", ") + gpu_name(gpu);
   return names;
 }
 
@@ -48,9 +49,11 @@ Classifiers make_lanes(const std::shared_ptr<const classifier::Model>& model, co
   cuda.num_lanes = kLanesPerGpu;
   cuda.num_staging_threads = staging_threads(options, back_end.gpus.size());
   Classifiers lanes;
-  for (const classifier::CudaDevice& gpu : back_end.gpus) {
+  for (const cuda::DeviceFacts& gpu : back_end.gpus) {
     cuda.device = gpu.index;
-    for (auto& lane : classifier::make_cuda_classifiers(model, cuda)) lanes.push_back(std::move(lane));
+    auto made = with_options_named({"form", "expert_threshold"},
+                                   [&] { return classifier::make_cuda_classifiers(model, cuda); });
+    for (auto& lane : made) lanes.push_back(std::move(lane));
   }
   return lanes;
 }

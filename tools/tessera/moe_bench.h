@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "moe/layer_timeline.h"
 #include "moe_check.h"
 #include "moe_options.h"
 #include "tessera/core/dtype.h"
@@ -45,6 +46,20 @@ struct KernelTime {
   std::optional<double> dense_seconds;
 };
 
+/// What reading the weights must take, and where the layer's time goes as its kernels run together.
+struct FloorResult {
+  double read_bytes_per_second = 0.0;  ///< of a long streaming read, in this run
+  double weight_bytes = 0.0;           ///< of the experts with rows
+  std::optional<double> read_seconds;  ///< one launch that reads as many bytes; none where they exceed the buffer
+  double graph_seconds = 0.0;          ///< a layer among others in a CUDA graph, weights cold
+  double marked_graph_seconds = 0.0;   ///< the same with kernels that write marks
+  double timer_step_seconds = 0.0;     ///< marks are no finer
+  int64_t num_replays = 0;             ///< of a graph of one layer, over which timeline's medians are
+  moe::LayerTimeline timeline;
+
+  double seconds() const { return weight_bytes / read_bytes_per_second; }
+};
+
 struct MoeResult {
   int64_t num_rows = 0;
   int32_t num_tasks = 0;            ///< experts with rows
@@ -53,6 +68,7 @@ struct MoeResult {
   Duel burst;
   std::optional<Duel> sustained;
   std::vector<KernelTime> kernels;
+  std::optional<FloorResult> floor;
   CheckResult check;
 };
 
@@ -62,6 +78,7 @@ struct MoeBenchOptions {
   bool dense = true;     ///< measure dense products too
   int num_threads = 0;   ///< of the CPU back end; 0: every processor
   uint64_t seed = 1;
+  bool floor = false;  ///< measure FloorResult too; a GPU only
 };
 
 class MoeBench {

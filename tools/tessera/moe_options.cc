@@ -1,11 +1,12 @@
 #include "moe_options.h"
+#include "option_text.h"
 
 #include <algorithm>
 #include <charconv>
 
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
-#include "tessera/moe/routing_plan.h"
+#include "tessera/moe/limits.h"
 #include "text_format.h"
 
 namespace tessera::cli {
@@ -13,22 +14,9 @@ namespace {
 
 constexpr int32_t kMaxTokens = 1 << 20;
 constexpr int32_t kMaxWidth = 1 << 20;
-constexpr int32_t kWidthMultiple = 8;
 constexpr int32_t kMaxCtas = 4096;
 
-std::vector<std::string> split_list(const std::string& list) {
-  std::vector<std::string> items(1);
-  for (const char c : list) {
-    if (c == ',') {
-      items.emplace_back();
-    } else {
-      items.back() += c;
-    }
-  }
-  return items;
-}
-
-int32_t parse_tokens(const std::string& text) {
+int32_t parse_tokens(std::string_view text) {
   int32_t tokens = 0;
   const char* const end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(text.data(), end, tokens);
@@ -39,8 +27,8 @@ int32_t parse_tokens(const std::string& text) {
 }
 
 void require_width(const char* option, int32_t value) {
-  if (value <= 0 || value > kMaxWidth || value % kWidthMultiple != 0)
-    throw Error(option, str_cat(value), str_cat("a multiple of ", kWidthMultiple, " up to ", kMaxWidth));
+  if (value <= 0 || value > kMaxWidth || value % moe::kWidthMultiple != 0)
+    throw Error(option, str_cat(value), str_cat("a multiple of ", moe::kWidthMultiple, " up to ", kMaxWidth));
 }
 
 batching::TaskOrder parse_order(const std::string& name) {
@@ -78,7 +66,7 @@ void add_moe_options(CLI::App& app, MoeOptions& options) {
   app.add_option("--seed", options.seed, "Of random and zipf")->check(CLI::NonNegativeNumber)->capture_default_str();
   app.add_option("--order", options.order, "Of the experts on a GPU: natural, heavy-first, interleaved")
       ->capture_default_str();
-  app.add_option("--back-every", options.back_every, "Every so-manyth cluster takes light experts first, 0 = none")
+  app.add_option("--back-every", options.back_every, "1 of this many clusters takes light experts first, 0 = none")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app.add_option("--cluster", options.cluster_size, "CTAs that share weights, 1 or 2")
@@ -121,8 +109,8 @@ moe::Preset moe_shape(const MoeOptions& options) {
 
 std::vector<MoeCase> moe_cases(const MoeOptions& options, const moe::Preset& shape) {
   std::vector<MoeCase> cases;
-  for (const std::string& tokens : split_list(options.tokens)) {
-    for (const std::string& routing : split_list(options.routings)) {
+  for (const std::string_view tokens : split_list(options.tokens)) {
+    for (const std::string_view routing : split_list(options.routings)) {
       MoeCase moe_case{parse_tokens(tokens), moe::parse_routing(routing, "--routing"), {}};
       moe_case.topk_ids = moe::make_topk_ids(shape, moe_case.routing, moe_case.num_tokens, options.seed);
       cases.push_back(std::move(moe_case));

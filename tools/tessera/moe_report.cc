@@ -9,6 +9,9 @@
 namespace tessera::cli {
 namespace {
 
+/// A timer that steps by more hides the gap between two kernels that overlap.
+constexpr double kFineStepSeconds = 100e-9;
+
 /// TFLOP/s of a GPU, GFLOP/s of a processor.
 struct Unit {
   const char* name;
@@ -43,7 +46,11 @@ std::string duel_line(const std::string& what, const Duel& duel, const MoeResult
 }
 
 std::string shown_name(const std::string& kernel) {
-  return kernel == "gemm1" ? "GEMM 1" : kernel == "gemm2" ? "GEMM 2" : kernel;
+  return kernel == "gemm1"        ? "GEMM 1"
+         : kernel == "gemm2"      ? "GEMM 2"
+         : kernel == "plan_count" ? "plan, count"
+         : kernel == "plan_place" ? "plan, place"
+                                  : kernel;
 }
 
 std::string check_line(const CheckResult& check, int32_t num_tokens) {
@@ -95,6 +102,59 @@ nlohmann::ordered_json kernel_json(const KernelTime& kernel) {
   return json;
 }
 
+std::string range_text(const moe::TimelineRange& range) {
+  return format_text("%6.1f..%-7.1f", range.first * 1e6, range.last * 1e6);
+}
+
+std::string floor_text(const FloorResult& floor) {
+  const double seconds = floor.seconds();
+  std::string text = format_text("  floor: %.1f MB of weights at %.0f GB/s, read in this run: %.1f us",
+                                 floor.weight_bytes / 1e6, floor.read_bytes_per_second / 1e9, seconds * 1e6);
+  if (floor.read_seconds) text += format_text("; one launch takes %.1f us", *floor.read_seconds * 1e6);
+  text += format_text("\n  layer in a CUDA graph: %.1f us", floor.graph_seconds * 1e6);
+  if (seconds > 0.0) text += format_text(" = %.2f of the floor", floor.graph_seconds / seconds);
+  text += format_text("; with marks %.1f us\n", floor.marked_graph_seconds * 1e6);
+  text += format_text("  marks: medians of %lld replays, us after the layer's begin; the timer's step is %.0f ns%s\n",
+                      static_cast<long long>(floor.num_replays), floor.timer_step_seconds * 1e9,
+                      floor.timer_step_seconds > kFineStepSeconds ? " (coarse)" : "");
+  text += format_text("  %-11s %-15s %-15s %-15s %7s %7s %7s\n", "first..last", "begins", "may work", "ends", "gap",
+                      "works", "early");
+  for (const moe::KernelTimeline& kernel : floor.timeline.kernels) {
+    text +=
+        format_text("  %-11s %s %s %s %7.1f %7.1f %7.1f\n", shown_name(kernel.name).c_str(),
+                    range_text(kernel.begin).c_str(), range_text(kernel.work).c_str(), range_text(kernel.end).c_str(),
+                    kernel.gap_seconds * 1e6, kernel.work_seconds * 1e6, kernel.early_seconds * 1e6);
+  }
+  return text;
+}
+
+nlohmann::ordered_json range_json(const moe::TimelineRange& range) {
+  return {{"first", range.first * 1e6}, {"last", range.last * 1e6}};
+}
+
+nlohmann::ordered_json floor_json(const FloorResult& floor, const MoeResult& result) {
+  const double seconds = floor.seconds();
+  nlohmann::ordered_json json = {{"read_gb_per_s", floor.read_bytes_per_second / 1e9},
+                                 {"weight_bytes", floor.weight_bytes},
+                                 {"floor_us", seconds * 1e6}};
+  if (floor.read_seconds) json["one_read_us"] = *floor.read_seconds * 1e6;
+  json["graph_us"] = floor.graph_seconds * 1e6;
+  json["marked_graph_us"] = floor.marked_graph_seconds * 1e6;
+  if (seconds > 0.0) {
+    json["graph_over_floor"] = floor.graph_seconds / seconds;
+    json["burst_over_floor"] = result.burst.layer_seconds.median / seconds;
+  }
+  json["timer_step_ns"] = floor.timer_step_seconds * 1e9;
+  json["replays"] = floor.num_replays;
+  json["marked_layer_us"] = floor.timeline.seconds() * 1e6;
+  for (const moe::KernelTimeline& kernel : floor.timeline.kernels) {
+    json["marks"][kernel.name] = {{"begin_us", range_json(kernel.begin)},  {"work_us", range_json(kernel.work)},
+                                  {"end_us", range_json(kernel.end)},      {"gap_us", kernel.gap_seconds * 1e6},
+                                  {"works_us", kernel.work_seconds * 1e6}, {"early_us", kernel.early_seconds * 1e6}};
+  }
+  return json;
+}
+
 }  // namespace
 
 Spread spread_of(std::vector<double> values) {
@@ -119,6 +179,7 @@ std::string moe_result_text(const MoeCase& moe_case, const MoeResult& result, bo
     const std::string dense = kernel.dense_seconds ? rate_text(kernel.flops, *kernel.dense_seconds, unit.flops) : "-";
     text += line(shown_name(kernel.name), kernel.seconds, kernel.flops, kernel.bytes, unit, ratio, dense) + "\n";
   }
+  if (result.floor) text += floor_text(*result.floor);
   return text + check_line(result.check, moe_case.num_tokens);
 }
 
@@ -130,6 +191,7 @@ nlohmann::ordered_json moe_result_json(const MoeCase& moe_case, const MoeResult&
       {"buffer_sets", result.num_sets}, {"burst", duel_json(result.burst, result)}};
   if (result.sustained) json["sustained"] = duel_json(*result.sustained, result);
   for (const KernelTime& kernel : result.kernels) json["kernels"][kernel.name] = kernel_json(kernel);
+  if (result.floor) json["floor"] = floor_json(*result.floor, result);
   json["check"] = {{"tokens", result.check.num_tokens},
                    {"largest_error_of_bound", number(result.check.largest_error_of_bound)},
                    {"passed", result.check.passed()}};

@@ -32,7 +32,7 @@ enum class Form : uint8_t {
   vocab,     ///< the whole vocabulary is multiplied with every tap at construction (ids only)
 };
 std::string form_name(Form form);
-/// "auto", "direct", "dft", "distinct", "vocab"; Error naming --form for anything else.
+/// "auto", "direct", "dft", "distinct", "vocab"; Error naming "form" for anything else.
 Form parse_form(const std::string& name);
 
 /// fp16, bf16 or fp32 each. fp32 is made of three fp16 Tensor Core products.
@@ -69,21 +69,10 @@ class CudaClassifier : public Classifier {
   virtual size_t device_bytes() const = 0;
 };
 
-/// `options.num_lanes` classifiers on one device. Throws Error naming what is missing (no GPU, wrong generation, build
-/// without CUDA, memory too small for the model, a form or precision that cannot be). Out of memory for the micro-batch
-/// halves it, down to one sentence.
+/// `options.num_lanes` classifiers on one device (tessera/cuda/device.h says which there are). Throws Error naming what
+/// is missing (no GPU, wrong generation, build without CUDA, memory too small for the model, a form or precision that
+/// cannot be). Out of memory for the micro-batch halves it, down to one sentence.
 std::vector<std::unique_ptr<CudaClassifier>> make_cuda_classifiers(std::shared_ptr<const Model> model,
                                                                    const CudaOptions& options);
-
-struct CudaDevice {
-  int index = 0;
-  std::string name;
-  size_t memory_bytes = 0;
-  std::string unusable;  ///< empty, or why this classifier cannot run on it
-};
-
-/// Every GPU of this process. Empty with the reason in `why_none` where there is none, no driver, or a build without
-/// CUDA.
-std::vector<CudaDevice> cuda_devices(std::string& why_none);
 
 }  // namespace tessera::classifier

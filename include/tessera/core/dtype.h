@@ -4,18 +4,24 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <string_view>
 
 namespace tessera {
 
 enum class DType : uint8_t { f32, f16, bf16 };
 
-constexpr size_t dtype_size(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
+struct DTypeFacts {
+  std::string_view name;  ///< Safetensors' name
+  size_t size;            ///< bytes of an element
+};
 
-/// Safetensors' name: "F32", "F16", "BF16".
-constexpr std::string_view dtype_name(DType dtype) {
-  return dtype == DType::f32 ? "F32" : dtype == DType::f16 ? "F16" : "BF16";
-}
+/// In the order of the enumerators: a type is known once it has its row here.
+inline constexpr DTypeFacts kDTypes[] = {{"F32", 4}, {"F16", 2}, {"BF16", 2}};
+inline constexpr int kNumDTypes = static_cast<int>(std::size(kDTypes));
+
+constexpr size_t dtype_size(DType dtype) { return kDTypes[static_cast<size_t>(dtype)].size; }
+constexpr std::string_view dtype_name(DType dtype) { return kDTypes[static_cast<size_t>(dtype)].name; }
 
 constexpr float bf16_to_f32(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 

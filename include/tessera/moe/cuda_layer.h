@@ -21,7 +21,7 @@
 
 struct CUstream_st;
 
-namespace tessera::gpu {
+namespace tessera::cuda {
 struct LayerMarks;  // src/cuda/core/marks.h
 }
 
@@ -35,9 +35,9 @@ struct LaunchPolicy {
   batching::TaskOrder order = batching::TaskOrder::heavy_first;
   int32_t num_ctas = 0;      ///< 0: one a multiprocessor
   int32_t cluster_size = 2;  ///< CTAs that share weights, 1 or 2; 1 where the device cannot run pairs
-  int32_t back_every = 6;    ///< every so-manyth cluster takes light experts first; 0: none
+  int32_t back_every = 6;    ///< 1 of this many clusters takes light experts first; 0: none
   /// For measurements: [1] in device memory, into which the kernels write when they begin and end; null: none does.
-  gpu::LayerMarks* marks = nullptr;
+  cuda::LayerMarks* marks = nullptr;
   const char* kernel = nullptr;  ///< of both products, by its name in `tessera explain moe`; null: the layer chooses
 };
 

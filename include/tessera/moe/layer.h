@@ -1,8 +1,7 @@
 // The MoE layer wherever it runs: one entry over CpuLayer and CudaLayer.
 //
 //   Layer layer(config, weights, {.device = Device::cuda});             // pointers are memory of that device
-//   layer.run({x, topk_ids, false, topk_weights, out, num_tokens}, workspace, layer.workspace_bytes(num_tokens),
-//   stream);
+//   layer.run({x, topk_ids, false, topk_weights, out, num_tokens}, workspace, workspace_bytes, stream);
 //
 // See layer_config.h for what is computed. On a GPU, run enqueues on `stream` and returns; on the CPU it returns when
 // the work is done and takes no stream. What either back end promises holds: cpu_layer.h, cuda_layer.h.

@@ -1,7 +1,7 @@
 // What every back end of the MoE layer is told: sizes, weights, and the arguments of one run.
 //
-//   out[t] = sum_s topk_weights[t, s] * down[e] * act(gate[e] * x[t], up[e] * x[t])
-//          + shared_weight[t] * (the shared expert of x[t]), if there is one
+//   out[t] = sum_s topk_weights[t, s] * down[e] * act(gate[e] * x[t], up[e] * x[t])     where e serves topk_ids[t, s]
+//          + shared_weight[t] * (the shared expert of x[t])                             where there is one
 //
 // e is the expert of topk_ids[t, s]. The sum is taken in the order of the slots, the shared expert last. A slot whose
 // id belongs to no expert of this shard adds nothing; a token without any expert is exactly +0. Accumulation is fp32;
@@ -21,22 +21,23 @@ namespace tessera::moe {
 using tessera::GateUpOrder;
 
 struct LayerConfig {
-  int32_t hidden_size = 0;        ///< H, a multiple of 8
-  int32_t intermediate_size = 0;  ///< I, a multiple of 8
-  int32_t num_experts = 0;        ///< E that these weights hold, 1..1024
-  int32_t top_k = 0;              ///< 1..32
+  int32_t hidden_size = 0;        ///< H, a multiple of kWidthMultiple (limits.h)
+  int32_t intermediate_size = 0;  ///< I, a multiple of kWidthMultiple
+  int32_t num_experts = 0;        ///< E that these weights hold, 1..kMaxExperts
+  int32_t top_k = 0;              ///< k, 1..kMaxTopK
   DType dtype = DType::bf16;      ///< of tokens, biases, intermediate, out; CUDA: bf16 or f16, CPU: also f32
   bool gated = true;
   Activation activation{};
   int32_t first_expert = 0;              ///< global id of expert 0 of this shard; unused with an expert map
   int32_t num_mapped_experts = 0;        ///< entries of LayerWeights::expert_map; 0: no map
-  int32_t shared_intermediate_size = 0;  ///< I_s of the shared expert that every token takes, a multiple of 8; 0: none
+  int32_t shared_intermediate_size = 0;  ///< I_s of the shared expert, a multiple of kWidthMultiple; 0: none
   GateUpOrder gate_up_order = GateUpOrder::gate_first;
   WeightFormat weight_format = WeightFormat::dense;  ///< of the four weights
 };
 
-/// Row-major, 16-byte aligned; must outlive the layer. Weights and scales are of the weight_format: a scale belongs to
-/// a block of B rows and C columns of a weight, both of which the format gives; null for a format without scales.
+/// Row-major, aligned to kAlignment (limits.h); must outlive the layer. Weights and scales are of the weight_format: a
+/// scale belongs to a block of B rows and C columns of a weight, both of which the format gives; null for a format
+/// without scales.
 struct LayerWeights {
   const void* gate_up = nullptr;         ///< gated [E, 2I, H], see GateUpOrder; non-gated [E, I, H]
   const void* down = nullptr;            ///< [E, H, I]

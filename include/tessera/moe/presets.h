@@ -46,7 +46,7 @@ std::string_view routing_name(Routing routing);
 Routing parse_routing(std::string_view name, const std::string& where);
 
 /// topk_ids [T, k] with ids in [0, E). `seed` matters for random and zipf only. Throws Error where 0 <= T, 1 <= k <=
-/// min(E, 32), E <= 1024, T * k < 2^31 or (for worst) T * k >= E does not hold.
+/// min(E, kMaxTopK), E <= kMaxExperts (limits.h), T * k < 2^31 or (for worst) T * k >= E does not hold.
 std::vector<int32_t> make_topk_ids(Routing routing, int64_t num_tokens, int32_t num_experts, int32_t top_k,
                                    uint64_t seed);
 

@@ -14,10 +14,9 @@
 #include <span>
 #include <vector>
 
-namespace tessera::moe {
+#include "tessera/moe/limits.h"
 
-inline constexpr int32_t kMaxTopK = 32;
-inline constexpr int32_t kMaxExperts = 1024;
+namespace tessera::moe {
 
 struct RoutingPlan {
   int32_t num_tokens = 0;
@@ -33,8 +32,8 @@ struct RoutingPlan {
   std::vector<int32_t> tiles_per_expert(int32_t tile_rows) const;
 };
 
-/// `topk_ids` is [num_tokens, top_k]; its size must be num_tokens * top_k < 2^31, 1 <= top_k <= 32, 1 <= num_experts <=
-/// 1024. num_tokens may be 0. Broken contracts throw ProgrammerError.
+/// `topk_ids` is [num_tokens, top_k], of fewer than 2^31 entries; top_k lies in 1..kMaxTopK, num_experts in
+/// 1..kMaxExperts (limits.h). num_tokens may be 0. Broken contracts throw ProgrammerError.
 RoutingPlan build_routing_plan(std::span<const int32_t> topk_ids, int64_t num_tokens, int32_t top_k,
                                int32_t num_experts);
 RoutingPlan build_routing_plan(std::span<const int64_t> topk_ids, int64_t num_tokens, int32_t top_k,

@@ -16,17 +16,12 @@ def init_logger(name):
 
 
 class Platform:
-    """A Hopper GPU, unless a test says otherwise."""
+    """A CUDA device, unless a test says otherwise."""
 
-    capability = (9, 0)
     cuda = True
 
     def is_cuda(self):
         return self.cuda
-
-    @classmethod
-    def is_device_capability(cls, capability, device_id=0):
-        return cls.capability == capability
 
 
 current_platform = Platform()

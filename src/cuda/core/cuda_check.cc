@@ -2,7 +2,7 @@
 
 #include "tessera/core/check.h"
 
-namespace tessera::gpu {
+namespace tessera::cuda {
 
 void throw_cuda_error(cudaError_t error, const char* expression, const char* file, int line) {
   cudaGetLastError();  // the error is reported here: a later call must not report it again
@@ -10,4 +10,4 @@ void throw_cuda_error(cudaError_t error, const char* expression, const char* fil
       str_cat(file, ":", line, ": ", expression, ": ", cudaGetErrorName(error), ": ", cudaGetErrorString(error)));
 }
 
-}  // namespace tessera::gpu
+}  // namespace tessera::cuda

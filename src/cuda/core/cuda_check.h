@@ -5,7 +5,7 @@
 
 #include <stdexcept>
 
-namespace tessera::gpu {
+namespace tessera::cuda {
 
 class CudaError : public std::runtime_error {
  public:
@@ -19,6 +19,6 @@ inline void check(cudaError_t error, const char* expression, const char* file, i
     throw_cuda_error(error, expression, file, line);
 }
 
-}  // namespace tessera::gpu
+}  // namespace tessera::cuda
 
-#define TESSERA_CUDA_CHECK(expression) ::tessera::gpu::check((expression), #expression, __FILE__, __LINE__)
+#define TESSERA_CUDA_CHECK(expression) ::tessera::cuda::check((expression), #expression, __FILE__, __LINE__)

@@ -12,7 +12,7 @@
 #include "cuda/core/cuda_check.h"
 #include "tessera/core/check.h"
 
-namespace tessera::gpu {
+namespace tessera::cuda {
 
 // Lets `kernel` have `bytes` of dynamic shared memory on the current device. Asked of the driver once a device: a
 // launch is shorter than the question.
@@ -45,4 +45,4 @@ void launch_overlapping(void (*kernel)(Params), int64_t num_ctas, int32_t thread
   TESSERA_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, params));
 }
 
-}  // namespace tessera::gpu
+}  // namespace tessera::cuda

@@ -8,7 +8,7 @@
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 
-namespace tessera::gpu {
+namespace tessera::cuda {
 
 /// Throws Error unless `pointer` is non-null and aligned to `alignment` bytes. `where` names the argument.
 inline void check_pointer(const std::string& where, const void* pointer, uintptr_t alignment) {
@@ -29,4 +29,8 @@ inline void check_operand(const std::string& where, const cta::OperandView& view
   }
 }
 
-}  // namespace tessera::gpu
+}  // namespace tessera::cuda
+
+namespace tessera::cuda {
+using namespace cuda;  // as the kernels' launches say it
+}

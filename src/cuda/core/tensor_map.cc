@@ -9,7 +9,7 @@
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 
-namespace tessera::gpu {
+namespace tessera::cuda {
 namespace {
 
 constexpr uint64_t kElementBytes = 2;
@@ -104,4 +104,4 @@ CUtensorMap make_tensor_map(const char* argument, DType dtype, const void* data,
   return find_or_encode(argument, key);
 }
 
-}  // namespace tessera::gpu
+}  // namespace tessera::cuda

@@ -10,7 +10,7 @@
 
 #include "tessera/core/dtype.h"
 
-namespace tessera::gpu {
+namespace tessera::cuda {
 
 // `extents` and `box` innermost first, rank 2 to 5. `strides` are the distances in elements of all dimensions but the
 // first; empty: packed.
@@ -19,4 +19,4 @@ namespace tessera::gpu {
 CUtensorMap make_tensor_map(const char* argument, DType dtype, const void* data, std::span<const uint64_t> extents,
                             std::span<const uint32_t> box, std::span<const uint64_t> strides = {});
 
-}  // namespace tessera::gpu
+}  // namespace tessera::cuda

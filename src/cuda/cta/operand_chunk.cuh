@@ -2,7 +2,7 @@
 //
 //   OperandChunk<kKind, kCount>   the stored bits of kCount neighbours, plane by plane, as a vector load brings them
 //   load_chunk_once               starts the loads; unpacking waits for them, so load all chunks before the first
-//   unpack pack_chunk, unpack            rounding to nearest even, and back; unpack gives hi + lo of a split
+//   pack_chunk, unpack            rounding to nearest even, and back; unpack gives hi + lo of a split
 //
 // `index` = row * stride + column, a multiple of kCount: with 16-byte aligned views and strides of multiples of 8 every
 // access is aligned.

@@ -8,10 +8,10 @@
 namespace tessera::grouped {
 
 struct LaunchOptions {
-  int32_t num_ctas;                   // at least a cluster
-  int32_t cluster_size;               // CTAs that share weights, 1 or 2
-  int32_t back_every;                 // every back_every-th cluster takes tiles from the back of the list; 0: none does
-  gpu::KernelMarks* marks = nullptr;  // [1] or null: none
+  int32_t num_ctas;      // at least a cluster
+  int32_t cluster_size;  // CTAs that share weights, 1 or 2
+  int32_t back_every;    // every back_every-th cluster takes tiles from the back of the list; 0: none does
+  cuda::KernelMarks* marks = nullptr;  // [1] or null: none
 };
 
 }  // namespace tessera::grouped

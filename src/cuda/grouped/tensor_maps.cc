@@ -26,7 +26,7 @@ CUtensorMap row_map(const char* argument, const Problem& problem, const void* da
                     uint32_t box_rows) {
   const std::array<uint64_t, 2> extents = {static_cast<uint64_t>(columns), static_cast<uint64_t>(problem.max_rows)};
   const std::array<uint32_t, 2> box = {kBoxColumns, box_rows};
-  return gpu::make_tensor_map(argument, problem.dtype, data, extents, box);
+  return cuda::make_tensor_map(argument, problem.dtype, data, extents, box);
 }
 
 }  // namespace
@@ -37,7 +37,7 @@ CUtensorMap weight_map(const Problem& problem, Role role, uint32_t box_rows) {
   const bool interleaved = is_interleaved(problem, role);
   const std::array<uint64_t, 3> strides = {interleaved ? halves * k : k, interleaved ? k : n * k, halves * n * k};
   const std::array<uint32_t, 4> box = {kBoxColumns, box_rows, 1, 1};
-  return gpu::make_tensor_map("weight", problem.dtype, problem.weight(role), extents, box, strides);
+  return cuda::make_tensor_map("weight", problem.dtype, problem.weight(role), extents, box, strides);
 }
 
 CUtensorMap shared_weight_map(const Problem& problem, Role role, uint32_t box_rows) {
@@ -49,7 +49,7 @@ CUtensorMap shared_weight_map(const Problem& problem, Role role, uint32_t box_ro
   if (is_interleaved(problem, role)) strides = {halves * k, k, halves * n * k};
   if (role == Role::down) strides = {slices * k, slices * k, k};
   const std::array<uint32_t, 4> box = {kBoxColumns, box_rows, 1, 1};
-  return gpu::make_tensor_map("shared weight", problem.dtype, problem.shared_weight(role), extents, box, strides);
+  return cuda::make_tensor_map("shared weight", problem.dtype, problem.shared_weight(role), extents, box, strides);
 }
 
 CUtensorMap intermediate_map(const Problem& problem, uint32_t box_rows) {

@@ -4,12 +4,13 @@
 #include <vector>
 
 #include "tessera/classifier/cuda_classifier.h"
+#include "tessera/cuda/device.h"
 
 using namespace tessera::classifier;
 
 int main() {
   std::string why_none;
-  if (cuda_devices(why_none).empty()) return 0;
+  if (tessera::cuda::devices(why_none).empty()) return 0;
   const auto model = std::make_shared<const Model>(load_model("models/movie-reviews"));
   const int64_t n = 3;
   const std::vector<float> values(

@@ -7,7 +7,7 @@
 #include <limits>
 #include <numeric>
 
-#include "classifier/cuda_memory.h"
+#include "cuda/core/memory.h"
 #include "tessera/classifier/cuda_classifier.h"
 #include "tessera/core/error.h"
 #include "unit/classifier/classifier_run.h"
@@ -250,7 +250,7 @@ TEST(CudaClassifier, PinnedAndPageableInputGiveTheSameBits) {
   const auto classifier =
       make(one.model, {.input = InputKind::embeddings, .micro_batch = 32, .num_staging_threads = 3});
   const Result pageable = run(*classifier, one.config(), one.batch(InputKind::embeddings));
-  PinnedBytes pinned(one.embeddings.size() * sizeof(float));
+  cuda::PinnedBytes pinned(one.embeddings.size() * sizeof(float));
   std::copy(one.embeddings.begin(), one.embeddings.end(), pinned.as<float>());
   const Result from_pinned =
       run(*classifier, one.config(), {.num_sentences = one.size(), .embeddings = pinned.as<float>()});
@@ -273,8 +273,8 @@ TEST(CudaClassifier, ResidentEmbeddingsGiveTheBitsOfTheSameValues) {
         }
       }
     }
-    const DeviceBytes resident(rows.size() * sizeof(uint16_t));
-    const DeviceBytes logits(expected.logits.size() * sizeof(float));
+    const cuda::DeviceBytes resident = cuda::DeviceBytes::zeros(rows.size() * sizeof(uint16_t));
+    const cuda::DeviceBytes logits = cuda::DeviceBytes::zeros(expected.logits.size() * sizeof(float));
     TESSERA_CUDA_CHECK(cudaMemcpy(resident.data(), rows.data(), resident.bytes(), cudaMemcpyHostToDevice));
     classifier->enqueue_resident(resident.data(), one.size(), logits.as<float>());
     classifier->synchronize();
@@ -370,7 +370,7 @@ TEST(CudaClassifier, MemoryThatIsTooSmallHalvesTheMicroBatch) {
   constexpr size_t kLeft = size_t{600} << 20;
   ASSERT_GT(needed, kLeft);
   TESSERA_CUDA_CHECK(cudaMemGetInfo(&free_bytes, &all_bytes));
-  const DeviceBytes hog(free_bytes - kLeft);
+  const cuda::DeviceBytes hog(free_bytes - kLeft);
   const auto tight = make(one.model, options);
   EXPECT_LT(tight->preferred_batch(), options.micro_batch);
   const Result result = run(*tight, one.config(), one.batch(InputKind::embeddings));

@@ -7,6 +7,7 @@
 #include <cfloat>
 #include <random>
 
+#include "cuda/core/stream.h"
 #include "gpu/classifier/operand_buffer.h"
 
 namespace tessera::testing {
@@ -211,10 +212,10 @@ TEST(OperandRows, WhatTheKindCannotHoldIsFlagged) {
 TEST(OperandRows, ConvertInAGraph) {
   const ConvertCase c{Operand::f16, 4, 40, 16};
   ConvertRun run(c, hard_numbers(c.kind, c.num_values(), 1));
-  cudaStream_t stream = nullptr;
+  const cuda::Stream owned(cudaStreamDefault);
+  cudaStream_t stream = owned.get();
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t exec = nullptr;
-  TESSERA_CUDA_CHECK(cudaStreamCreate(&stream));
   TESSERA_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
   run.launch(stream);
   TESSERA_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
@@ -234,7 +235,6 @@ TEST(OperandRows, ConvertInAGraph) {
   }
   cudaGraphExecDestroy(exec);
   cudaGraphDestroy(graph);
-  cudaStreamDestroy(stream);
 }
 
 // C1: more than 2^31 elements in and out; a few records around the place where 32 bits end.

@@ -4,7 +4,7 @@
 #include <random>
 #include <vector>
 
-#include "cuda/core/cuda_check.h"
+#include "cuda/core/memory.h"
 #include "tessera/batching/launch.cuh"
 
 namespace tessera::testing {
@@ -41,10 +41,9 @@ struct Visit {
 };
 
 template <class T>
-T* upload(const std::vector<T>& host) {
-  T* device = nullptr;
-  TESSERA_CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&device), host.size() * sizeof(T) + 1));
-  TESSERA_CUDA_CHECK(cudaMemcpy(device, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice));
+cuda::DeviceBytes upload(const std::vector<T>& host) {
+  cuda::DeviceBytes device(host.size() * sizeof(T) + 1);
+  TESSERA_CUDA_CHECK(cudaMemcpy(device.data(), host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice));
   return device;
 }
 
@@ -56,15 +55,14 @@ TEST(Batching, DecodeWarpEqualsDecode) {
       int32_t total = 0;
       for (int i = 0; i < num_tasks; ++i) ends.push_back(total += static_cast<int32_t>(rng() % spread));
       if (total == 0) continue;
-      int32_t* device_ends = upload(ends);
-      TileCoord* device_out = upload(std::vector<TileCoord>(total));
-      decode_kernel<<<64, 256>>>({device_ends, num_tasks}, total, device_out);
+      const cuda::DeviceBytes device_ends = upload(ends);
+      const cuda::DeviceBytes device_out = upload(std::vector<TileCoord>(total));
+      decode_kernel<<<64, 256>>>({device_ends.as<int32_t>(), num_tasks}, total, device_out.as<TileCoord>());
       std::vector<TileCoord> got(total);
-      TESSERA_CUDA_CHECK(cudaMemcpy(got.data(), device_out, got.size() * sizeof(TileCoord), cudaMemcpyDeviceToHost));
+      TESSERA_CUDA_CHECK(
+          cudaMemcpy(got.data(), device_out.data(), got.size() * sizeof(TileCoord), cudaMemcpyDeviceToHost));
       for (int32_t t = 0; t < total; ++t)
         ASSERT_EQ(got[t], decode(TilePrefix{ends.data(), num_tasks}, t)) << num_tasks << " " << t;
-      cudaFree(device_ends);
-      cudaFree(device_out);
     }
   }
 }
@@ -79,17 +77,16 @@ TEST(Batching, EveryTileOnceForAnyGrid) {
     tiles.push_back(static_cast<int32_t>(rng() % 6));
     total += tiles.back();
   }
-  const int32_t* device_begin = upload(begin);
+  const cuda::DeviceBytes device_begin = upload(begin);
   for (const TaskOrder order : {TaskOrder::natural, TaskOrder::heavy_first, TaskOrder::interleaved}) {
     const BatchPlan host_plan(tiles, order);
     const DeviceBatchPlan plan(host_plan);
     for (int grid = 0; grid <= 200; ++grid) {
-      int32_t* visits = upload(std::vector<int32_t>(total, 0));
-      batching::run_batched<Visit>(plan.view(), {visits, device_begin}, nullptr, grid);
+      const cuda::DeviceBytes visits = upload(std::vector<int32_t>(total, 0));
+      batching::run_batched<Visit>(plan.view(), {visits.as<int32_t>(), device_begin.as<int32_t>()}, nullptr, grid);
       std::vector<int32_t> got(total);
-      TESSERA_CUDA_CHECK(cudaMemcpy(got.data(), visits, got.size() * 4, cudaMemcpyDeviceToHost));
+      TESSERA_CUDA_CHECK(cudaMemcpy(got.data(), visits.data(), got.size() * 4, cudaMemcpyDeviceToHost));
       ASSERT_EQ(got, std::vector<int32_t>(total, 1)) << grid;
-      cudaFree(visits);
     }
   }
 }

@@ -1,5 +1,6 @@
 // The layer against the fp64 reference by the numeric policy, and its promises: same bits for any grid, order and
 // batch.
+#include "cuda/core/stream.h"
 #include "gpu/moe/gpu_fixture.h"
 
 namespace tessera::testing {
@@ -177,8 +178,8 @@ TEST(MoeLayer, GraphReplaysWithChangedRouting) {
   LayerRun run({256, 256, 16, 2, 256, "random"});
   const moe::CudaLayer layer(run.config(), run.weights());
   GuardedBuffer workspace(layer.workspace_bytes(256));
-  cudaStream_t stream = nullptr;
-  TESSERA_CUDA_CHECK(cudaStreamCreate(&stream));
+  const cuda::Stream owned(cudaStreamDefault);
+  cudaStream_t stream = owned.get();
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t exec = nullptr;
   TESSERA_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
@@ -194,7 +195,6 @@ TEST(MoeLayer, GraphReplaysWithChangedRouting) {
   }
   cudaGraphExecDestroy(exec);
   cudaGraphDestroy(graph);
-  cudaStreamDestroy(stream);
 }
 
 TEST(MoeLayer, BadArgumentsNameThemselves) {

@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "cuda/core/cuda_check.h"
+#include "cuda/core/memory.h"
 #include "cuda/cta/element.cuh"
 
 namespace tessera::testing {
@@ -14,18 +14,16 @@ constexpr double kAccumulatorUnit = 0x1p-21;  // WGMMA accumulators truncate
 template <class T>
 class DeviceArray {
  public:
-  explicit DeviceArray(size_t count) : count_(count) { TESSERA_CUDA_CHECK(cudaMalloc(&data_, count * sizeof(T) + 16)); }
-  ~DeviceArray() { cudaFree(data_); }
-  DeviceArray(const DeviceArray&) = delete;
-  T* data() { return data_; }
+  explicit DeviceArray(size_t count) : memory_(count * sizeof(T) + 16), count_(count) {}
+  T* data() { return memory_.as<T>(); }
   std::vector<T> download() const {
     std::vector<T> host(count_);
-    TESSERA_CUDA_CHECK(cudaMemcpy(host.data(), data_, count_ * sizeof(T), cudaMemcpyDeviceToHost));
+    TESSERA_CUDA_CHECK(cudaMemcpy(host.data(), memory_.data(), count_ * sizeof(T), cudaMemcpyDeviceToHost));
     return host;
   }
 
  private:
-  T* data_ = nullptr;
+  cuda::DeviceBytes memory_;
   size_t count_;
 };
 

@@ -2,6 +2,7 @@
 #include <bit>
 #include <cstring>
 
+#include "cuda/core/stream.h"
 #include "gpu/moe/gpu_fixture.h"
 #include "tessera/core/buffer.h"
 #include "tessera/core/error.h"
@@ -309,10 +310,10 @@ TEST(MoeRouter, RoutesForALayerInOneGraph) {
   auto* const weights = static_cast<float*>(run.topk_weights().data());
   auto inputs = run.inputs();
   inputs.topk_ids = ids.data();
-  cudaStream_t stream = nullptr;
+  const cuda::Stream owned(cudaStreamDefault);
+  cudaStream_t stream = owned.get();
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t exec = nullptr;
-  TESSERA_CUDA_CHECK(cudaStreamCreate(&stream));
   TESSERA_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
   moe::cuda_route(make_config(RouterKind::topk_softmax, 16, 4),
                   {logits.data(), nullptr, static_cast<int32_t*>(ids.data()), weights, nullptr, c.tokens}, stream);
@@ -336,7 +337,6 @@ TEST(MoeRouter, RoutesForALayerInOneGraph) {
   }
   cudaGraphExecDestroy(exec);
   cudaGraphDestroy(graph);
-  cudaStreamDestroy(stream);
 }
 
 TEST(MoeRouter, ComparisonSeesPlantedErrors) {

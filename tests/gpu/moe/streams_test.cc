@@ -2,21 +2,15 @@
 // layer must not change its bits.
 #include <memory>
 
+#include "cuda/core/stream.h"
 #include "gpu/moe/gpu_fixture.h"
 
 namespace tessera::testing {
 namespace {
 
-class Stream {
- public:
-  Stream() { TESSERA_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
-  ~Stream() { cudaStreamDestroy(stream_); }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
-  operator cudaStream_t() const { return stream_; }
-
- private:
-  cudaStream_t stream_ = nullptr;
+/// A stream that neither waits for the default stream nor holds it up, where CUDA's own type is wanted.
+struct Stream : cuda::Stream {
+  operator cudaStream_t() const { return get(); }
 };
 
 /// A layer of its own, its memory, and the bits that a run of it alone gives.

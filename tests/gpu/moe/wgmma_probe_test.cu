@@ -12,7 +12,7 @@
 #include <random>
 #include <vector>
 
-#include "cuda/core/cuda_check.h"
+#include "cuda/core/memory.h"
 #include "cuda/cta/smem_layout.cuh"
 #include "cuda/ptx/copy.cuh"
 #include "cuda/ptx/wgmma.cuh"
@@ -76,17 +76,13 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 class DeviceCopy {
  public:
-  explicit DeviceCopy(const std::vector<T>& host) {
-    TESSERA_CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&data_), host.size() * sizeof(T)));
-    TESSERA_CUDA_CHECK(cudaMemcpy(data_, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice));
+  explicit DeviceCopy(const std::vector<T>& host) : memory_(host.size() * sizeof(T)) {
+    TESSERA_CUDA_CHECK(cudaMemcpy(memory_.data(), host.data(), memory_.bytes(), cudaMemcpyHostToDevice));
   }
-  ~DeviceCopy() { cudaFree(data_); }
-  DeviceCopy(const DeviceCopy&) = delete;
-  DeviceCopy& operator=(const DeviceCopy&) = delete;
-  T* data() const { return data_; }
+  T* data() const { return memory_.template as<T>(); }
 
  private:
-  T* data_ = nullptr;
+  cuda::DeviceBytes memory_;
 };
 
 DType dtype_of(__nv_bfloat16) { return DType::bf16; }

@@ -9,6 +9,7 @@
 #include "io/records.h"
 #include "tessera/classifier/cuda_classifier.h"
 #include "tessera/classifier/engine.h"
+#include "tessera/cuda/device.h"
 #include "unit/classifier/random_model.h"
 
 namespace tessera::classifier {
@@ -24,8 +25,8 @@ constexpr int kLanes = 2;
 std::vector<int> usable_devices() {
   std::string why_none;
   std::vector<int> devices;
-  for (const CudaDevice& device : cuda_devices(why_none)) {
-    if (device.unusable.empty()) devices.push_back(device.index);
+  for (const cuda::DeviceFacts& device : cuda::devices(why_none)) {
+    if (cuda::why_unusable(device).empty()) devices.push_back(device.index);
   }
   return devices;
 }

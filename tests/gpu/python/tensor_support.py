@@ -1,7 +1,6 @@
 """Layers of random tensors for the tests of the package, and the slow layer in float64 they are checked against."""
 import contextlib
 import dataclasses
-import json
 import os
 import subprocess
 import sys
@@ -113,9 +112,3 @@ def busy(stream, milliseconds=50):
     with torch.cuda.stream(stream):
         torch.cuda._sleep(int(milliseconds * 1.5e6))
         yield
-
-
-def write_json(path, values):
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(values, file, indent=2)
-        file.write("\n")

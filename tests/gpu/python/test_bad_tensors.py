@@ -3,6 +3,7 @@ import unittest
 
 import tessera
 import torch
+from cases import one_test_a_case, over
 from tensor_support import DEVICES, Layer, poisoned_like, problems, python
 
 NAMES = ("x", "gate_up", "down", "topk_ids", "topk_weights")
@@ -17,6 +18,7 @@ class WithMemoryElsewhere(torch.Tensor):
         return function(*arguments, **(named or {}))
 
 
+@one_test_a_case
 class BadTensors(unittest.TestCase):
     def setUp(self):
         self.use("cuda" if "cuda" in DEVICES else "cpu")
@@ -50,146 +52,146 @@ class BadTensors(unittest.TestCase):
             self.refused(kind, name, lambda: self.made(call["x"], call["topk_ids"], call["topk_weights"], **named))
         self.assertTrue(out.isnan().all())
 
-    def test_types(self):
-        for device in DEVICES:
-            self.use(device)
-            for name, wrong in (("x", torch.float64), ("x", torch.int32), ("gate_up", torch.float16),
-                                ("down", torch.float16), ("topk_ids", torch.float32), ("topk_ids", torch.int16),
-                                ("topk_weights", torch.float64), ("topk_weights", torch.float16)):
-                self.both(TypeError, name, **{name: self.given[name].to(wrong)})
-            self.both(TypeError, "out", out=self.given["x"].float())
-            self.both(TypeError, "workspace", workspace=self.workspace.to(torch.int8))
+    @over(DEVICES)
+    def test_types(self, device):
+        self.use(device)
+        for name, wrong in (("x", torch.float64), ("x", torch.int32), ("gate_up", torch.float16),
+                            ("down", torch.float16), ("topk_ids", torch.float32), ("topk_ids", torch.int16),
+                            ("topk_weights", torch.float64), ("topk_weights", torch.float16)):
+            self.both(TypeError, name, **{name: self.given[name].to(wrong)})
+        self.both(TypeError, "out", out=self.given["x"].float())
+        self.both(TypeError, "workspace", workspace=self.workspace.to(torch.int8))
 
     @ON_GPU
     def test_float32_on_a_gpu(self):
         single = {name: self.given[name].float() for name in ("x", "gate_up", "down")}
         self.refused(TypeError, "gate_up", lambda: tessera.moe(**{**self.given, **single}))
 
-    def test_shapes(self):
-        for device in DEVICES:
-            self.use(device)
-            for name, dims in (("x", 2), ("gate_up", 3), ("down", 3), ("topk_ids", 2), ("topk_weights", 2)):
-                self.both(ValueError, name, **{name: self.given[name][None]})
-                self.both(ValueError, name, **{name: self.given[name].flatten()})
-            self.both(ValueError, "topk_ids", topk_ids=self.given["topk_ids"][:-1])
-            self.both(ValueError, "topk_weights", topk_weights=self.given["topk_weights"][:-1])
-            self.both(ValueError, "topk_weights", topk_weights=self.given["topk_weights"][:, :-1].contiguous())
-            self.both(ValueError, "down", down=self.given["down"][:-1])
-            self.both(ValueError, "out", out=poisoned_like(self.given["x"])[:-1])
-            self.both(ValueError, "workspace", workspace=self.workspace[:-1])
-            self.both(ValueError, "workspace", workspace=self.workspace[None])
-            self.refused(ValueError, "x", lambda: self.made(self.given["x"][:, :64].contiguous(), self.given["topk_ids"],
-                                                            self.given["topk_weights"]))
+    @over(DEVICES)
+    def test_shapes(self, device):
+        self.use(device)
+        for name, dims in (("x", 2), ("gate_up", 3), ("down", 3), ("topk_ids", 2), ("topk_weights", 2)):
+            self.both(ValueError, name, **{name: self.given[name][None]})
+            self.both(ValueError, name, **{name: self.given[name].flatten()})
+        self.both(ValueError, "topk_ids", topk_ids=self.given["topk_ids"][:-1])
+        self.both(ValueError, "topk_weights", topk_weights=self.given["topk_weights"][:-1])
+        self.both(ValueError, "topk_weights", topk_weights=self.given["topk_weights"][:, :-1].contiguous())
+        self.both(ValueError, "down", down=self.given["down"][:-1])
+        self.both(ValueError, "out", out=poisoned_like(self.given["x"])[:-1])
+        self.both(ValueError, "workspace", workspace=self.workspace[:-1])
+        self.both(ValueError, "workspace", workspace=self.workspace[None])
+        self.refused(ValueError, "x", lambda: self.made(self.given["x"][:, :64].contiguous(), self.given["topk_ids"],
+                                                        self.given["topk_weights"]))
 
-    def test_strides(self):
-        for device in DEVICES:
-            self.use(device)
-            for name in NAMES:
-                wide = self.given[name].repeat_interleave(2, -1)[..., ::2]
-                self.both(BufferError, name, **{name: wide})
-            self.both(BufferError, "x", x=self.given["x"][:1].expand(12, -1))
-            self.both(BufferError, "out", out=poisoned_like(self.given["x"]).repeat_interleave(2, -1)[..., ::2])
-            self.both(BufferError, "workspace", workspace=self.workspace.repeat(2)[::2])
+    @over(DEVICES)
+    def test_strides(self, device):
+        self.use(device)
+        for name in NAMES:
+            wide = self.given[name].repeat_interleave(2, -1)[..., ::2]
+            self.both(BufferError, name, **{name: wide})
+        self.both(BufferError, "x", x=self.given["x"][:1].expand(12, -1))
+        self.both(BufferError, "out", out=poisoned_like(self.given["x"]).repeat_interleave(2, -1)[..., ::2])
+        self.both(BufferError, "workspace", workspace=self.workspace.repeat(2)[::2])
 
-    def test_alignment(self):
-        for device in DEVICES:
-            self.use(device)
-            for name in ("x", "gate_up", "down"):
-                given = self.given[name]
-                beside = torch.empty(given.numel() + 8, dtype=given.dtype, device=device)[1:1 + given.numel()]
-                self.both(BufferError, name, **{name: beside.view(given.shape).copy_(given)})
-            room = torch.empty(self.workspace.numel() + 16, dtype=torch.uint8, device=device)
-            self.both(BufferError, "workspace", workspace=room[1:])
+    @over(DEVICES)
+    def test_alignment(self, device):
+        self.use(device)
+        for name in ("x", "gate_up", "down"):
+            given = self.given[name]
+            beside = torch.empty(given.numel() + 8, dtype=given.dtype, device=device)[1:1 + given.numel()]
+            self.both(BufferError, name, **{name: beside.view(given.shape).copy_(given)})
+        room = torch.empty(self.workspace.numel() + 16, dtype=torch.uint8, device=device)
+        self.both(BufferError, "workspace", workspace=room[1:])
 
-    def test_out_that_overlaps_x(self):
-        for device in DEVICES:
-            self.use(device)
-            self.both(ValueError, "out", out=self.given["x"])
-            room = torch.zeros(13, 128, dtype=self.layer.dtype, device=device)
-            self.both(ValueError, "out", x=room[:-1], out=room[1:])
+    @over(DEVICES)
+    def test_out_that_overlaps_x(self, device):
+        self.use(device)
+        self.both(ValueError, "out", out=self.given["x"])
+        room = torch.zeros(13, 128, dtype=self.layer.dtype, device=device)
+        self.both(ValueError, "out", x=room[:-1], out=room[1:])
 
     @ON_GPU
-    def test_mixed_devices(self):
-        for device in DEVICES:
-            self.use(device)
-            other = "cpu" if device == "cuda" else "cuda"
-            for name in NAMES[1:]:
-                self.both(ValueError, name, **{name: self.given[name].to(other)})
-            self.both(ValueError, "out", out=poisoned_like(self.given["x"]).to(other))
-            self.both(ValueError, "workspace", workspace=self.workspace.to(other))
-            self.refused(ValueError, "x", lambda: self.made(self.given["x"].to(other), self.given["topk_ids"],
-                                                            self.given["topk_weights"]))
-            self.refused(ValueError, "down", lambda: tessera.MoELayer(self.given["gate_up"],
-                                                                      self.given["down"].to(other), top_k=3))
+    @over(DEVICES)
+    def test_mixed_devices(self, device):
+        self.use(device)
+        other = "cpu" if device == "cuda" else "cuda"
+        for name in NAMES[1:]:
+            self.both(ValueError, name, **{name: self.given[name].to(other)})
+        self.both(ValueError, "out", out=poisoned_like(self.given["x"]).to(other))
+        self.both(ValueError, "workspace", workspace=self.workspace.to(other))
+        self.refused(ValueError, "x", lambda: self.made(self.given["x"].to(other), self.given["topk_ids"],
+                                                        self.given["topk_weights"]))
+        self.refused(ValueError, "down", lambda: tessera.MoELayer(self.given["gate_up"],
+                                                                  self.given["down"].to(other), top_k=3))
 
-    def test_other_devices_and_layouts(self):
-        for device in DEVICES:
-            self.use(device)
-            for name in NAMES:
-                self.both(ValueError, name, **{name: self.given[name].to("meta")})
-                self.both(TypeError, name, **{name: self.given[name].to_sparse()})
-                self.both(TypeError, name, **{name: self.given[name].as_subclass(WithMemoryElsewhere)})
+    @over(DEVICES)
+    def test_other_devices_and_layouts(self, device):
+        self.use(device)
+        for name in NAMES:
+            self.both(ValueError, name, **{name: self.given[name].to("meta")})
+            self.both(TypeError, name, **{name: self.given[name].to_sparse()})
+            self.both(TypeError, name, **{name: self.given[name].as_subclass(WithMemoryElsewhere)})
 
-    def test_streams(self):
+    @over(DEVICES)
+    def test_streams(self, device):
         stream = {"cpu": (ValueError, 1), "cuda": (TypeError, "default")}
-        for device in DEVICES:
-            self.use(device)
-            kind, value = stream[device]
-            self.refused(kind, "stream", lambda: tessera.moe(**self.given, stream=value))
-            self.refused(kind, "stream", lambda: self.made(self.given["x"], self.given["topk_ids"],
-                                                           self.given["topk_weights"], stream=value))
+        self.use(device)
+        kind, value = stream[device]
+        self.refused(kind, "stream", lambda: tessera.moe(**self.given, stream=value))
+        self.refused(kind, "stream", lambda: self.made(self.given["x"], self.given["topk_ids"],
+                                                       self.given["topk_weights"], stream=value))
 
-    def test_tensors_that_require_grad(self):
-        for device in DEVICES:
-            self.use(device)
-            for name in ("x", "gate_up", "down", "topk_weights"):
-                call = {**self.given, name: self.given[name].detach().requires_grad_()}
-                for function in (tessera.moe, torch.ops.tessera.moe):
-                    for _ in range(2):
-                        self.refused(RuntimeError, name, lambda: function(**call))
-                    with torch.no_grad():
-                        self.assertEqual(problems(function(**call), self.expected), [])
-                    self.refused(RuntimeError, name, lambda: function(**call))  # known by now, and refused nonetheless
-                made = tessera.MoELayer(call["gate_up"], call["down"], top_k=3)
-                inputs = call["x"], call["topk_ids"], call["topk_weights"]
+    @over(DEVICES)
+    def test_tensors_that_require_grad(self, device):
+        self.use(device)
+        for name in ("x", "gate_up", "down", "topk_weights"):
+            call = {**self.given, name: self.given[name].detach().requires_grad_()}
+            for function in (tessera.moe, torch.ops.tessera.moe):
+                for _ in range(2):
+                    self.refused(RuntimeError, name, lambda: function(**call))
+                with torch.no_grad():
+                    self.assertEqual(problems(function(**call), self.expected), [])
+                self.refused(RuntimeError, name, lambda: function(**call))  # known by now, and refused nonetheless
+            made = tessera.MoELayer(call["gate_up"], call["down"], top_k=3)
+            inputs = call["x"], call["topk_ids"], call["topk_weights"]
+            for _ in range(2):
+                self.refused(RuntimeError, name, lambda: made(*inputs))
+            with torch.inference_mode():
+                self.assertEqual(problems(made(*inputs), self.expected), [])
+        with self.assertRaisesRegex(RuntimeError, "gate_up: got a tensor that requires grad"):
+            weights = self.given["gate_up"].detach().requires_grad_()
+            torch.compile(lambda x: tessera.moe(x, weights, *list(self.given.values())[2:]), fullgraph=True)(
+                self.given["x"])
+
+    @over(DEVICES)
+    def test_weights_that_were_freed_or_moved(self, device):
+        self.use(device)
+        inputs = [self.given[name] for name in ("x", "topk_ids", "topk_weights")]
+        for spoil in (lambda w: w.untyped_storage().resize_(0), lambda w: setattr(w, "data", torch.zeros_like(w)),
+                      lambda w: w.set_(torch.zeros_like(w))):
+            for name in ("gate_up", "down"):
+                weights = {other: self.given[other].clone() for other in ("gate_up", "down")}
+                made = tessera.MoELayer(**weights, top_k=3)
+                self.assertEqual(problems(made(*inputs), self.expected), [])
+                spoil(weights[name])
                 for _ in range(2):
                     self.refused(RuntimeError, name, lambda: made(*inputs))
-                with torch.inference_mode():
-                    self.assertEqual(problems(made(*inputs), self.expected), [])
-            with self.assertRaisesRegex(RuntimeError, "gate_up: got a tensor that requires grad"):
-                weights = self.given["gate_up"].detach().requires_grad_()
-                torch.compile(lambda x: tessera.moe(x, weights, *list(self.given.values())[2:]), fullgraph=True)(
-                    self.given["x"])
+        freed = {name: tensor.clone() for name, tensor in self.given.items()}
+        tessera.moe(**freed)
+        for name in NAMES:
+            call = {**self.given, name: freed[name]}
+            freed[name].untyped_storage().resize_(0)
+            for _ in range(2):
+                self.refused(RuntimeError, name, lambda: tessera.moe(**call))
 
-    def test_weights_that_were_freed_or_moved(self):
-        for device in DEVICES:
-            self.use(device)
-            inputs = [self.given[name] for name in ("x", "topk_ids", "topk_weights")]
-            for spoil in (lambda w: w.untyped_storage().resize_(0), lambda w: setattr(w, "data", torch.zeros_like(w)),
-                          lambda w: w.set_(torch.zeros_like(w))):
-                for name in ("gate_up", "down"):
-                    weights = {other: self.given[other].clone() for other in ("gate_up", "down")}
-                    made = tessera.MoELayer(**weights, top_k=3)
-                    self.assertEqual(problems(made(*inputs), self.expected), [])
-                    spoil(weights[name])
-                    for _ in range(2):
-                        self.refused(RuntimeError, name, lambda: made(*inputs))
-            freed = {name: tensor.clone() for name, tensor in self.given.items()}
-            tessera.moe(**freed)
-            for name in NAMES:
-                call = {**self.given, name: freed[name]}
-                freed[name].untyped_storage().resize_(0)
-                for _ in range(2):
-                    self.refused(RuntimeError, name, lambda: tessera.moe(**call))
-
-    def test_a_layer_keeps_its_weights(self):
-        for device in DEVICES:
-            self.use(device)
-            made = tessera.MoELayer(self.given["gate_up"].clone(), self.given["down"].clone(), top_k=3)
-            trash = [torch.full_like(self.given["gate_up"], float("nan")) for _ in range(8)]
-            out = made(self.given["x"], self.given["topk_ids"], self.given["topk_weights"])
-            self.assertEqual(problems(out, self.expected), [])
-            del trash
+    @over(DEVICES)
+    def test_a_layer_keeps_its_weights(self, device):
+        self.use(device)
+        made = tessera.MoELayer(self.given["gate_up"].clone(), self.given["down"].clone(), top_k=3)
+        trash = [torch.full_like(self.given["gate_up"], float("nan")) for _ in range(8)]
+        out = made(self.given["x"], self.given["topk_ids"], self.given["topk_weights"])
+        self.assertEqual(problems(out, self.expected), [])
+        del trash
 
 
 MODEL = __file__.split("tests")[0] + "models/movie-reviews"

@@ -5,6 +5,7 @@ import unittest
 
 import tessera
 import torch
+from cases import one_test_a_case, over
 from tensor_support import DEVICES, Layer, busy, dtypes_of, poisoned_like, problems, python
 
 ON_GPU = unittest.skipUnless(torch.cuda.is_available(), "no GPU")
@@ -18,6 +19,7 @@ def make(layer, **more):
     return tessera.MoELayer(layer.gate_up, layer.down, top_k=layer.top_k, **layer.named(), **more)
 
 
+@one_test_a_case
 class Numbers(unittest.TestCase):
     def check(self, layer, tokens, **more):
         given = layer.inputs(tokens, **more)
@@ -52,51 +54,51 @@ class Numbers(unittest.TestCase):
         self.everywhere(first_expert=5)
         self.everywhere(expert_map=[3, -1, 0, 7, 1, -1, 2, 4, 6, 5, -1])
 
-    def test_ids_and_weights_of_other_types(self):
-        for device in DEVICES:
-            layer = Layer(device)
-            x, ids, weights = layer.inputs(40)
-            expected = run(layer, x, ids, weights)
-            self.assertTrue(torch.equal(run(layer, x, ids.int(), weights), expected))
-            weights = weights.to(layer.dtype)
-            self.assertEqual(problems(run(layer, x, ids, weights), layer.reference(x, ids, weights)), [])
+    @over(DEVICES)
+    def test_ids_and_weights_of_other_types(self, device):
+        layer = Layer(device)
+        x, ids, weights = layer.inputs(40)
+        expected = run(layer, x, ids, weights)
+        self.assertTrue(torch.equal(run(layer, x, ids.int(), weights), expected))
+        weights = weights.to(layer.dtype)
+        self.assertEqual(problems(run(layer, x, ids, weights), layer.reference(x, ids, weights)), [])
 
-    def test_views_of_prepared_weights(self):
-        for device in DEVICES:
-            for gated in (True, False):
-                layer = Layer(device, gated=gated, order="interleaved")
-                given = layer.inputs(21)
-                transposed = [w.transpose(1, 2).contiguous() for w in (layer.gate_up, layer.down)]
-                prepared = tessera.prepare_weights(*transposed, gated=gated)
-                self.assertTrue(torch.equal(prepared[0], layer.gate_up) and torch.equal(prepared[1], layer.down))
-                views = [w.transpose(1, 2) for w in prepared]
-                named = layer.named()
-                expected = run(layer, *given)
-                self.assertTrue(torch.equal(tessera.moe(given[0], *views, *given[1:], **named), expected))
-                repacked = tessera.MoELayer(*transposed, top_k=3, transposed=True, **named)
-                self.assertTrue(torch.equal(repacked(*given), expected))
+    @over(DEVICES)
+    def test_views_of_prepared_weights(self, device):
+        for gated in (True, False):
+            layer = Layer(device, gated=gated, order="interleaved")
+            given = layer.inputs(21)
+            transposed = [w.transpose(1, 2).contiguous() for w in (layer.gate_up, layer.down)]
+            prepared = tessera.prepare_weights(*transposed, gated=gated)
+            self.assertTrue(torch.equal(prepared[0], layer.gate_up) and torch.equal(prepared[1], layer.down))
+            views = [w.transpose(1, 2) for w in prepared]
+            named = layer.named()
+            expected = run(layer, *given)
+            self.assertTrue(torch.equal(tessera.moe(given[0], *views, *given[1:], **named), expected))
+            repacked = tessera.MoELayer(*transposed, top_k=3, transposed=True, **named)
+            self.assertTrue(torch.equal(repacked(*given), expected))
 
-    def test_shared_expert(self):
-        for device in DEVICES:
-            layer = Layer(device)
-            both = layer.normal(2 * 64, layer.hidden, scale=0.1), layer.normal(layer.hidden, 64, scale=0.1)
-            x, ids, weights = layer.inputs(33)
-            share = torch.rand(33, device=device)
-            got = make(layer, shared_gate_up=both[0], shared_down=both[1])(x, ids, weights, shared_weight=share)
-            alone = Layer(device, experts=1, top_k=1)
-            alone.gate_up, alone.down = both[0][None], both[1][None]
-            expected = layer.reference(x, ids, weights)
-            expected += alone.reference(x, torch.zeros_like(ids[:, :1]), share[:, None])
-            self.assertEqual(problems(got, expected), [])
+    @over(DEVICES)
+    def test_shared_expert(self, device):
+        layer = Layer(device)
+        both = layer.normal(2 * 64, layer.hidden, scale=0.1), layer.normal(layer.hidden, 64, scale=0.1)
+        x, ids, weights = layer.inputs(33)
+        share = torch.rand(33, device=device)
+        got = make(layer, shared_gate_up=both[0], shared_down=both[1])(x, ids, weights, shared_weight=share)
+        alone = Layer(device, experts=1, top_k=1)
+        alone.gate_up, alone.down = both[0][None], both[1][None]
+        expected = layer.reference(x, ids, weights)
+        expected += alone.reference(x, torch.zeros_like(ids[:, :1]), share[:, None])
+        self.assertEqual(problems(got, expected), [])
 
-    def test_router(self):
-        for device in DEVICES:
-            logits = torch.randn(100, 64, device=device)
-            for kind in ("topk_softmax", "softmax_topk", "sigmoid_renormalize"):
-                ids, weights = tessera.route(logits, 6, kind=kind)
-                self.assertTrue(torch.equal(ids.long(), logits.topk(6).indices))
-                host = tessera.route(logits.cpu(), 6, kind=kind)
-                self.assertTrue(torch.equal(ids.cpu(), host[0]) and torch.equal(weights.cpu(), host[1]))
+    @over(DEVICES)
+    def test_router(self, device):
+        logits = torch.randn(100, 64, device=device)
+        for kind in ("topk_softmax", "softmax_topk", "sigmoid_renormalize"):
+            ids, weights = tessera.route(logits, 6, kind=kind)
+            self.assertTrue(torch.equal(ids.long(), logits.topk(6).indices))
+            host = tessera.route(logits.cpu(), 6, kind=kind)
+            self.assertTrue(torch.equal(ids.cpu(), host[0]) and torch.equal(weights.cpu(), host[1]))
 
     @ON_GPU
     def test_a_layer_of_a_real_model(self):
@@ -104,50 +106,51 @@ class Numbers(unittest.TestCase):
         for tokens in (1, 64, 1000):
             self.check(layer, tokens, ids_type=torch.int32)
 
-    def test_planted_errors_are_found(self):
-        for device in DEVICES:
-            layer = Layer(device)
-            given = layer.inputs(160)
-            expected, right = layer.reference(*given), run(layer, *given)
-            self.assertEqual(problems(right, expected), [])
-            for wrong in (torch.zeros_like(right), right.roll(1, 0), right * (1 + (torch.arange(160) == 5).to(right)[:, None])):
-                self.assertNotEqual(problems(wrong, expected), [])
-            layer.down[3] *= 1.05
-            self.assertNotEqual(problems(run(layer, *given), expected), [])
+    @over(DEVICES)
+    def test_planted_errors_are_found(self, device):
+        layer = Layer(device)
+        given = layer.inputs(160)
+        expected, right = layer.reference(*given), run(layer, *given)
+        self.assertEqual(problems(right, expected), [])
+        for wrong in (torch.zeros_like(right), right.roll(1, 0), right * (1 + (torch.arange(160) == 5).to(right)[:, None])):
+            self.assertNotEqual(problems(wrong, expected), [])
+        layer.down[3] *= 1.05
+        self.assertNotEqual(problems(run(layer, *given), expected), [])
 
 
+@one_test_a_case
 class Compilers(unittest.TestCase):
-    def test_the_same_bits_without_a_graph_break(self):
-        for device in DEVICES:
-            layer = Layer(device)
-            compiled = torch.compile(lambda x, ids, weights: run(layer, x, ids, weights), fullgraph=True)
-            for tokens in (5, 17, 33, 1):
-                given = layer.inputs(tokens)
-                self.assertTrue(torch.equal(compiled(*given), run(layer, *given)))
+    @over(DEVICES)
+    def test_the_same_bits_without_a_graph_break(self, device):
+        layer = Layer(device)
+        compiled = torch.compile(lambda x, ids, weights: run(layer, x, ids, weights), fullgraph=True)
+        for tokens in (5, 17, 33, 1):
+            given = layer.inputs(tokens)
+            self.assertTrue(torch.equal(compiled(*given), run(layer, *given)))
 
-    def test_between_other_work_and_into_out(self):
-        for device in DEVICES:
-            layer = Layer(device)
+    @over(DEVICES)
+    def test_between_other_work_and_into_out(self, device):
+        layer = Layer(device)
 
-            def work(x, ids, weights, out):
-                tessera.moe(x.relu(), layer.gate_up, layer.down, ids, weights, out=out)
-                return out.sum(0)
+        def work(x, ids, weights, out):
+            tessera.moe(x.relu(), layer.gate_up, layer.down, ids, weights, out=out)
+            return out.sum(0)
 
-            given = layer.inputs(20)
-            outs = [poisoned_like(given[0]) for _ in range(2)]
-            work(*given, outs[0])
-            torch.compile(work, fullgraph=True)(*given, outs[1])
-            self.assertTrue(torch.equal(*outs))
-            self.assertFalse(outs[0].isnan().any())
+        given = layer.inputs(20)
+        outs = [poisoned_like(given[0]) for _ in range(2)]
+        work(*given, outs[0])
+        torch.compile(work, fullgraph=True)(*given, outs[1])
+        self.assertTrue(torch.equal(*outs))
+        self.assertFalse(outs[0].isnan().any())
 
-    def test_layers(self):
-        for device in DEVICES:
-            layer = Layer(device, biases=True)
-            shared = {"shared_gate_up": layer.normal(128, layer.hidden), "shared_down": layer.normal(layer.hidden, 64)}
-            for made in (make(layer), make(layer, **shared)):
-                given = layer.inputs(9)
-                compiled = torch.compile(lambda *given, made=made: made(*given), fullgraph=True)
-                self.assertTrue(torch.equal(compiled(*given), made(*given)))
+    @over(DEVICES)
+    def test_layers(self, device):
+        layer = Layer(device, biases=True)
+        shared = {"shared_gate_up": layer.normal(128, layer.hidden), "shared_down": layer.normal(layer.hidden, 64)}
+        for made in (make(layer), make(layer, **shared)):
+            given = layer.inputs(9)
+            compiled = torch.compile(lambda *given, made=made: made(*given), fullgraph=True)
+            self.assertTrue(torch.equal(compiled(*given), made(*given)))
 
     def test_a_first_call_that_is_compiled(self):
         """The operator must be there although no tensor came before."""
@@ -158,17 +161,17 @@ class Compilers(unittest.TestCase):
                               "print('equal', torch.equal(got, work(*given)))")
         self.assertEqual((code, output.splitlines()[-1]), (0, "equal True"), output)
 
-    def test_operators_are_what_they_say(self):
+    @over(DEVICES)
+    def test_operators_are_what_they_say(self, device):
         checks = "test_schema", "test_faketensor", "test_aot_dispatch_dynamic"
-        for device in DEVICES:
-            layer = Layer(device, biases=True)
-            x, ids, weights = layer.inputs(6)
-            arguments = x, layer.gate_up, layer.down, ids, weights, layer.gate_up_bias, layer.down_bias
-            done = torch.library.opcheck(torch.ops.tessera.moe.default, arguments, test_utils=checks)
-            self.assertEqual(set(done.values()), {"SUCCESS"})
-            out = {"out": torch.empty_like(x)}
-            done = torch.library.opcheck(torch.ops.tessera.moe_out.default, arguments, out, test_utils=checks)
-            self.assertEqual(set(done.values()), {"SUCCESS"})
+        layer = Layer(device, biases=True)
+        x, ids, weights = layer.inputs(6)
+        arguments = x, layer.gate_up, layer.down, ids, weights, layer.gate_up_bias, layer.down_bias
+        done = torch.library.opcheck(torch.ops.tessera.moe.default, arguments, test_utils=checks)
+        self.assertEqual(set(done.values()), {"SUCCESS"})
+        out = {"out": torch.empty_like(x)}
+        done = torch.library.opcheck(torch.ops.tessera.moe_out.default, arguments, out, test_utils=checks)
+        self.assertEqual(set(done.values()), {"SUCCESS"})
 
     def test_fake_tensors(self):
         fake = torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True)
@@ -286,14 +289,15 @@ class Streams(unittest.TestCase):
         self.assertFalse(torch.equal(wrong, self.expected))
 
 
+@one_test_a_case
 class Threads(unittest.TestCase):
-    def test_two_layers_at_a_time(self):
-        for device in DEVICES:
-            self.together(device, [Layer(device, seed=seed) for seed in (1, 2)])
+    @over(DEVICES)
+    def test_two_layers_at_a_time(self, device):
+        self.together(device, [Layer(device, seed=seed) for seed in (1, 2)])
 
-    def test_one_layer_in_two_threads(self):
-        for device in DEVICES:
-            self.together(device, [Layer(device)] * 2)
+    @over(DEVICES)
+    def test_one_layer_in_two_threads(self, device):
+        self.together(device, [Layer(device)] * 2)
 
     def together(self, device, layers):
         made = {id(layer): make(layer) for layer in layers}
@@ -320,17 +324,18 @@ class Threads(unittest.TestCase):
         self.assertEqual(wrong, [])
 
 
+@one_test_a_case
 class Classifiers(unittest.TestCase):
-    def test_a_gpu_and_the_cpu_agree(self):
+    @over(DEVICES)
+    def test_a_gpu_and_the_cpu_agree(self, device):
         model = __file__.split("tests")[0] + "models/movie-reviews"
         on_cpu = tessera.Classifier(model, device="cpu")
         texts = ["A wonderful, moving film.", "A terrible, boring mess.", "I loved every minute of it", ""]
         ids = on_cpu.tokenize(texts)
-        for device in DEVICES:
-            chosen = tessera.Classifier(model, device=device)
-            difference = abs(chosen.logits(ids) - on_cpu.logits(ids))
-            self.assertLessEqual(float(difference.max()), 2e-2 * max(1, float(abs(on_cpu.logits(ids)).max())))
-            self.assertEqual([p.label for p in chosen(texts[:3])], ["positive", "negative", "positive"])
+        chosen = tessera.Classifier(model, device=device)
+        difference = abs(chosen.logits(ids) - on_cpu.logits(ids))
+        self.assertLessEqual(float(difference.max()), 2e-2 * max(1, float(abs(on_cpu.logits(ids)).max())))
+        self.assertEqual([p.label for p in chosen(texts[:3])], ["positive", "negative", "positive"])
 
 
 class Doctor(unittest.TestCase):

@@ -13,6 +13,7 @@ import transformers
 
 import model_zoo
 import moe_reference
+from cases import one_test_a_case, over
 
 moe_reference.require_operator()
 
@@ -28,6 +29,11 @@ QUANTILES = (0.25, 0.5, 0.75, 0.9)  # of the rows' errors; the last tenth holds 
 WORSE_THAN_OTHERS = 1.25  # our quantiles over the larger of eager's and grouped_mm's
 NOISE = {torch.float32: 2.0**-20, torch.bfloat16: 2.0**-6}  # of a tie; bfloat16's logits are off by 1e-2
 DRAWS = 128
+PLANTED_IN_LAYERS = {"gpt_oss": ({"gate_up_order": "gate_first"}, {"alpha": 1.65}, {"limit": 6.5}, {"beta": 0.99}),
+                     "qwen3_moe": ({"gate_up_order": "up_first"}, {"gate_up_order": "interleaved"},
+                                   {"activation": "gelu_tanh"})}
+PLANTED_IN_LOGITS = {"gpt_oss": ({"alpha": 1.0}, {"gate_up_order": "gate_first"}), "mixtral": ({"gate_up_order": "up_first"},)}
+PLANTED_IN_GENERATION = {"gpt_oss": {"beta": 0.0}, "qwen3_moe": {"gate_up_order": "up_first"}}
 
 
 def dtypes_of(device):
@@ -76,6 +82,7 @@ def experts(name, dtype=torch.float32, device="cpu"):
     return model_zoo.experts_of(model_zoo.build(name, dtype, device))[-1]
 
 
+@one_test_a_case
 class Layers(unittest.TestCase):
     """One experts module against its own eager code in float64."""
 
@@ -86,31 +93,30 @@ class Layers(unittest.TestCase):
         errors = model_zoo.row_errors(got.double().cpu(), in_float64(module, *inputs))
         self.assertLess(float(errors.max()), ROW_LIMITS[inputs[0].dtype])
 
-    def test_every_class_and_type(self):
-        for device in DEVICES:
-            for dtype in dtypes_of(device):
-                for name in model_zoo.CONFIGS:
-                    with self.subTest(model=name, dtype=dtype, device=device):
-                        module = experts(name, dtype, device)
-                        self.check(module, layer_inputs(module, 257, 4, dtype, device))
+    @over(model_zoo.CONFIGS, DEVICES)
+    def test_every_class_and_type(self, name, device):
+        for dtype in dtypes_of(device):
+            with self.subTest(dtype=dtype):
+                module = experts(name, dtype, device)
+                self.check(module, layer_inputs(module, 257, 4, dtype, device))
 
-    def test_other_gates_and_layouts(self):
-        for device in DEVICES:
-            dtype = dtypes_of(device)[-1]
-            for name in model_zoo.LONE_EXPERTS:
-                with self.subTest(model=name, device=device):
-                    module = model_zoo.lone_experts(name).to(device, dtype)
-                    self.check(module, layer_inputs(module, 65, 2, dtype, device))
+    @over(DEVICES)
+    def test_other_gates_and_layouts(self, device):
+        dtype = dtypes_of(device)[-1]
+        for name in model_zoo.LONE_EXPERTS:
+            with self.subTest(model=name):
+                module = model_zoo.lone_experts(name).to(device, dtype)
+                self.check(module, layer_inputs(module, 65, 2, dtype, device))
 
-    def test_sizes_of_the_batch(self):
-        for device in DEVICES:
-            dtype = dtypes_of(device)[-1]
-            module = experts("qwen3_moe", dtype, device)
-            for tokens in (1, 2, 8, 63, 64, 65, 700):
-                with self.subTest(tokens=tokens, device=device):
-                    self.check(module, layer_inputs(module, tokens, 4, dtype, device))
-            empty = layer_inputs(module, 8, 4, dtype, device)
-            self.assertEqual(run(module, *(tensor[:0] for tensor in empty)).shape, (0, 64))
+    @over(DEVICES)
+    def test_sizes_of_the_batch(self, device):
+        dtype = dtypes_of(device)[-1]
+        module = experts("qwen3_moe", dtype, device)
+        for tokens in (1, 2, 8, 63, 64, 65, 700):
+            with self.subTest(tokens=tokens):
+                self.check(module, layer_inputs(module, tokens, 4, dtype, device))
+        empty = layer_inputs(module, 8, 4, dtype, device)
+        self.assertEqual(run(module, *(tensor[:0] for tensor in empty)).shape, (0, 64))
 
     def test_types_of_ids_and_weights_and_strides(self):
         for device in DEVICES:
@@ -137,25 +143,22 @@ class Layers(unittest.TestCase):
             ids[:, :] = module.num_experts
             self.assertTrue(torch.equal(run(module, x, ids, weights), torch.zeros_like(x)))
 
-    def test_planted_errors_are_seen(self):
-        plants = {"gpt_oss": ({"gate_up_order": "gate_first"}, {"alpha": 1.65}, {"limit": 6.5}, {"beta": 0.99}),
-                  "qwen3_moe": ({"gate_up_order": "up_first"}, {"gate_up_order": "interleaved"},
-                                {"activation": "gelu_tanh"})}
-        for name, changes in plants.items():
-            module = experts(name, torch.bfloat16)
-            inputs = layer_inputs(module, 257, 4, torch.bfloat16, "cpu")
-            self.check(module, inputs)
-            for change in changes:
-                with self.subTest(model=name, planted=change):
-                    wrong = copy.deepcopy(module)
-                    replant(wrong, **change)
-                    with self.assertRaises(AssertionError):
-                        self.check(wrong, inputs)
-            wrong = copy.deepcopy(module)
-            reference = in_float64(module, *inputs)
-            wrong.down_proj.data[3] = 0  # an expert is dropped
-            errors = model_zoo.row_errors(run(wrong, *inputs).double(), reference)
-            self.assertGreater(float(errors.max()), 10 * ROW_LIMITS[torch.bfloat16])
+    @over(PLANTED_IN_LAYERS)
+    def test_planted_errors_are_seen(self, name):
+        module = experts(name, torch.bfloat16)
+        inputs = layer_inputs(module, 257, 4, torch.bfloat16, "cpu")
+        self.check(module, inputs)
+        for change in PLANTED_IN_LAYERS[name]:
+            with self.subTest(planted=change):
+                wrong = copy.deepcopy(module)
+                replant(wrong, **change)
+                with self.assertRaises(AssertionError):
+                    self.check(wrong, inputs)
+        wrong = copy.deepcopy(module)
+        reference = in_float64(module, *inputs)
+        wrong.down_proj.data[3] = 0  # an expert is dropped
+        errors = model_zoo.row_errors(run(wrong, *inputs).double(), reference)
+        self.assertGreater(float(errors.max()), 10 * ROW_LIMITS[torch.bfloat16])
 
 
 def quantiles(model, implementation, ids, reference):
@@ -164,6 +167,7 @@ def quantiles(model, implementation, ids, reference):
     return torch.quantile(errors, torch.tensor(QUANTILES, dtype=errors.dtype))
 
 
+@one_test_a_case
 class Models(unittest.TestCase):
     """Whole models: logits, and greedy generation."""
 
@@ -172,32 +176,30 @@ class Models(unittest.TestCase):
         others = torch.maximum(*(quantiles(model, name, ids, reference) for name in ("eager", "grouped_mm")))
         self.assertTrue(bool((ours <= WORSE_THAN_OTHERS * others).all()), f"{ours} against {others}")
 
-    def test_logits_in_float32(self):
+    @over(model_zoo.CONFIGS)
+    def test_logits_in_float32(self, name):
         ids = model_zoo.prompts(4, 64)
-        for name in model_zoo.CONFIGS:
-            with self.subTest(model=name):
-                model = model_zoo.build(name)
-                expected = model_zoo.logits(model, ids)
-                self.assertGreater(float(expected.std()), 1.0)  # logits that say something
-                model.set_experts_implementation("tessera")
-                errors = model_zoo.row_errors(model_zoo.logits(model, ids), expected)
-                self.assertLess(float(errors.max()), FLOAT32_LOGITS)
+        model = model_zoo.build(name)
+        expected = model_zoo.logits(model, ids)
+        self.assertGreater(float(expected.std()), 1.0)  # logits that say something
+        model.set_experts_implementation("tessera")
+        errors = model_zoo.row_errors(model_zoo.logits(model, ids), expected)
+        self.assertLess(float(errors.max()), FLOAT32_LOGITS)
 
-    def test_logits_in_half_precision(self):
+    @over(model_zoo.CONFIGS, HALVES)
+    def test_logits_in_half_precision(self, name, dtype):
         ids = model_zoo.prompts(4, 64)
+        reference = model_zoo.logits(model_zoo.build(name, dtype).float(), ids)
         for device in DEVICES:
-            for dtype in HALVES:
-                for name in model_zoo.CONFIGS:
-                    with self.subTest(model=name, dtype=dtype, device=device):
-                        reference = model_zoo.logits(model_zoo.build(name, dtype).float(), ids)
-                        self.check_logits(model_zoo.build(name, dtype, device), ids, reference)
+            with self.subTest(device=device):
+                self.check_logits(model_zoo.build(name, dtype, device), ids, reference)
 
-    def test_planted_errors_reach_the_logits(self):
+    @over(PLANTED_IN_LOGITS)
+    def test_planted_errors_reach_the_logits(self, name):
         ids = model_zoo.prompts(4, 64)
-        for name, change in (("gpt_oss", {"alpha": 1.0}), ("gpt_oss", {"gate_up_order": "gate_first"}),
-                             ("mixtral", {"gate_up_order": "up_first"})):
-            with self.subTest(model=name, planted=change):
-                reference = model_zoo.logits(model_zoo.build(name, torch.bfloat16).float(), ids)
+        reference = model_zoo.logits(model_zoo.build(name, torch.bfloat16).float(), ids)
+        for change in PLANTED_IN_LOGITS[name]:
+            with self.subTest(planted=change):
                 model = model_zoo.build(name, torch.bfloat16)
                 integration.prepare(model)
                 replant(model_zoo.experts_of(model)[0], **change)
@@ -234,22 +236,19 @@ class Models(unittest.TestCase):
             self.assertTrue(self.is_tie(reference, ours[row, :at], tokens, NOISE[dtype]),
                             f"row {row}: token {at}: got {tokens[0]}, grouped_mm {tokens[1]}, and that is no tie")
 
-    def test_greedy_generation(self):
-        for device in DEVICES:
-            for dtype in (torch.float32, torch.bfloat16) if device == "cpu" else (torch.bfloat16,):
-                for name in model_zoo.CONFIGS:
-                    with self.subTest(model=name, dtype=dtype, device=device):
-                        self.check_generation(model_zoo.build(name, dtype, device), name, dtype)
+    @over(model_zoo.CONFIGS, [(torch.float32, "cpu")] + [(torch.bfloat16, device) for device in DEVICES])
+    def test_greedy_generation(self, name, where):
+        dtype, device = where
+        self.check_generation(model_zoo.build(name, dtype, device), name, dtype)
 
-    def test_planted_errors_change_what_is_generated(self):
-        for name, change in (("gpt_oss", {"beta": 0.0}), ("qwen3_moe", {"gate_up_order": "up_first"})):
-            with self.subTest(model=name):
-                model = model_zoo.build(name, torch.bfloat16)
-                integration.prepare(model)
-                for module in model_zoo.experts_of(model):
-                    replant(module, **change)
-                with self.assertRaises(AssertionError):
-                    self.check_generation(model, name, torch.bfloat16)
+    @over(PLANTED_IN_GENERATION)
+    def test_planted_errors_change_what_is_generated(self, name):
+        model = model_zoo.build(name, torch.bfloat16)
+        integration.prepare(model)
+        for module in model_zoo.experts_of(model):
+            replant(module, **PLANTED_IN_GENERATION[name])
+        with self.assertRaises(AssertionError):
+            self.check_generation(model, name, torch.bfloat16)
 
 
 if __name__ == "__main__":

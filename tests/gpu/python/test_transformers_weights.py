@@ -16,6 +16,7 @@ from transformers.integrations import moe as transformers_moe
 
 import model_zoo
 import moe_reference
+from cases import one_test_a_case, over
 
 moe_reference.require_operator()
 
@@ -33,6 +34,7 @@ def values(model):
     return {name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters()}
 
 
+@one_test_a_case
 class Weights(unittest.TestCase):
     """gpt-oss keeps its experts' weights transposed; they are repacked once and stay what they were."""
 
@@ -73,43 +75,43 @@ class Weights(unittest.TestCase):
         self.assertEqual(integration.prepare(model), 2)
         self.assertEqual({name: p.data_ptr() for name, p in model.named_parameters()}, pointers)
 
-    def test_other_implementations_and_copies_work_on(self):
+    @over(DEVICES)
+    def test_other_implementations_and_copies_work_on(self, device):
         ids = model_zoo.prompts(2, 16)
-        for device in DEVICES:
-            model = model_zoo.build("gpt_oss", torch.bfloat16, device)
-            names = ("eager", "grouped_mm", "batched_mm")
-            before = {}
-            for name in names:
+        model = model_zoo.build("gpt_oss", torch.bfloat16, device)
+        names = ("eager", "grouped_mm", "batched_mm")
+        before = {}
+        for name in names:
+            model.set_experts_implementation(name)
+            before[name] = model_zoo.logits(model, ids)
+        model.set_experts_implementation("tessera")
+        ours = model_zoo.logits(model, ids)
+        self.assertTrue(torch.equal(model_zoo.logits(copy.deepcopy(model), ids), ours))
+        self.assertTrue(torch.equal(model_zoo.logits(model.to("cpu").to(device), ids), ours))
+        for name in names:
+            with self.subTest(implementation=name):
                 model.set_experts_implementation(name)
-                before[name] = model_zoo.logits(model, ids)
-            model.set_experts_implementation("tessera")
-            ours = model_zoo.logits(model, ids)
-            self.assertTrue(torch.equal(model_zoo.logits(copy.deepcopy(model), ids), ours))
-            self.assertTrue(torch.equal(model_zoo.logits(model.to("cpu").to(device), ids), ours))
-            for name in names:
-                with self.subTest(implementation=name, device=device):
-                    model.set_experts_implementation(name)
-                    errors = model_zoo.row_errors(model_zoo.logits(model, ids), before[name])
-                    self.assertLess(float(errors.median()), 0.02)
+                errors = model_zoo.row_errors(model_zoo.logits(model, ids), before[name])
+                self.assertLess(float(errors.median()), 0.02)
 
-    def test_saving_and_loading(self):
+    @over(DEVICES)
+    def test_saving_and_loading(self, device):
         ids = model_zoo.prompts(2, 16)
-        for device in DEVICES:
-            model = model_zoo.build("gpt_oss", torch.bfloat16, device, implementation="tessera")
-            before, said = values(model), model_zoo.logits(model, ids)
-            with tempfile.TemporaryDirectory() as folder:
-                model.save_pretrained(folder)  # of repacked weights
-                loaded = transformers.AutoModelForCausalLM.from_pretrained(
-                    folder, experts_implementation="tessera", dtype=torch.bfloat16)
-            self.assertEqual(loaded.config._experts_implementation, "tessera")
-            self.assert_same_values(loaded, before)
-            self.assertTrue(torch.equal(model_zoo.logits(loaded.to(device), ids), said))
-            other = model_zoo.build("gpt_oss", torch.bfloat16, device, seed=5, implementation="tessera")
-            model_zoo.logits(other, ids)
-            state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-            for assign in (False, True):  # into repacked weights, and in their place
-                other.load_state_dict(state, assign=assign)
-                self.assertTrue(torch.equal(model_zoo.logits(other, ids), said), f"assign={assign}")
+        model = model_zoo.build("gpt_oss", torch.bfloat16, device, implementation="tessera")
+        before, said = values(model), model_zoo.logits(model, ids)
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)  # of repacked weights
+            loaded = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, experts_implementation="tessera", dtype=torch.bfloat16)
+        self.assertEqual(loaded.config._experts_implementation, "tessera")
+        self.assert_same_values(loaded, before)
+        self.assertTrue(torch.equal(model_zoo.logits(loaded.to(device), ids), said))
+        other = model_zoo.build("gpt_oss", torch.bfloat16, device, seed=5, implementation="tessera")
+        model_zoo.logits(other, ids)
+        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        for assign in (False, True):  # into repacked weights, and in their place
+            other.load_state_dict(state, assign=assign)
+            self.assertTrue(torch.equal(model_zoo.logits(other, ids), said), f"assign={assign}")
 
     def test_first_call_in_inference_mode(self):
         model = model_zoo.build("gpt_oss", implementation="tessera")
@@ -247,60 +249,64 @@ class Refusals(unittest.TestCase):
             model_zoo.logits(model.float(), ids)  # looked at before, cast since
 
 
+@one_test_a_case
 class Compilers(unittest.TestCase):
-    def blocks(self, device):
-        for name in ("qwen3_moe", "gpt_oss"):
-            model = model_zoo.build(name, torch.bfloat16, device, implementation="tessera")
-            yield name, model, model.model.layers[1].mlp
+    NAMES = "qwen3_moe", "gpt_oss"
 
-    def test_without_a_graph_break(self):
-        for device in DEVICES:
-            for name, model, block in self.blocks(device):
-                with self.subTest(model=name, device=device), torch.no_grad():
-                    integration.prepare(model)
-                    torch._dynamo.reset()
-                    backend = "aot_eager" if device == "cpu" else "inductor"
-                    compiled = torch.compile(block, fullgraph=True, backend=backend)
-                    for tokens in (5, 17):
-                        x = torch.randn(1, tokens, 64, device=device, dtype=torch.bfloat16)
-                        got, expected = compiled(x), block(x)
-                        got, expected = (y[0] if isinstance(y, tuple) else y for y in (got, expected))
-                        errors = model_zoo.row_errors(got[0].double(), expected[0].double())
-                        self.assertLess(float(errors.max()), 0.02)
+    def block(self, name, device):
+        model = model_zoo.build(name, torch.bfloat16, device, implementation="tessera")
+        return model, model.model.layers[1].mlp
 
-    def test_unprepared_under_a_compiler(self):
-        for _, model, block in self.blocks("cpu"):
-            torch._dynamo.reset()
-            x = torch.randn(1, 5, 64, dtype=torch.bfloat16)
-            with torch.no_grad(), self.assertRaisesRegex(Exception, r"tessera.transformers.prepare\(model\)"):
-                torch.compile(block, fullgraph=True, backend="eager")(x)
-            torch._dynamo.reset()
-            with torch.no_grad():  # where a graph may break, the eager call prepares
-                torch.compile(block, backend="eager")(x)
-            self.assertTrue(hasattr(block.experts, integration._GATE))
+    @over(NAMES, DEVICES)
+    def test_without_a_graph_break(self, name, device):
+        model, block = self.block(name, device)
+        integration.prepare(model)
+        torch._dynamo.reset()
+        backend = "aot_eager" if device == "cpu" else "inductor"
+        compiled = torch.compile(block, fullgraph=True, backend=backend)
+        for tokens in (5, 17):
+            x = torch.randn(1, tokens, 64, device=device, dtype=torch.bfloat16)
+            with torch.no_grad():
+                got, expected = compiled(x), block(x)
+            got, expected = (y[0] if isinstance(y, tuple) else y for y in (got, expected))
+            errors = model_zoo.row_errors(got[0].double(), expected[0].double())
+            self.assertLess(float(errors.max()), 0.02)
+
+    @over(NAMES)
+    def test_unprepared_under_a_compiler(self, name):
+        _, block = self.block(name, "cpu")
+        torch._dynamo.reset()
+        x = torch.randn(1, 5, 64, dtype=torch.bfloat16)
+        with torch.no_grad(), self.assertRaisesRegex(Exception, r"tessera.transformers.prepare\(model\)"):
+            torch.compile(block, fullgraph=True, backend="eager")(x)
+        torch._dynamo.reset()
+        with torch.no_grad():  # where a graph may break, the eager call prepares
+            torch.compile(block, backend="eager")(x)
+        self.assertTrue(hasattr(block.experts, integration._GATE))
 
     @unittest.skipUnless(HAVE_GPU, "no GPU")
-    def test_in_a_cuda_graph(self):
-        for name, model, block in self.blocks("cuda"):
-            with self.subTest(model=name), torch.no_grad():
-                experts = block.experts
-                x = torch.randn(7, 64, device="cuda", dtype=torch.bfloat16)
-                ids = torch.rand(7, experts.num_experts, device="cuda").topk(4).indices
-                weights = torch.rand(7, 4, device="cuda").bfloat16()
-                graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-                with self.assertRaisesRegex(RuntimeError, r"prepare\(model\)"):
-                    with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=stream):
-                        experts(x, ids, weights)
-                torch.cuda.synchronize()
-                integration.prepare(model)
-                experts(x, ids, weights)
-                with torch.cuda.graph(graph, stream=stream):
-                    out = experts(x, ids, weights)
-                x.normal_()
-                ids.copy_(torch.rand(7, experts.num_experts, device="cuda").topk(4).indices)
-                out.fill_(float("nan"))
-                graph.replay()
-                self.assertTrue(torch.equal(out, experts(x, ids, weights)))
+    @over(NAMES)
+    def test_in_a_cuda_graph(self, name):
+        model, block = self.block(name, "cuda")
+        with torch.no_grad():
+            experts = block.experts
+            x = torch.randn(7, 64, device="cuda", dtype=torch.bfloat16)
+            ids = torch.rand(7, experts.num_experts, device="cuda").topk(4).indices
+            weights = torch.rand(7, 4, device="cuda").bfloat16()
+            graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+            with self.assertRaisesRegex(RuntimeError, r"prepare\(model\)"):
+                with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=stream):
+                    experts(x, ids, weights)
+            torch.cuda.synchronize()
+            integration.prepare(model)
+            experts(x, ids, weights)
+            with torch.cuda.graph(graph, stream=stream):
+                out = experts(x, ids, weights)
+            x.normal_()
+            ids.copy_(torch.rand(7, experts.num_experts, device="cuda").topk(4).indices)
+            out.fill_(float("nan"))
+            graph.replay()
+            self.assertTrue(torch.equal(out, experts(x, ids, weights)))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pathlib
 import sys
 import tomllib
 import unittest
+from unittest import mock
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 PLUGIN = ROOT / "integrations" / "vllm"
@@ -17,10 +18,12 @@ from torch.nn import functional
 
 import fake_vllm
 import moe_reference
+from cases import one_test_a_case, over
 
 moe_reference.require_operator()
 fake_vllm.install()
 
+import tessera
 import tessera_vllm
 from tessera_vllm import experts as plugin
 
@@ -139,47 +142,48 @@ def worst(got, expected):
     return float(((got - expected).norm(dim=1) / lengths)[~empty].max())
 
 
+@one_test_a_case
 class Computing(unittest.TestCase):
     def check(self, config, p, meaning):
         got = apply(experts_for(config, p), p, config.activation)
         self.assertLess(worst(got, expected_rows(p, meaning)), ROW_LIMITS[config.in_dtype])
 
-    def test_every_activation(self):
-        for device in DEVICES:
-            for activation, meaning in MEANINGS.items():
-                for dtype in ROW_LIMITS:
-                    with self.subTest(activation=activation, dtype=dtype, device=device):
-                        config = config_of(activation, dtype)
-                        self.check(config, problem_of(config, device), meaning)
-            config = config_of(swiglu_limit=LIMIT)  # DeepSeek-V4's
-            self.check(config, problem_of(config, device), SILU_CLAMPED)
+    @over(DEVICES)
+    def test_every_activation(self, device):
+        for activation, meaning in MEANINGS.items():
+            for dtype in ROW_LIMITS:
+                with self.subTest(activation=activation, dtype=dtype, device=device):
+                    config = config_of(activation, dtype)
+                    self.check(config, problem_of(config, device), meaning)
+        config = config_of(swiglu_limit=LIMIT)  # DeepSeek-V4's
+        self.check(config, problem_of(config, device), SILU_CLAMPED)
 
-    def test_biases_and_expert_maps(self):
-        for device in DEVICES:
-            for activation in (Act.SILU, Act.SWIGLUOAI, Act.RELU2_NO_MUL):
-                for changes in ({"bias": True}, {"sharded": True}, {"bias": True, "sharded": True}):
-                    with self.subTest(activation=activation, device=device, **changes):
-                        config = config_of(activation, num_local_experts=6 if "sharded" in changes else 12)
-                        p = problem_of(config, device, **changes)
-                        self.check(config, p, MEANINGS[activation])
+    @over(DEVICES)
+    def test_biases_and_expert_maps(self, device):
+        for activation in (Act.SILU, Act.SWIGLUOAI, Act.RELU2_NO_MUL):
+            for changes in ({"bias": True}, {"sharded": True}, {"bias": True, "sharded": True}):
+                with self.subTest(activation=activation, device=device, **changes):
+                    config = config_of(activation, num_local_experts=6 if "sharded" in changes else 12)
+                    p = problem_of(config, device, **changes)
+                    self.check(config, p, MEANINGS[activation])
 
-    def test_router_weight_on_the_input(self):
-        for device in DEVICES:
-            config = config_of(experts_per_token=1)
-            p = problem_of(config, device)
-            p.weights.uniform_(0.2, 0.8)
-            weighted = dataclasses.replace(p, x=p.x * p.weights.to(p.x.dtype))
-            got = apply(experts_for(config, p), weighted, Act.SILU, apply_router_weight_on_input=True)
-            expected = expected_rows(dataclasses.replace(weighted, weights=torch.ones_like(p.weights)), MEANINGS[Act.SILU])
-            self.assertLess(worst(got, expected), ROW_LIMITS[torch.bfloat16])
+    @over(DEVICES)
+    def test_router_weight_on_the_input(self, device):
+        config = config_of(experts_per_token=1)
+        p = problem_of(config, device)
+        p.weights.uniform_(0.2, 0.8)
+        weighted = dataclasses.replace(p, x=p.x * p.weights.to(p.x.dtype))
+        got = apply(experts_for(config, p), weighted, Act.SILU, apply_router_weight_on_input=True)
+        expected = expected_rows(dataclasses.replace(weighted, weights=torch.ones_like(p.weights)), MEANINGS[Act.SILU])
+        self.assertLess(worst(got, expected), ROW_LIMITS[torch.bfloat16])
 
-    def test_int64_ids_and_one_token(self):
-        for device in DEVICES:
-            config = config_of()
-            for tokens in (1, 2, 33):
-                p = problem_of(config, device, tokens=tokens)
-                p.ids = p.ids.long()
-                self.check(config, p, MEANINGS[Act.SILU])
+    @over(DEVICES)
+    def test_int64_ids_and_one_token(self, device):
+        config = config_of()
+        for tokens in (1, 2, 33):
+            p = problem_of(config, device, tokens=tokens)
+            p.ids = p.ids.long()
+            self.check(config, p, MEANINGS[Act.SILU])
 
     def test_planted_errors_are_seen(self):
         config = config_of(Act.SWIGLUOAI)
@@ -222,6 +226,7 @@ class Computing(unittest.TestCase):
         self.assertTrue(torch.equal(out, apply(experts, p, Act.SILU)))
 
 
+@unittest.skipUnless(torch.cuda.is_available(), "no CUDA device: vLLM's choice depends on what the library says of it")
 class Choosing(unittest.TestCase):
     def setUp(self):
         tessera_vllm.register()
@@ -270,13 +275,12 @@ class Choosing(unittest.TestCase):
         self.assertFalse(plugin.TesseraExperts.is_supported_config(plugin.TesseraExperts, config_of(), None, None, batched)[0])
 
     def test_other_devices(self):
-        for name, value in (("capability", (10, 0)), ("capability", (8, 0)), ("cuda", False)):
-            before = getattr(fake_vllm.Platform, name)
-            setattr(fake_vllm.Platform, name, value)
-            try:
-                self.assertIs(self.chosen(config_of()), fake_vllm.TritonExperts)
-            finally:
-                setattr(fake_vllm.Platform, name, before)
+        with mock.patch.object(fake_vllm.Platform, "cuda", False):
+            self.assertIs(self.chosen(config_of()), fake_vllm.TritonExperts)
+        why = "cuda:0 (a GPU): compute capability 10.0, expected 9.0 (Hopper)"
+        with mock.patch.object(tessera, "why_unusable", lambda device: why):
+            self.assertIs(self.chosen(config_of()), fake_vllm.TritonExperts)
+        self.assertIs(self.chosen(config_of()), plugin.TesseraExperts)
 
 
 if __name__ == "__main__":

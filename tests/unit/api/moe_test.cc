@@ -180,6 +180,30 @@ TEST(CApi, WeightFormatsAndScales) {
   }
 }
 
+// The numbers are those that the layer itself refuses by: each is taken, one step beyond is not.
+TEST(CApi, LimitsAreWhatALayerTakes) {
+  const tessera_moe_limit_values& limits = *tessera_moe_limits();
+  EXPECT_EQ(limits.struct_bytes, sizeof(limits));
+  const LayerData data({.hidden = 64});
+  const auto refused = [&](const auto& change) {
+    CLayer c_layer(data);
+    change(c_layer);
+    return c_layer.create() == TESSERA_OK ? std::string() : std::string(tessera_last_error_where());
+  };
+  EXPECT_EQ(refused([&](CLayer& c) { c.config.num_experts = limits.max_experts; }), "");
+  EXPECT_EQ(refused([&](CLayer& c) { c.config.num_experts = limits.max_experts + 1; }), "num_experts");
+  EXPECT_EQ(refused([&](CLayer& c) { c.config.top_k = limits.max_top_k; }), "");
+  EXPECT_EQ(refused([&](CLayer& c) { c.config.top_k = limits.max_top_k + 1; }), "top_k");
+  EXPECT_EQ(refused([&](CLayer& c) { c.config.hidden_size = 3 * limits.width_multiple; }), "");
+  EXPECT_EQ(refused([&](CLayer& c) { c.config.hidden_size = 3 * limits.width_multiple + 1; }), "hidden_size");
+  EXPECT_EQ(refused([&](CLayer& c) { c.config.intermediate_size = limits.width_multiple / 2; }), "intermediate_size");
+  const auto moved_down = [](CLayer& c, int32_t bytes) {
+    c.weights.down = static_cast<const std::byte*>(c.weights.down) + bytes;
+  };
+  EXPECT_EQ(refused([&](CLayer& c) { moved_down(c, limits.alignment); }), "");
+  EXPECT_EQ(refused([&](CLayer& c) { moved_down(c, limits.alignment / 2); }), "down weight");
+}
+
 TEST(CApi, DevicesThatAreNotThere) {
   EXPECT_EQ(tessera_device_check(TESSERA_CPU), TESSERA_OK);
   const int32_t beyond = tessera_num_devices() + 5;

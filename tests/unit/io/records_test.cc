@@ -136,27 +136,8 @@ TEST(Records, FormatNames) {
   EXPECT_EQ(parse_input_format("ids"), InputFormat::ids);
   EXPECT_EQ(parse_input_format("embeddings"), InputFormat::embeddings);
   EXPECT_EQ(error_of([] { parse_input_format("x\x1b"); }),
-            "--format: got 'x\\x1b', expected text, csv, jsonl, ids or embeddings");
+            "format: got 'x\\x1b', expected text, csv, jsonl, ids or embeddings");
   EXPECT_NE(error_of([] { parse_input_format("CSV"); }), "no error");
-}
-
-TEST(Records, OneTextOfTheCommandLine) {
-  auto reader = open_records({.text = "two\nlines"});
-  EXPECT_EQ(reader->num_records_hint(), 1);
-  EXPECT_EQ(reader->num_bytes_hint(), 9);
-  EXPECT_EQ(reader->bytes_read(), 0);
-  RecordBatch batch;
-  ASSERT_TRUE(reader->next(4, batch));
-  EXPECT_EQ(texts_of(batch), Records{"two\nlines"});
-  EXPECT_EQ(batch.errors, Records{""});
-  EXPECT_EQ(reader->bytes_read(), 9);
-  EXPECT_FALSE(reader->next(4, batch));
-  reader = open_records({.text = ""});
-  ASSERT_TRUE(reader->next(1, batch));
-  EXPECT_EQ(texts_of(batch), Records{""});
-  reader = open_records({.text = "a\xFF"});
-  ASSERT_TRUE(reader->next(1, batch));
-  EXPECT_EQ(batch.errors, Records{"--text: got '\\xff' at byte 1, expected well-formed UTF-8"});
 }
 
 TEST(Records, APipeGivenByNameWorks) {

@@ -33,7 +33,7 @@ TEST(Shard, is_written_i_of_n) {
   EXPECT_EQ(parse_shard("999/1000"), (Shard{999, 1000}));
   for (const char* text : {"", "/", "1", "1/", "/2", "2/2", "3/2", "-1/2", "+1/2", " 1/2", "1/2 ", "1/2/3", "0/0",
                            "0/1001", "1.0/2", "0x1/2", "99999999999999999999/2", "0/99999999999999999999", "a/b"}) {
-    expect_contains(error_of([&] { parse_shard(text); }), "--shard: got '");
+    expect_contains(error_of([&] { parse_shard(text); }), "shard: got '");
   }
   EXPECT_EQ(part_path("a/labels.csv", {2, 8}), "a/labels.csv.2-of-8");
 }

@@ -4,9 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 #include <functional>
+#include <iterator>
 #include <numeric>
+#include <regex>
 #include <set>
+#include <string>
 
 #include "tessera/core/error.h"
 
@@ -26,6 +30,24 @@ std::string error_of(const std::function<void()>& action) {
     return error.what();
   }
   return "no error";
+}
+
+// The comparison's grid is plain Python that needs no library, so it states the shapes again: they must be these.
+TEST(Presets, AreTheComparisonsShapes) {
+  std::ifstream file(TESSERA_SOURCE_DIR "/bench/peers/grid.py");
+  std::string text(std::istreambuf_iterator<char>(file), {});
+  const size_t begin = text.find("PRESETS = {");
+  ASSERT_NE(begin, std::string::npos);
+  text = text.substr(begin, text.find('}', begin) - begin);
+  const std::regex entry(R"re("([^"]+)": \((\d+), (\d+), (\d+), (\d+)\))re");
+  int compared = 0;
+  for (std::sregex_iterator i(text.begin(), text.end(), entry), end; i != end; ++i, ++compared) {
+    const LayerConfig& ours = find_preset((*i)[1].str()).config;
+    const int32_t sizes[] = {ours.hidden_size, ours.intermediate_size, ours.num_experts, ours.top_k};
+    for (size_t k = 0; k < 4; ++k) EXPECT_EQ(std::stoi((*i)[k + 2]), sizes[k]) << (*i)[0];
+  }
+  EXPECT_GE(compared, 10);
+  EXPECT_EQ(compared, std::count(text.begin(), text.end(), ':'));  // every entry was read
 }
 
 TEST(Presets, AreValidAndNamedOnce) {

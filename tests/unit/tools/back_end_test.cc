@@ -19,9 +19,9 @@ Devices no_gpu() { return {.gpus = {}, .why_none = "no driver", .cpu_multiplies_
 
 /// GPUs 0 and 2 can be used, 1 cannot.
 Devices three_gpus() {
-  return {.gpus = {{.index = 0, .name = "H100", .memory_bytes = 80, .unusable = ""},
-                   {.index = 1, .name = "A100", .memory_bytes = 40, .unusable = "it is no Hopper"},
-                   {.index = 2, .name = "H200", .memory_bytes = 140, .unusable = ""}},
+  return {.gpus = {{.index = 0, .name = "H100", .major = 9, .minor = 0, .memory_bytes = 80},
+                   {.index = 1, .name = "A100", .major = 8, .minor = 0, .memory_bytes = 40},
+                   {.index = 2, .name = "H200", .major = 9, .minor = 0, .memory_bytes = 140}},
           .why_none = "",
           .cpu_multiplies_bf16 = true};
 }
@@ -51,7 +51,7 @@ TEST(BackEnd, AutoTakesTheCpuAndSaysWhy) {
   EXPECT_FALSE(select_back_end({}, no_gpu()).on_gpu());
   EXPECT_EQ(select_back_end({}, no_gpu()).why_cpu, "no driver");
   EXPECT_FALSE(select_back_end({}, unusable_gpu()).on_gpu());
-  EXPECT_EQ(select_back_end({}, unusable_gpu()).why_cpu, "GPU 1 (A100): it is no Hopper");
+  EXPECT_EQ(select_back_end({}, unusable_gpu()).why_cpu, "GPU 1 (A100): compute capability 8.0, expected 9.0 (Hopper)");
   const BackEnd oracle = select_back_end({.precision = "fp64"}, three_gpus());
   EXPECT_FALSE(oracle.on_gpu());
   EXPECT_EQ(oracle.why_cpu, "fp64, the oracle, runs there");
@@ -74,9 +74,9 @@ TEST(BackEnd, GpusThatCannotBeHad) {
   EXPECT_EQ(refusal({.device = "cuda"}, no_gpu()), "--device: got 'cuda', expected auto or cpu: no driver");
   EXPECT_EQ(refusal({.device = "cuda:0"}, no_gpu()), "--device: got 'cuda:0', expected auto or cpu: no driver");
   EXPECT_EQ(refusal({.device = "cuda"}, unusable_gpu()),
-            "--device: got 'cuda', expected auto or cpu: GPU 1 (A100): it is no Hopper");
+            "--device: got 'cuda', expected auto or cpu: GPU 1 (A100): compute capability 8.0, expected 9.0 (Hopper)");
   EXPECT_EQ(refusal({.device = "cuda:0,1"}, three_gpus()),
-            "--device: got GPU 1 (A100), expected one that can be used: it is no Hopper");
+            "--device: got GPU 1 (A100), expected one that can be used: compute capability 8.0, expected 9.0 (Hopper)");
   EXPECT_EQ(refusal({.device = "cuda:7"}, three_gpus()),
             "--device: got 'cuda:7', expected what this machine has: GPU 0 (H100), GPU 1 (A100), GPU 2 (H200)");
   EXPECT_EQ(refusal({.device = "cuda:2,0,2"}, three_gpus()),
@@ -193,9 +193,7 @@ TEST(BackEnd, WordsAreCheckedOnEveryMachine) {
   }
 }
 
-TEST(BackEnd, NamesOfGpusAreEscaped) {
-  EXPECT_EQ(gpu_name({.index = 3, .name = "a\x1b[31m", .memory_bytes = 0, .unusable = ""}), "GPU 3 (a\\x1b[31m)");
-}
+TEST(BackEnd, NamesOfGpusAreEscaped) { EXPECT_EQ(gpu_name({.index = 3, .name = "a\x1b[31m"}), "GPU 3 (a\\x1b[31m)"); }
 
 }  // namespace
 }  // namespace tessera::cli

@@ -6,9 +6,8 @@ from vllm.model_executor.layers.fused_moe.activation import MoEActivation
 from vllm.model_executor.layers.fused_moe.topk_weight_and_reduce import TopKWeightAndReduceNoOP
 from vllm.platforms import current_platform
 
-CAPABILITY = (9, 0)  # Hopper
 DTYPES = (torch.bfloat16, torch.float16)
-SIZE_MULTIPLE, MOST_EXPERTS, MOST_TOP_K = 8, 1024, 32
+LIMITS = tessera.moe_limits()
 ALPHA, BETA, LIMIT = 1.702, 1.0, 7.0  # of vLLM's operator swigluoai_and_mul
 
 GATED = {MoEActivation.SILU: "silu", MoEActivation.GELU: "gelu_erf", MoEActivation.GELU_TANH: "gelu_tanh"}
@@ -43,10 +42,11 @@ class TesseraExperts(mk.FusedMoEExpertsModular):
         width, limit = moe_config.intermediate_size_per_partition, moe_config.swiglu_limit
         for wrong, what in (
                 (moe_config.in_dtype not in DTYPES, f"{moe_config.in_dtype}"),
-                (moe_config.hidden_dim % SIZE_MULTIPLE, f"hidden size {moe_config.hidden_dim}"),
-                (width % SIZE_MULTIPLE, f"intermediate size {width} of a rank"),
-                (not 1 <= moe_config.num_local_experts <= MOST_EXPERTS, f"{moe_config.num_local_experts} experts"),
-                (not 1 <= moe_config.experts_per_token <= MOST_TOP_K, f"{moe_config.experts_per_token} experts a token"),
+                (moe_config.hidden_dim % LIMITS.width_multiple, f"hidden size {moe_config.hidden_dim}"),
+                (width % LIMITS.width_multiple, f"intermediate size {width} of a rank"),
+                (not 1 <= moe_config.num_local_experts <= LIMITS.max_experts, f"{moe_config.num_local_experts} experts"),
+                (not 1 <= moe_config.experts_per_token <= LIMITS.max_top_k,
+                 f"{moe_config.experts_per_token} experts a token"),
                 (limit is not None and limit <= 0, f"swiglu limit {limit}"),
                 (moe_config.activation is MoEActivation.SWIGLUOAI_UNINTERLEAVE and limit is None, "no swiglu limit")):
             if wrong:
@@ -59,7 +59,7 @@ class TesseraExperts(mk.FusedMoEExpertsModular):
 
     @staticmethod
     def _supports_current_device():
-        return current_platform.is_cuda() and current_platform.is_device_capability(CAPABILITY)
+        return current_platform.is_cuda() and not tessera.why_unusable(torch.cuda.current_device())
 
     @staticmethod
     def _supports_no_act_and_mul():

@@ -51,10 +51,10 @@ __device__ inline void add_weighted(float (&sum)[kChunkElements], float weight, 
 
 template <class Element, bool kMarked>
 __global__ void __launch_bounds__(kPolicy.threads) combine_kernel(const __grid_constant__ Params params) {
-  cta::mark<kMarked>(params.marks, &gpu::KernelMarks::begin);
+  cta::mark<kMarked>(params.marks, &cuda::KernelMarks::begin);
   ptx::launch_dependents();
   ptx::wait_for_prerequisites();
-  cta::mark<kMarked>(params.marks, &gpu::KernelMarks::work);
+  cta::mark<kMarked>(params.marks, &cuda::KernelMarks::work);
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kPolicy.threads + threadIdx.x;
   if (index >= params.num_chunks) return;
   const int32_t token = static_cast<int32_t>(index / params.row_chunks);

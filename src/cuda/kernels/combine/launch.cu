@@ -24,7 +24,7 @@ void launch(const Args& args, cudaStream_t stream) {
   const bool is_bf16 = args.dtype == DType::bf16;
   auto* const kernel = is_bf16 ? combine_kernel<__nv_bfloat16, false> : combine_kernel<__half, false>;
   auto* const marked_kernel = is_bf16 ? combine_kernel<__nv_bfloat16, true> : combine_kernel<__half, true>;
-  gpu::launch_overlapping(args.marks == nullptr ? kernel : marked_kernel, ctas, kPolicy.threads, params, stream);
+  cuda::launch_overlapping(args.marks == nullptr ? kernel : marked_kernel, ctas, kPolicy.threads, params, stream);
 }
 
 }  // namespace tessera::kernels::combine

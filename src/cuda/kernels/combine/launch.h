@@ -25,7 +25,7 @@ struct Args {
   int32_t num_shared_experts = 0;        // S: the last slots of a token
   const float* shared_weight = nullptr;  // [T], of all shared experts; null: 1
   DType topk_weights_dtype = DType::f32;
-  gpu::KernelMarks* marks = nullptr;  // [1] or null: none
+  cuda::KernelMarks* marks = nullptr;  // [1] or null: none
 };
 
 void launch(const Args& args, cudaStream_t stream);

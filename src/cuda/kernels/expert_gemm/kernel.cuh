@@ -258,7 +258,7 @@ __global__ void __launch_bounds__(Config<kRole, Tuning>::kThreads, 1)
   const int warp = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 32, 0);  // uniform for the compiler
   const int warpgroup = warp / 4;
   // A consumer marks: it waits for the first stage anyway.
-  cta::mark<C::kMarked>(options.marks, &gpu::KernelMarks::begin, C::kWarpgroupThreads);
+  cta::mark<C::kMarked>(options.marks, &cuda::KernelMarks::begin, C::kWarpgroupThreads);
   ptx::launch_dependents();
   if (threadIdx.x == 0) {
     ptx::prefetch_tensor_map(&weight_map);
@@ -274,7 +274,7 @@ __global__ void __launch_bounds__(Config<kRole, Tuning>::kThreads, 1)
     __syncthreads();
   }
   ptx::wait_for_prerequisites();
-  cta::mark<C::kMarked>(options.marks, &gpu::KernelMarks::work, C::kWarpgroupThreads);
+  cta::mark<C::kMarked>(options.marks, &cuda::KernelMarks::work, C::kWarpgroupThreads);
 
   const grouped::WeightMaps weight_maps(weight_map, shared_weight_map, problem);
   if constexpr (C::kGathers) {

@@ -50,7 +50,7 @@ struct Launch {
   using C = Config<kRole, Tuning>;
 
   Launch(int32_t num_ctas, cudaStream_t stream) {
-    gpu::allow_shared_memory<kernel>(sizeof(SharedStorage<C>));
+    cuda::allow_shared_memory<kernel>(sizeof(SharedStorage<C>));
     attributes[0].id = cudaLaunchAttributeClusterDimension;
     attributes[0].val.clusterDim.x = C::kCluster;
     attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;

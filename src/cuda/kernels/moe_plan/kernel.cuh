@@ -27,7 +27,7 @@ inline constexpr uint32_t kAllLanes = 0xFFFFFFFFu;
 struct Params : Args {
   int32_t num_pairs;  // T * num_slots
   Chunking chunking;
-  gpu::KernelMarks* marks;  // [1] of this kernel; unused unless kMarked
+  cuda::KernelMarks* marks;  // [1] of this kernel; unused unless kMarked
 };
 
 // Expert of this shard that an id names, else -1.
@@ -69,11 +69,11 @@ __device__ inline void count_chunk(const Params& params, int32_t chunk, int32_t*
 template <bool kMarked>
 __global__ void __launch_bounds__(kThreads, 1) count_kernel(const __grid_constant__ Params params) {
   __shared__ int32_t counts[kThreads];
-  cta::mark<kMarked>(params.marks, &gpu::KernelMarks::begin);
+  cta::mark<kMarked>(params.marks, &cuda::KernelMarks::begin);
   ptx::launch_dependents();
   counts[threadIdx.x] = 0;
   ptx::wait_for_prerequisites();
-  cta::mark<kMarked>(params.marks, &gpu::KernelMarks::work);
+  cta::mark<kMarked>(params.marks, &cuda::KernelMarks::work);
   __syncthreads();  // counts are zero
   count_chunk(params, static_cast<int32_t>(blockIdx.x), counts);
   __syncthreads();  // counts are complete
@@ -265,10 +265,10 @@ template <bool kMarked>
 __global__ void __launch_bounds__(kThreads, 1) place_kernel(const __grid_constant__ Params params) {
   extern __shared__ uint16_t warp_counts[];  // [kWarps][E]
   __shared__ PlaceStorage smem;
-  cta::mark<kMarked>(params.marks, &gpu::KernelMarks::begin);
+  cta::mark<kMarked>(params.marks, &cuda::KernelMarks::begin);
   ptx::launch_dependents();
   ptx::wait_for_prerequisites();
-  cta::mark<kMarked>(params.marks, &gpu::KernelMarks::work);
+  cta::mark<kMarked>(params.marks, &cuda::KernelMarks::work);
   const int32_t chunk = static_cast<int32_t>(blockIdx.x);
   read_table(params, chunk, smem);
   if (chunk < params.chunking.num_chunks) {

@@ -29,12 +29,12 @@ template <bool kMarked>
 void launch_kernels(const Args& args, Params params, cudaStream_t stream) {
   params.marks = args.count_marks;
   if (params.chunking.num_chunks > 1)
-    gpu::launch_overlapping(count_kernel<kMarked>, params.chunking.num_chunks, kThreads, params, stream);
+    cuda::launch_overlapping(count_kernel<kMarked>, params.chunking.num_chunks, kThreads, params, stream);
   params.marks = args.place_marks;
-  gpu::allow_shared_memory<place_kernel<kMarked>>(shared_bytes(kMaxExperts));
+  cuda::allow_shared_memory<place_kernel<kMarked>>(shared_bytes(kMaxExperts));
   if (params.chunking.num_chunks == 0) params.chunking.num_chunks = 1;  // an empty plan is still written
-  gpu::launch_overlapping(place_kernel<kMarked>, params.chunking.num_chunks + 1, kThreads, params, stream,
-                          shared_bytes(args.num_experts));
+  cuda::launch_overlapping(place_kernel<kMarked>, params.chunking.num_chunks + 1, kThreads, params, stream,
+                           shared_bytes(args.num_experts));
 }
 
 }  // namespace

@@ -29,12 +29,12 @@ struct Args {
   int32_t first_expert;  // id of this shard's expert 0; ids outside [first_expert, first_expert + E) are skipped
   batching::TaskOrder order;
   grouped::Tiling tilings[grouped::kNumGemms];
-  grouped::PlanView plan;                   // arrays to fill; chunk_counts [num_chunks][E + S]
-  int32_t num_shared_experts = 0;           // S: experts that every token takes
-  const int32_t* expert_map = nullptr;      // [num_mapped_experts] id -> expert of this shard, else any other number
-  int32_t num_mapped_experts = 0;           // 0: no map
-  gpu::KernelMarks* count_marks = nullptr;  // [1] of each launch; both or neither
-  gpu::KernelMarks* place_marks = nullptr;
+  grouped::PlanView plan;                    // arrays to fill; chunk_counts [num_chunks][E + S]
+  int32_t num_shared_experts = 0;            // S: experts that every token takes
+  const int32_t* expert_map = nullptr;       // [num_mapped_experts] id -> expert of this shard, else any other number
+  int32_t num_mapped_experts = 0;            // 0: no map
+  cuda::KernelMarks* count_marks = nullptr;  // [1] of each launch; both or neither
+  cuda::KernelMarks* place_marks = nullptr;
 };
 
 void launch(const Args& args, cudaStream_t stream);
