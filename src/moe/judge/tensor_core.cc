@@ -153,6 +153,29 @@ TensorCoreRules tensor_core_rules(TensorCoreType type) {
 
 double operand_value(const TensorCoreRules& rules, uint16_t bits) { return exact_value(operand_number(rules, bits)); }
 
+uint16_t nearest_operand(TensorCoreType type, double value) {
+  if (type == TensorCoreType::bf16) return f32_to_bf16(static_cast<float>(value));
+  const uint16_t half = f32_to_f16(static_cast<float>(value));
+  if (type == TensorCoreType::f16) return half;
+  // e4m3: the magnitudes are in the order of their patterns.
+  static const std::array<double, 0x7F> kValues = [] {
+    std::array<double, 0x7F> values{};
+    for (size_t i = 0; i < values.size(); ++i)
+      values[i] = operand_value(tensor_core_rules(TensorCoreType::e4m3), static_cast<uint16_t>(i));
+    return values;
+  }();
+  if (std::isnan(value)) return 0x7F;
+  const double magnitude = std::fabs(value);
+  const auto above = std::lower_bound(kValues.begin(), kValues.end(), magnitude);
+  auto index = static_cast<size_t>(above - kValues.begin());
+  if (index == kValues.size()) index = kValues.size() - 1;
+  if (index > 0) {
+    const double up = kValues[index] - magnitude, down = magnitude - kValues[index - 1];
+    if (down < up || (down == up && index % 2 == 1)) --index;
+  }
+  return static_cast<uint16_t>(index | (std::signbit(value) ? 0x80u : 0u));
+}
+
 float multiply_add(const TensorCoreRules& rules, std::span<const uint16_t> a, std::span<const uint16_t> b, float c,
                    TensorCoreStep* step) {
   TESSERA_CHECK(a.size() == static_cast<size_t>(rules.num_products) && b.size() == a.size(), a.size(), b.size());

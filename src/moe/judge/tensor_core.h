@@ -86,6 +86,9 @@ float multiply_add(const TensorCoreRules& rules, std::span<const uint16_t> a, st
 /// A pattern's value, exactly.
 double operand_value(const TensorCoreRules& rules, uint16_t bits);
 
+/// The pattern nearest to a value, ties to even. Beyond the type: infinity, in e4m3 the largest number.
+uint16_t nearest_operand(TensorCoreType type, double value);
+
 /// Rows of an operand, K-major; elements of one byte (e4m3) or two.
 struct OperandRows {
   const void* data = nullptr;

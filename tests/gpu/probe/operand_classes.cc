@@ -1,7 +1,6 @@
 #include "gpu/probe/operand_classes.h"
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cmath>
 #include <numeric>
@@ -81,13 +80,14 @@ double scale_of(TensorCoreType type) { return type == TensorCoreType::e4m3 ? 64.
 
 ProbeOperands normal(TensorCoreType type, int rows, int64_t depth, uint32_t seed) {
   Draw draw(seed);
-  return filled(rows, depth, draw, [&](Draw& d, bool) { return nearest_pattern(type, d.normal() * scale_of(type)); });
+  return filled(rows, depth, draw,
+                [&](Draw& d, bool) { return moe::nearest_operand(type, d.normal() * scale_of(type)); });
 }
 
 ProbeOperands same_sign(TensorCoreType type, int rows, int64_t depth, uint32_t seed) {
   Draw draw(seed);
   return filled(rows, depth, draw,
-                [&](Draw& d, bool) { return nearest_pattern(type, std::fabs(d.normal()) * scale_of(type)); });
+                [&](Draw& d, bool) { return moe::nearest_operand(type, std::fabs(d.normal()) * scale_of(type)); });
 }
 
 ProbeOperands wide(TensorCoreType type, int rows, int64_t depth, uint32_t seed) {
@@ -100,7 +100,7 @@ ProbeOperands wide(TensorCoreType type, int rows, int64_t depth, uint32_t seed) 
 ProbeOperands given_sums(TensorCoreType type, int rows, int64_t depth, uint32_t seed) {
   Draw draw(seed);
   ProbeOperands operands =
-      filled(rows, depth, draw, [&](Draw& d, bool) { return nearest_pattern(type, d.normal() * scale_of(type)); });
+      filled(rows, depth, draw, [&](Draw& d, bool) { return moe::nearest_operand(type, d.normal() * scale_of(type)); });
   give_start(operands, rows, draw,
              [](Draw& d) { return static_cast<float>(std::ldexp(d.normal(), d.between(-30, 34))); });
   return operands;
@@ -147,7 +147,7 @@ ProbeOperands underflow(TensorCoreType type, int rows, int64_t depth, uint32_t s
 
 ProbeOperands zeros(TensorCoreType type, int rows, int64_t depth, uint32_t seed) {
   Draw draw(seed);
-  const uint16_t one = nearest_pattern(type, 1.0);
+  const uint16_t one = moe::nearest_operand(type, 1.0);
   // Whole rows of one sign: sums of negative zeros alone.
   ProbeOperands operands = filled(rows, depth, draw, [&](Draw& d, bool) {
     return d.one_in(24) ? d.signed_pattern(type, one) : d.signed_pattern(type, 0);
@@ -235,7 +235,7 @@ ProbeOperands infinities_and_nans(TensorCoreType type, int rows, int64_t depth, 
   const bool has_infinity = type != TensorCoreType::e4m3;
   const uint16_t infinity = type == TensorCoreType::bf16 ? 0x7F80 : 0x7C00;
   ProbeOperands operands = filled(rows, depth, draw, [&](Draw& d, bool) {
-    if (!d.one_in(60)) return d.one_in(40) ? d.signed_pattern(type, 0) : nearest_pattern(type, d.normal());
+    if (!d.one_in(60)) return d.one_in(40) ? d.signed_pattern(type, 0) : moe::nearest_operand(type, d.normal());
     if (!has_infinity) return d.signed_pattern(type, 0x7F);
     const auto payload =
         static_cast<uint16_t>(d.one_in(3) ? 1u + d.bits() % (type == TensorCoreType::bf16 ? 0x7Fu : 0x3FFu) : 0u);
@@ -268,28 +268,6 @@ ProbeOperands any_patterns(TensorCoreType type, int rows, int64_t depth, uint32_
 }
 
 }  // namespace
-
-uint16_t nearest_pattern(TensorCoreType type, double value) {
-  if (type == TensorCoreType::bf16) return f32_to_bf16(static_cast<float>(value));
-  const uint16_t half = f32_to_f16(static_cast<float>(value));
-  if (type == TensorCoreType::f16) return half;
-  // e4m3: the magnitudes are in the order of their patterns.
-  static const std::array<double, 0x7F> kValues = [] {
-    std::array<double, 0x7F> values{};
-    for (size_t i = 0; i < values.size(); ++i)
-      values[i] = moe::operand_value(moe::tensor_core_rules(TensorCoreType::e4m3), static_cast<uint16_t>(i));
-    return values;
-  }();
-  const double magnitude = std::fabs(value);
-  const auto above = std::lower_bound(kValues.begin(), kValues.end(), magnitude);
-  auto index = static_cast<size_t>(above - kValues.begin());
-  if (index == kValues.size()) index = kValues.size() - 1;
-  if (index > 0) {
-    const double up = kValues[index] - magnitude, down = magnitude - kValues[index - 1];
-    if (down < up || (down == up && index % 2 == 1)) --index;
-  }
-  return static_cast<uint16_t>(index | (std::signbit(value) ? 0x80u : 0u));
-}
 
 const std::vector<OperandClass>& operand_classes() {
   static const std::vector<OperandClass> kClasses = {

@@ -24,7 +24,4 @@ struct OperandClass {
 
 const std::vector<OperandClass>& operand_classes();
 
-/// The pattern nearest to a value, ties to even; too large ones become the largest finite.
-uint16_t nearest_pattern(moe::TensorCoreType type, double value);
-
 }  // namespace tessera::testing
