@@ -5,7 +5,7 @@ import unittest
 from cli_support import CliTest, tessera
 
 COMMANDS = ("classify", "merge", "evaluate", "verify", "convert", "synth", "doctor", "bench classify", "bench moe",
-            "explain moe")
+            "explain moe", "explain bits")
 
 
 class HelpTest(CliTest):

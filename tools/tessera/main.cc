@@ -66,8 +66,11 @@ int run_command(int argc, char** argv) {
   add_to(bench, "classify", "The classifier against what this machine's copies, memory and products allow",
          add_bench_classify);
   add_to(bench, "moe", "A mixture-of-experts layer against dense products of the same size", add_bench_moe);
-  add_to(add_group("explain", "Say what a part of the library will do and what limits it"), "moe",
-         "The plan of a mixture-of-experts layer on a GPU: tiles, waves, floors, predicted times", add_explain_moe);
+  CLI::App& explain = add_group("explain", "Say what a part of the library will do and what limits it");
+  add_to(explain, "moe", "The plan of a mixture-of-experts layer on a GPU: tiles, waves, floors, predicted times",
+         add_explain_moe);
+  add_to(explain, "bits", "What a GPU's tensor cores make of one dot product, step by step, bit for bit",
+         add_explain_bits);
   const auto is_first_argument = [&](const CLI::App* command) { return command->get_name() == argv[1]; };
   if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(is_first_argument).empty()) {
     throw tessera::Error("command", "'" + tessera::escaped(argv[1]) + "'", "one of those that tessera --help lists");

@@ -1,0 +1,75 @@
+// The bits of an MoE layer on a Hopper GPU, on the host: products as the tensor cores make them, everything else in the
+// same single roundings as the kernels.
+//
+//   ExactLayer layer(config, weights, inputs);              // host memory
+//   std::vector<uint16_t> h = layer.intermediate(exact_activation);
+//   std::vector<uint16_t> y = layer.rows(h);
+//   std::vector<uint16_t> out = layer.combined(y);          // equal to the GPU's, bit for bit
+//
+// A row belongs to a slot of a token: [T * (k + S)] rows, the S slices of a shared expert last, as the GPU takes them.
+// What a slot gives depends on it alone, so any tokens may be judged without the others. Identity, ReLU and squared
+// ReLU are exact here; the other activations stand on approximate instructions, and a caller with a device hands in a
+// function that asks it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "moe/judge/tensor_core.h"
+#include "tessera/core/thread_pool.h"
+#include "tessera/moe/layer_config.h"
+
+namespace tessera::moe {
+
+/// h[i] = act(gate[i]) * up[i], or act(gate[i]) with `up` null; fp32, `count` values each.
+using ActivationFunction =
+    std::function<void(const Activation&, const float* gate, const float* up, float* h, size_t count)>;
+
+/// Whether exact_activation() has this kind.
+bool is_exact_on_host(ActivationKind kind);
+
+/// Identity, ReLU, squared ReLU as the kernels compute them; Error for other kinds.
+void exact_activation(const Activation& activation, const float* gate, const float* up, float* h, size_t count);
+
+/// fp32 to the type's bits as the kernels round: to nearest even, every NaN 0x7FFF.
+uint16_t rounded_bits(float value, DType dtype);
+
+class ExactLayer {
+ public:
+  /// bf16 or f16. Keeps pointers; `threads` may be null. What layers are refused for elsewhere is not checked again.
+  ExactLayer(const LayerConfig& config, const LayerWeights& weights, const LayerInputs& inputs,
+             ThreadPool* threads = nullptr);
+
+  int64_t num_rows() const { return static_cast<int64_t>(expert_of_row_.size()); }
+  /// The expert of a row, shared slices counted after the others; -1: the slot names none of this shard.
+  int32_t expert_of_row(int64_t row) const { return expert_of_row_[static_cast<size_t>(row)]; }
+
+  /// [rows, I]; rows without an expert are zero.
+  std::vector<uint16_t> intermediate(const ActivationFunction& activation) const;
+  /// [rows, H] from an intermediate.
+  std::vector<uint16_t> rows(const std::vector<uint16_t>& intermediate) const;
+  /// [T, H] from the rows.
+  std::vector<uint16_t> combined(const std::vector<uint16_t>& rows) const;
+  /// All of it.
+  std::vector<uint16_t> out(const ActivationFunction& activation = exact_activation) const;
+
+ private:
+  struct Matrix;
+  void multiply(const Matrix& matrix, const std::vector<int32_t>& a_rows, const void* a, int64_t depth,
+                std::vector<float>& result) const;
+  Matrix gate_up_matrix(int32_t expert, bool up) const;
+  Matrix down_matrix(int32_t expert) const;
+  void place_rows();
+
+  LayerConfig config_;
+  LayerWeights weights_;
+  LayerInputs inputs_;
+  ThreadPool* threads_;
+  TensorCoreRules rules_;
+  int64_t num_slots_;  // of a token: k + S
+  std::vector<int32_t> expert_of_row_;
+  std::vector<std::vector<int32_t>> rows_of_expert_;  // [E + S]
+};
+
+}  // namespace tessera::moe
