@@ -130,10 +130,12 @@ class TypedInterface(unittest.TestCase):
                 self.assertTrue(hasattr(instance, name), name)
 
     def test_names_of_options(self):
-        literals = {node.targets[0].id: ast.literal_eval(node.value.slice) for node in self.tree.body
+        def names(choices):  # of one name alone, not a tuple
+            return choices if isinstance(choices, tuple) else (choices,)
+        literals = {node.targets[0].id: names(ast.literal_eval(node.value.slice)) for node in self.tree.body
                     if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript)}
         self.assertEqual(literals, {"Activation": _native.ACTIVATIONS, "GateUpOrder": _native.GATE_UP_ORDERS,
-                                    "RouterKind": _native.ROUTER_KINDS})
+                                    "WeightFormat": _native.WEIGHT_FORMATS, "RouterKind": _native.ROUTER_KINDS})
         self.assertEqual(literals, {name: typing.get_args(getattr(tessera, name)) for name in literals})
 
     def test_the_package_says_that_it_is_typed(self):
