@@ -29,6 +29,10 @@ typedef enum tessera_gate_up_order {
   TESSERA_UP_FIRST = 2     /* [E, 2, I, H]: all up rows, then all gate rows */
 } tessera_gate_up_order;
 
+typedef enum tessera_weight_format {
+  TESSERA_DENSE = 0 /* elements of the layer's dtype, no scales */
+} tessera_weight_format;
+
 /* What a layer can be, whatever its device and type. */
 typedef struct tessera_moe_limit_values {
   size_t struct_bytes;    /* a library older than this header knows the first so many bytes only */
@@ -47,7 +51,7 @@ typedef struct tessera_moe_config {
   int32_t intermediate_size;        /* I, a multiple of width_multiple */
   int32_t num_experts;              /* E that these weights hold, 1..max_experts */
   int32_t top_k;                    /* k, 1..max_top_k */
-  int32_t dtype;                    /* tessera_dtype of x, weights, biases, out; F32 on the CPU only. Default BF16 */
+  int32_t dtype;                    /* tessera_dtype of x, biases, out; F32 on the CPU only. Default BF16 */
   int32_t gated;                    /* default 1 */
   int32_t activation;               /* tessera_activation, default SILU */
   float alpha, beta, limit;         /* of CLAMPED_SWIGLU */
@@ -57,6 +61,7 @@ typedef struct tessera_moe_config {
   int32_t shared_intermediate_size; /* of a shared expert; 0: none. CUDA: a multiple of intermediate_size */
   int32_t device;                   /* default TESSERA_CPU */
   int32_t num_threads;              /* CPU only; 0: every processor that this process may use */
+  int32_t weight_format;            /* tessera_weight_format, default DENSE */
 } tessera_moe_config;
 
 /* Row-major memory of the configuration's device, aligned to `alignment` bytes. Used as it lies, never copied: it must
@@ -70,6 +75,11 @@ typedef struct tessera_moe_weights {
   const void* shared_gate_up; /* [2 I_s, H] or [I_s, H] */
   const void* shared_down;    /* [H, I_s] */
   const int32_t* expert_map;  /* [num_mapped_experts]: global id to expert of this shard, else negative */
+  /* Of weight formats with scales, one a block of B rows and C columns; else NULL. */
+  const void* gate_up_scale;        /* [E, 2, ceil(I/B), ceil(H/C)] gate, up, or [E, ceil(I/B), ceil(H/C)] */
+  const void* down_scale;           /* [E, ceil(H/B), ceil(I/C)] */
+  const void* shared_gate_up_scale; /* [2, ceil(I_s/B), ceil(H/C)] or [ceil(I_s/B), ceil(H/C)] */
+  const void* shared_down_scale;    /* [ceil(H/B), ceil(I_s/C)] */
 } tessera_moe_weights;
 
 typedef struct tessera_moe_inputs {

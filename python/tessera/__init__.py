@@ -11,14 +11,15 @@ from typing import Any, Literal
 from ._classifier import Classifier, Prediction
 from ._doctor import Device, Doctor, doctor, why_unusable
 from ._layer import MoELayer, moe, moe_limits, prepare_weights, route
-from ._native import ACTIVATIONS, GATE_UP_ORDERS, ROUTER_KINDS, MoELimits, TesseraError
+from ._native import ACTIVATIONS, GATE_UP_ORDERS, ROUTER_KINDS, WEIGHT_FORMATS, MoELimits, TesseraError
 from ._native import VERSION as __version__
 
 Activation = Literal[ACTIVATIONS]
 GateUpOrder = Literal[GATE_UP_ORDERS]
+WeightFormat = Literal[WEIGHT_FORMATS]
 RouterKind = Literal[ROUTER_KINDS]
 Array = Any
 
 __all__ = ["Activation", "Array", "Classifier", "Device", "Doctor", "GateUpOrder", "MoELayer", "MoELimits",
-           "Prediction", "RouterKind", "TesseraError", "__version__", "doctor", "moe", "moe_limits", "prepare_weights",
-           "route", "why_unusable"]
+           "Prediction", "RouterKind", "TesseraError", "WeightFormat", "__version__", "doctor", "moe", "moe_limits",
+           "prepare_weights", "route", "why_unusable"]

@@ -16,6 +16,7 @@ import numpy
 
 Activation = Literal["identity", "silu", "gelu_tanh", "gelu_erf", "relu", "relu_squared", "clamped_swiglu"]
 GateUpOrder = Literal["gate_first", "interleaved", "up_first"]
+WeightFormat = Literal["dense"]
 RouterKind = Literal[
     "softmax_topk", "topk_softmax", "softmax_topk_renormalize", "sigmoid_grouped", "sigmoid_renormalize"
 ]
@@ -41,6 +42,7 @@ def moe(
     limit: float = 0.0,
     gated: bool = True,
     gate_up_order: GateUpOrder = "gate_first",
+    weight_format: WeightFormat = "dense",
     first_expert: int = 0,
     expert_map: Array | None = None,
     out: Array | None = None,
@@ -51,8 +53,8 @@ def moe(
 
     x [T, H]; gate_up [E, 2I, H] (not gated: [E, I, H]); down [E, H, I]; topk_ids [T, k] int32 or int64; topk_weights
     [T, k] float32 or x's type; biases [E, 2I] and [E, H]. Sizes: ``moe_limits``. Types: float32, float16, bfloat16
-    on the CPU; float16, bfloat16 on a GPU; x, weights, biases and out alike. A slot whose id belongs to no expert of
-    this shard (first_expert .. first_expert + E, or a negative entry of expert_map) adds nothing.
+    on the CPU; float16, bfloat16 on a GPU; x, biases, out and (weight_format "dense") weights alike. A slot whose id
+    belongs to no expert of this shard (first_expert .. first_expert + E, or a negative entry of expert_map) adds nothing.
 
     gate_up and down may also be views whose last two dimensions are swapped back, as ``prepare_weights`` returns.
     ``out`` and ``workspace`` (one-dimensional uint8 of at least ``workspace_bytes``) are allocated where not given, by
@@ -93,6 +95,7 @@ class MoELayer:
         limit: float = 0.0,
         gated: bool = True,
         gate_up_order: GateUpOrder = "gate_first",
+        weight_format: WeightFormat = "dense",
         transposed: bool = False,
         first_expert: int = 0,
         expert_map: Array | None = None,

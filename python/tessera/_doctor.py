@@ -76,7 +76,7 @@ def _small_layer(index):
         expected[token] += weights[token, slot] * (down[ids[token, slot]].astype(numpy.float64) @ act)
     with _DeviceMemory(index) as memory:
         views = {"gate_up": memory.put(gate_up), "down": memory.put(down)}
-        options = _moe.Options("relu", 1.0, 0.0, 0.0, True, "gate_first", 0)
+        options = _moe.Options("relu", 1.0, 0.0, 0.0, True, "gate_first", 0, "dense")
         read = _moe.Weights(views, gated=True)
         layer = _moe.NativeLayer(read.config(options, top_k), read.structure())
         needed = layer.workspace_bytes(tokens)

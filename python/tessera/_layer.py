@@ -16,14 +16,14 @@ def moe_limits():
 
 
 def moe(x, gate_up, down, topk_ids, topk_weights, *, gate_up_bias=None, down_bias=None, activation="silu", alpha=1.0,
-        beta=0.0, limit=0.0, gated=True, gate_up_order="gate_first", first_expert=0, expert_map=None, out=None,
-        workspace=None, stream=None):
+        beta=0.0, limit=0.0, gated=True, gate_up_order="gate_first", weight_format="dense", first_expert=0,
+        expert_map=None, out=None, workspace=None, stream=None):
     """One mixture-of-experts layer: out[t] = sum_s topk_weights[t, s] * down[e] act(gate[e] x[t]) * (up[e] x[t]).
 
     x [T, H]; gate_up [E, 2I, H]; down [E, H, I]; topk_ids, topk_weights [T, k]. __init__.pyi says all of it.
     """
     arrays = (gate_up, down, gate_up_bias, down_bias, None, None, expert_map)
-    options = (activation, alpha, beta, limit, gated, gate_up_order, first_expert)
+    options = (activation, alpha, beta, limit, gated, gate_up_order, first_expert, weight_format)
     torch = torch_tensors(x)
     if torch is not None:
         return torch.moe(x, arrays, topk_ids, topk_weights, options, out, workspace, stream)
@@ -34,9 +34,9 @@ class MoELayer:
     """A layer that checks its weights once, for callers who run it many times. __init__.pyi says all of it."""
 
     def __init__(self, gate_up, down, *, top_k, gate_up_bias=None, down_bias=None, activation="silu", alpha=1.0,
-                 beta=0.0, limit=0.0, gated=True, gate_up_order="gate_first", transposed=False, first_expert=0,
-                 expert_map=None, shared_gate_up=None, shared_down=None, num_threads=0):
-        self._options = (activation, alpha, beta, limit, gated, gate_up_order, first_expert)
+                 beta=0.0, limit=0.0, gated=True, gate_up_order="gate_first", weight_format="dense", transposed=False,
+                 first_expert=0, expert_map=None, shared_gate_up=None, shared_down=None, num_threads=0):
+        self._options = (activation, alpha, beta, limit, gated, gate_up_order, first_expert, weight_format)
         options = _moe.Options(*self._options)
         if transposed:
             gate_up, down = _prepare(gate_up, down, options.gated, None, of_any_framework=True)

@@ -50,7 +50,7 @@ def real(name, value):
 class Options:
     """The options that tessera.moe and MoELayer share, read once."""
 
-    def __init__(self, activation, alpha, beta, limit, gated, gate_up_order, first_expert):
+    def __init__(self, activation, alpha, beta, limit, gated, gate_up_order, first_expert, weight_format):
         if not isinstance(gated, (bool, numpy.bool_)):
             raise TypeError(wrong("gated", type(gated).__name__, "a bool"))
         self.gated = bool(gated)
@@ -58,7 +58,8 @@ class Options:
                         "alpha": real("alpha", alpha), "beta": real("beta", beta), "limit": real("limit", limit),
                         "gated": int(self.gated),
                         "gate_up_order": choice("gate_up_order", gate_up_order, _native.GATE_UP_ORDERS),
-                        "first_expert": integer("first_expert", first_expert, 0, _MAX_TOKENS)}
+                        "first_expert": integer("first_expert", first_expert, 0, _MAX_TOKENS),
+                        "weight_format": choice("weight_format", weight_format, _native.WEIGHT_FORMATS)}
 
 
 ARRAY_NAMES = ("gate_up", "down", "gate_up_bias", "down_bias", "shared_gate_up", "shared_down", "expert_map")

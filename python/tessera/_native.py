@@ -16,6 +16,7 @@ CPU = -1
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
 ACTIVATIONS = ("identity", "silu", "gelu_tanh", "gelu_erf", "relu", "relu_squared", "clamped_swiglu")
 GATE_UP_ORDERS = ("gate_first", "interleaved", "up_first")
+WEIGHT_FORMATS = ("dense",)
 ROUTER_KINDS = ("softmax_topk", "topk_softmax", "softmax_topk_renormalize", "sigmoid_grouped", "sigmoid_renormalize")
 PRECISIONS = ("default", "fp32", "bf16", "fp16", "fp64")
 
@@ -42,14 +43,17 @@ class MoEConfig(_Structure):
                 ("alpha", ctypes.c_float), ("beta", ctypes.c_float), ("limit", ctypes.c_float),
                 ("gate_up_order", ctypes.c_int32), ("first_expert", ctypes.c_int32),
                 ("num_mapped_experts", ctypes.c_int32), ("shared_intermediate_size", ctypes.c_int32),
-                ("device", ctypes.c_int32), ("num_threads", ctypes.c_int32)]
+                ("device", ctypes.c_int32), ("num_threads", ctypes.c_int32),
+                ("weight_format", ctypes.c_int32)]
 
 
 class MoEWeights(_Structure):
     _fields_ = [("struct_bytes", ctypes.c_size_t), ("gate_up", ctypes.c_void_p), ("down", ctypes.c_void_p),
                 ("gate_up_bias", ctypes.c_void_p), ("down_bias", ctypes.c_void_p),
                 ("shared_gate_up", ctypes.c_void_p), ("shared_down", ctypes.c_void_p),
-                ("expert_map", ctypes.c_void_p)]
+                ("expert_map", ctypes.c_void_p), ("gate_up_scale", ctypes.c_void_p),
+                ("down_scale", ctypes.c_void_p), ("shared_gate_up_scale", ctypes.c_void_p),
+                ("shared_down_scale", ctypes.c_void_p)]
 
 
 class MoEInputs(_Structure):

@@ -180,8 +180,8 @@ def _call_operator(x, arrays, topk_ids, topk_weights, shared_weight, options, ou
     if stream is not None:
         raise ValueError(wrong("stream", stream, "None: a compiled function runs on the current stream"))
     gate_up, down, gate_up_bias, down_bias, shared_gate_up, shared_down, expert_map = arrays
-    arguments = (x, gate_up, down, topk_ids, topk_weights, gate_up_bias, down_bias, expert_map, *options,
-                 shared_gate_up, shared_down, shared_weight)
+    arguments = (x, gate_up, down, topk_ids, topk_weights, gate_up_bias, down_bias, expert_map, *options[:-1],
+                 shared_gate_up, shared_down, shared_weight, options[-1])
     if out is None:
         return torch.ops.tessera.moe.default(*arguments)
     torch.ops.tessera.moe_out.default(*arguments, out=out)
@@ -214,9 +214,10 @@ def _moe_now(x, arrays, topk_ids, topk_weights, shared_weight, options, out, wor
 
 def _moe_operator(x, gate_up, down, topk_ids, topk_weights, gate_up_bias=None, down_bias=None, expert_map=None,
                   activation="silu", alpha=1.0, beta=0.0, limit=0.0, gated=True, gate_up_order="gate_first",
-                  first_expert=0, shared_gate_up=None, shared_down=None, shared_weight=None, out=None):
+                  first_expert=0, shared_gate_up=None, shared_down=None, shared_weight=None, weight_format="dense",
+                  out=None):
     arrays = (gate_up, down, gate_up_bias, down_bias, shared_gate_up, shared_down, expert_map)
-    options = (activation, alpha, beta, limit, gated, gate_up_order, first_expert)
+    options = (activation, alpha, beta, limit, gated, gate_up_order, first_expert, weight_format)
     return _moe_now(x, arrays, topk_ids, topk_weights, shared_weight, options, out, None, None)
 
 
@@ -226,7 +227,8 @@ def _moe_out_operator(*arguments, **named):
 
 def _moe_fake(x, gate_up, down, topk_ids, topk_weights, gate_up_bias=None, down_bias=None, expert_map=None,
               activation="silu", alpha=1.0, beta=0.0, limit=0.0, gated=True, gate_up_order="gate_first",
-              first_expert=0, shared_gate_up=None, shared_down=None, shared_weight=None, out=None):
+              first_expert=0, shared_gate_up=None, shared_down=None, shared_weight=None, weight_format="dense",
+              out=None):
     """What a call gives, without one; sizes that the call would refuse are refused here where they are known."""
     _check_fake_tensors({"x": x, "gate_up": gate_up, "down": down, "topk_ids": topk_ids, "topk_weights": topk_weights,
                          "gate_up_bias": gate_up_bias, "down_bias": down_bias, "expert_map": expert_map,
@@ -271,7 +273,7 @@ def _define():
                  "Tensor? gate_up_bias=None, Tensor? down_bias=None, Tensor? expert_map=None, "
                  'str activation="silu", float alpha=1.0, float beta=0.0, float limit=0.0, bool gated=True, '
                  'str gate_up_order="gate_first", int first_expert=0, Tensor? shared_gate_up=None, '
-                 "Tensor? shared_down=None, Tensor? shared_weight=None")
+                 'Tensor? shared_down=None, Tensor? shared_weight=None, str weight_format="dense"')
     # Strides as in eager mode: a compiler that chose others would make arrays that the library must refuse.
     tags = [getattr(torch.Tag, name) for name in ("needs_exact_strides", "pt2_compliant_tag")
             if hasattr(torch.Tag, name)]

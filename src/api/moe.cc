@@ -74,15 +74,19 @@ moe::LayerConfig layer_config(const tessera_moe_config& given) {
   config.num_mapped_experts = given.num_mapped_experts;
   config.shared_intermediate_size = given.shared_intermediate_size;
   config.gate_up_order = read_enum("gate_up_order", given.gate_up_order, moe::GateUpOrder::up_first);
+  config.weight_format = moe::weight_format(given.weight_format);
   return config;
 }
 
 std::unique_ptr<tessera_moe> create(const tessera_moe_config* given_config, const tessera_moe_weights* given_weights) {
   const tessera_moe_config config = read_struct("config", given_config, default_config());
   const tessera_moe_weights weights = read_struct("weights", given_weights, default_weights());
-  const moe::LayerWeights layer_weights{weights.gate_up,   weights.down,           weights.gate_up_bias,
-                                        weights.down_bias, weights.shared_gate_up, weights.shared_down,
-                                        weights.expert_map};
+  const moe::LayerWeights layer_weights{weights.gate_up,          weights.down,
+                                        weights.gate_up_bias,     weights.down_bias,
+                                        weights.shared_gate_up,   weights.shared_down,
+                                        weights.expert_map,       weights.gate_up_scale,
+                                        weights.down_scale,       weights.shared_gate_up_scale,
+                                        weights.shared_down_scale};
   const DeviceScope scope(config.device);
   if (!moe::device_available(back_end(config.device))) require_usable(config.device);
   return std::unique_ptr<tessera_moe>(new tessera_moe{

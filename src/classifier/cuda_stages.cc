@@ -1,8 +1,10 @@
 #include "classifier/cuda_stages.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
+#include "cuda/core/cuda_check.h"
 #include "cuda/kernels/distinct_rows/launch.h"
 #include "cuda/kernels/expert_gemm/launch.h"
 #include "cuda/kernels/gather_pool/launch.h"
@@ -157,6 +159,9 @@ void CudaStages::make_experts() {
     const moe::CudaWorkspace workspace = moe::lay_out_workspace(layer, as_int(max_sentences_), plan_workspace_.data());
     plan_ = workspace.plan;
     chosen_rows_ = workspace.intermediate;
+    int device = 0;
+    TESSERA_CUDA_CHECK(cudaGetDevice(&device));
+    TESSERA_CUDA_CHECK(cudaDeviceGetAttribute(&num_multiprocessors_, cudaDevAttrMultiProcessorCount, device));
     return;
   }
   expert_rows_ = make_matrix(stored_kind(form_.experts), max_sentences_, config_.num_experts * sizes_.expert_stride);
@@ -362,31 +367,34 @@ void CudaStages::combine_experts(const cta::OperandView& rows, const int32_t* to
 
 void CudaStages::run_chosen_experts(int64_t n, const cuda::Stream& stream) {
   namespace expert_gemm = kernels::expert_gemm;
+  constexpr auto kRole = grouped::Role::up_only;
   const int32_t num_experts = as_int(config_.num_experts);
+  grouped::Problem problem{};
+  problem.plan = plan_;
+  problem.hidden_size = as_int(sizes_.features);
+  problem.intermediate_size = as_int(sizes_.expert_stride);
+  // GEMM 2 is not run; its tiles are planned all the same.
+  for (grouped::Tiling& tiling : problem.tilings)
+    tiling = expert_gemm::tiling(kRole, problem.intermediate_size, kChosenClusters);
+  problem.num_experts = num_experts;
+  problem.max_rows = as_int(n) * num_experts;
+  problem.dtype = form_.experts == cta::Operand::bf16 ? DType::bf16 : DType::f16;
+  problem.activation.kind = ActivationKind::identity;
+  problem.tokens = h_.view.data;
+  problem.gate_up = weights_->experts.memory.data();
+  problem.gate_up_bias = weights_->expert_bias_16.data();
+  problem.intermediate = chosen_rows_;
   kernels::moe_plan::Args plan{};
   plan.topk_ids = topk_ids_.data();
   plan.num_tokens = as_int(n);
-  plan.top_k = num_experts;
+  plan.num_slots = num_experts;
   plan.num_experts = num_experts;
   plan.order = batching::TaskOrder::heavy_first;
-  plan.tilings[0] = expert_gemm::tiling(expert_gemm::Role::up_only, as_int(sizes_.expert_stride), kChosenClusters);
-  plan.tilings[1] = plan.tilings[0];
+  std::copy(std::begin(problem.tilings), std::end(problem.tilings), std::begin(plan.tilings));
   plan.plan = plan_;
   kernels::moe_plan::launch(plan, stream.get());
-  expert_gemm::Args gemm{};
-  gemm.role = expert_gemm::Role::up_only;
-  gemm.dtype = form_.experts == cta::Operand::bf16 ? DType::bf16 : DType::f16;
-  gemm.plan = plan_;
-  gemm.num_experts = num_experts;
-  gemm.max_rows = as_int(n) * num_experts;
-  gemm.k = as_int(sizes_.features);
-  gemm.n = as_int(sizes_.expert_stride);
-  gemm.a = h_.view.data;
-  gemm.weight = weights_->experts.memory.data();
-  gemm.bias = weights_->expert_bias_16.data();
-  gemm.out = chosen_rows_;
-  gemm.activation.kind = ActivationKind::identity;
-  expert_gemm::launch(gemm, {.cluster_size = kChosenClusters}, stream.get());
+  const grouped::LaunchOptions options{num_multiprocessors_, kChosenClusters, 0};
+  expert_gemm::launch(problem, kRole, options, stream.get());
   combine_experts({chosen_rows_, form_.experts, sizes_.expert_stride, 0}, plan_.token_row, n, stream);
 }
 

@@ -9,8 +9,8 @@
 #include "classifier/cuda_form.h"
 #include "classifier/cuda_weights.h"
 #include "cuda/core/memory.h"
-#include "cuda/core/plan_view.h"
 #include "cuda/core/stream.h"
+#include "cuda/grouped/plan_view.h"
 #include "cuda/kernels/implicit_gemm/launch.h"
 
 namespace tessera::classifier {
@@ -84,8 +84,9 @@ class CudaStages {
   Matrix expert_rows_;                // [max * E, X]
   std::unique_ptr<kernels::implicit_gemm::ImplicitGemm> experts_;
   cuda::DeviceBytes topk_ids_, plan_workspace_;  // where experts are skipped
-  cta::PlanView plan_{};
+  grouped::PlanView plan_{};
   void* chosen_rows_ = nullptr;
+  int32_t num_multiprocessors_ = 0;  // where experts are skipped
   std::vector<Matrix> activations_;  // y, then the output of each head layer
   std::vector<std::unique_ptr<kernels::implicit_gemm::ImplicitGemm>> head_;
   cuda::DeviceBytes logits_;

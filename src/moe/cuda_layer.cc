@@ -2,14 +2,17 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <iterator>
 #include <string>
 
 #include "cuda/core/cuda_check.h"
 #include "cuda/core/marks.h"
 #include "cuda/kernels/combine/launch.h"
-#include "cuda/kernels/expert_gemm/launch.h"
 #include "cuda/kernels/moe_plan/launch.h"
+#include "moe/cuda_kernels.h"
 #include "moe/cuda_workspace.h"
+#include "moe/kernels.h"
 #include "moe/validation.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
@@ -17,18 +20,22 @@
 #include "tessera/moe/limits.h"
 
 namespace tessera::moe {
-namespace {
 
-namespace expert_gemm = kernels::expert_gemm;
+/// One run, laid out: what its kernels are told.
+struct CudaRun {
+  LayerInputs inputs;
+  ResolvedLaunch launch;
+  int32_t num_shared_experts;  // S
+  int32_t num_slots;           // k + S
+  grouped::Problem problem;
+};
+
+namespace {
 
 // What the layer takes the kernels can do, a shared expert's slices included.
 static_assert(kMaxTopK <= kernels::moe_plan::kMaxTopK && kMaxExperts <= kernels::moe_plan::kMaxExperts);
 
 constexpr BackEndTraits kTraits{"device memory", false};
-
-expert_gemm::Role first_role(const LayerConfig& config) {
-  return config.gated ? expert_gemm::Role::gate_up : expert_gemm::Role::up_only;
-}
 
 // The kernels take a shared expert in slices as wide as the other experts.
 void validate_shared_expert(const LayerConfig& config) {
@@ -46,7 +53,7 @@ void validate_shared_expert(const LayerConfig& config) {
 }
 
 // One kernel's; null where the layer marks nothing.
-gpu::KernelMarks* marks_of(gpu::LayerMarks* marks, gpu::KernelMarks gpu::LayerMarks::*kernel) {
+cuda::KernelMarks* marks_of(cuda::LayerMarks* marks, cuda::KernelMarks cuda::LayerMarks::*kernel) {
   return marks == nullptr ? nullptr : &(marks->*kernel);
 }
 
@@ -61,16 +68,18 @@ int current_device() {
 CudaLayer::CudaLayer(const LayerConfig& config, const LayerWeights& weights, const LaunchPolicy& policy)
     : config_(config), weights_(weights), policy_(policy) {
   moe::validate(config, weights, kTraits);
-  require_range("cluster_size", policy.cluster_size, 1, cta::kMaxClusterSize);
-  require_range("back_every", policy.back_every, 0, INT32_MAX);
-  if (policy.num_ctas != 0) require_range("num_ctas", policy.num_ctas, 1, INT32_MAX);
+  resolve_launch(config, 1, {.num_multiprocessors = 1}, policy);  // refuses what no device could follow
   validate_shared_expert(config);
   if (const std::string why = cuda::why_current_unusable(); !why.empty())
     throw Error("device", why, "a Hopper GPU with a working driver");
   device_ = current_device();
-  if (policy.num_ctas == 0)
-    TESSERA_CUDA_CHECK(cudaDeviceGetAttribute(&policy_.num_ctas, cudaDevAttrMultiProcessorCount, device_));
-  if (policy_.num_ctas == 1 || !expert_gemm::clusters_fit(config.dtype, policy.cluster_size)) policy_.cluster_size = 1;
+  const LaunchDevice device = current_launch_device(config);
+  num_multiprocessors_ = device.num_multiprocessors;
+  runs_pairs_ = device.runs_pairs;
+}
+
+ResolvedLaunch CudaLayer::resolved_launch(int32_t num_tokens) const {
+  return resolve_launch(config_, num_tokens, {num_multiprocessors_, runs_pairs_}, policy_);
 }
 
 size_t CudaLayer::workspace_bytes(int32_t max_tokens) const {
@@ -87,74 +96,73 @@ void CudaLayer::validate(const LayerInputs& inputs, const void* workspace, size_
 void CudaLayer::run_step(Step step, const LayerInputs& inputs, void* workspace, size_t workspace_size,
                          CUstream_st* stream) const {
   validate(inputs, workspace, workspace_size);
-  enqueue(step, inputs, lay_out_workspace(config_, inputs.num_tokens, workspace), stream);
+  enqueue(step, prepare(inputs, workspace), stream);
 }
 
-void CudaLayer::enqueue(Step step, const LayerInputs& inputs, const CudaWorkspace& arrays, CUstream_st* stream) const {
-  const int32_t shared = num_shared_experts(config_);
-  const int32_t slots = config_.top_k + shared;
-  const expert_gemm::LaunchOptions options{policy_.num_ctas, policy_.cluster_size, policy_.back_every, true};
-  const int32_t hidden = config_.hidden_size;
-  const int32_t intermediate = config_.intermediate_size;
-  expert_gemm::Args gemm{};
-  gemm.dtype = config_.dtype;
-  gemm.plan = arrays.plan;
-  gemm.num_experts = config_.num_experts;
-  gemm.max_rows = inputs.num_tokens * slots;
-  gemm.num_shared_experts = shared;
+CudaRun CudaLayer::prepare(const LayerInputs& inputs, void* workspace) const {
+  CudaRun run{inputs, resolved_launch(inputs.num_tokens), num_shared_experts(config_), 0, {}};
+  run.num_slots = config_.top_k + run.num_shared_experts;
+  const CudaWorkspace arrays = lay_out_workspace(config_, inputs.num_tokens, workspace);
+  const grouped::Role first = first_role(config_);
+  grouped::Problem& problem = run.problem;
+  problem.plan = arrays.plan;
+  problem.tilings[grouped::gemm_idx(first)] = run.launch.tiling(first, config_.intermediate_size);
+  problem.tilings[grouped::gemm_idx(grouped::Role::down)] = run.launch.tiling(grouped::Role::down, config_.hidden_size);
+  problem.hidden_size = config_.hidden_size;
+  problem.intermediate_size = config_.intermediate_size;
+  problem.num_experts = config_.num_experts;
+  problem.num_shared_experts = run.num_shared_experts;
+  problem.max_rows = inputs.num_tokens * run.num_slots;
+  problem.dtype = config_.dtype;
+  problem.gate_up_order = config_.gate_up_order;
+  problem.activation = config_.activation;
+  problem.tokens = inputs.x;
+  problem.gate_up = weights_.gate_up;
+  problem.down = weights_.down;
+  problem.gate_up_bias = weights_.gate_up_bias;
+  problem.down_bias = weights_.down_bias;
+  problem.shared_gate_up = weights_.shared_gate_up;
+  problem.shared_down = weights_.shared_down;
+  problem.intermediate = arrays.intermediate;
+  problem.rows = arrays.rows;
+  return run;
+}
+
+void CudaLayer::enqueue(Step step, const CudaRun& run, CUstream_st* stream) const {
+  const LayerInputs& inputs = run.inputs;
   switch (step) {
-    case Step::plan: return launch_plan(inputs, arrays, stream);
+    case Step::plan: return launch_plan(run, stream);
     case Step::gate_up:
-      gemm.role = first_role(config_);
-      gemm.k = hidden;
-      gemm.n = intermediate;
-      gemm.a = inputs.x;
-      gemm.weight = weights_.gate_up;
-      gemm.bias = weights_.gate_up_bias;
-      gemm.out = arrays.intermediate;
-      gemm.activation = config_.activation;
-      gemm.interleaved = config_.gated && config_.gate_up_order == GateUpOrder::interleaved;
-      gemm.up_first = config_.gated && config_.gate_up_order == GateUpOrder::up_first;
-      gemm.shared_weight = weights_.shared_gate_up;
-      gemm.marks = marks_of(policy_.marks, &gpu::LayerMarks::gate_up);
-      return expert_gemm::launch(gemm, options, stream);
+      return launch_gemm(run.problem, first_role(config_), run.launch,
+                         marks_of(policy_.marks, &cuda::LayerMarks::gate_up), stream);
     case Step::down:
-      gemm.role = expert_gemm::Role::down;
-      gemm.k = intermediate;
-      gemm.n = hidden;
-      gemm.a = arrays.intermediate;
-      gemm.weight = weights_.down;
-      gemm.bias = weights_.down_bias;
-      gemm.out = arrays.rows;
-      gemm.shared_weight = weights_.shared_down;
-      gemm.marks = marks_of(policy_.marks, &gpu::LayerMarks::down);
-      return expert_gemm::launch(gemm, options, stream);
+      return launch_gemm(run.problem, grouped::Role::down, run.launch, marks_of(policy_.marks, &cuda::LayerMarks::down),
+                         stream);
     case Step::combine:
-      return kernels::combine::launch({config_.dtype, arrays.rows, arrays.plan.token_row, inputs.topk_weights,
-                                       inputs.out, inputs.num_tokens, slots, hidden, shared, inputs.shared_weight,
-                                       inputs.topk_weights_dtype, marks_of(policy_.marks, &gpu::LayerMarks::combine)},
-                                      stream);
+      return kernels::combine::launch(
+          {config_.dtype, run.problem.rows, run.problem.plan.token_row, inputs.topk_weights, inputs.out,
+           inputs.num_tokens, run.num_slots, config_.hidden_size, run.num_shared_experts, inputs.shared_weight,
+           inputs.topk_weights_dtype, marks_of(policy_.marks, &cuda::LayerMarks::combine)},
+          stream);
   }
 }
 
-void CudaLayer::launch_plan(const LayerInputs& inputs, const CudaWorkspace& arrays, CUstream_st* stream) const {
-  const int32_t shared = num_shared_experts(config_);
+void CudaLayer::launch_plan(const CudaRun& run, CUstream_st* stream) const {
   kernels::moe_plan::Args args{};
-  args.topk_ids = inputs.topk_ids;
-  args.ids_are_64_bit = inputs.ids_are_64_bit;
-  args.num_tokens = inputs.num_tokens;
-  args.top_k = config_.top_k + shared;
-  args.num_experts = config_.num_experts + shared;
+  args.topk_ids = run.inputs.topk_ids;
+  args.ids_are_64_bit = run.inputs.ids_are_64_bit;
+  args.num_tokens = run.inputs.num_tokens;
+  args.num_slots = run.num_slots;
+  args.num_experts = config_.num_experts + run.num_shared_experts;
   args.first_expert = config_.first_expert;
-  args.order = policy_.order;
-  args.tilings[0] = expert_gemm::tiling(first_role(config_), config_.intermediate_size, policy_.cluster_size);
-  args.tilings[1] = expert_gemm::tiling(expert_gemm::Role::down, config_.hidden_size, policy_.cluster_size);
-  args.plan = arrays.plan;
-  args.num_shared_experts = shared;
+  args.order = run.launch.order;
+  std::copy(std::begin(run.problem.tilings), std::end(run.problem.tilings), std::begin(args.tilings));
+  args.plan = run.problem.plan;
+  args.num_shared_experts = run.num_shared_experts;
   args.expert_map = weights_.expert_map;
   args.num_mapped_experts = config_.num_mapped_experts;
-  args.count_marks = marks_of(policy_.marks, &gpu::LayerMarks::count);
-  args.place_marks = marks_of(policy_.marks, &gpu::LayerMarks::place);
+  args.count_marks = marks_of(policy_.marks, &cuda::LayerMarks::count);
+  args.place_marks = marks_of(policy_.marks, &cuda::LayerMarks::place);
   kernels::moe_plan::launch(args, stream);
 }
 
@@ -162,8 +170,8 @@ void CudaLayer::run(const LayerInputs& inputs, void* workspace, size_t workspace
   validate_num_tokens(config_, inputs.num_tokens);
   if (inputs.num_tokens == 0) return;
   validate(inputs, workspace, workspace_size);
-  const CudaWorkspace arrays = lay_out_workspace(config_, inputs.num_tokens, workspace);
-  for (const Step step : {Step::plan, Step::gate_up, Step::down, Step::combine}) enqueue(step, inputs, arrays, stream);
+  const CudaRun run = prepare(inputs, workspace);
+  for (const Step step : {Step::plan, Step::gate_up, Step::down, Step::combine}) enqueue(step, run, stream);
 }
 
 }  // namespace tessera::moe

@@ -18,7 +18,7 @@ CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, v
       kernels::moe_plan::select_chunking(kernels::moe_plan::default_policy(), static_cast<int64_t>(pairs), num_experts);
   ArrayLayout layout(base, kArrayAlignment);
   CudaWorkspace workspace{};
-  workspace.plan.header = layout.take<cta::PlanHeader>(1);
+  workspace.plan.header = layout.take<grouped::PlanHeader>(1);
   workspace.plan.expert_counts = layout.take<int32_t>(experts);
   workspace.plan.expert_offsets = layout.take<int32_t>(experts + 1);
   workspace.plan.row_token = layout.take<int32_t>(pairs);

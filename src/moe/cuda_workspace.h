@@ -5,13 +5,13 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cuda/core/plan_view.h"
+#include "cuda/grouped/plan_view.h"
 #include "tessera/moe/cuda_layer.h"
 
 namespace tessera::moe {
 
 struct CudaWorkspace {
-  cta::PlanView plan;
+  grouped::PlanView plan;
   void* intermediate;  // [T * (k + S), I] with S shared experts
   void* rows;          // [T * (k + S), H]
   size_t bytes;

@@ -3,64 +3,65 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cuda/kernels/expert_gemm/tiling.h"
+#include "moe/formats.h"
+#include "moe/kernels.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 
 namespace tessera::moe {
 namespace {
 
-namespace expert_gemm = kernels::expert_gemm;
-
 constexpr double kWarpgroupRows = 64.0;  // products are left out by whole warpgroups
 
 /// One GEMM as the cost model sees it.
 struct Gemm {
-  expert_gemm::Role role;
-  int32_t k, n;          // n: output columns
-  double element_bytes;  // of operands and result
-  int32_t cluster_size;
+  const ResolvedLaunch& launch;
+  grouped::Role role;
+  int32_t k, n;            // n: output columns
+  double element_bytes;    // of rows and result
+  double expert_bytes;     // of an expert's weights and scales
   double a_bytes_per_row;  // of a routed row of A, from memory: tokens that several experts read come once
 
-  int32_t matrices() const { return role == expert_gemm::Role::gate_up ? 2 : 1; }
-  cta::ExpertTiling tiling() const { return expert_gemm::tiling(role, n, cluster_size); }
-  expert_gemm::Policy policy() const {
-    return expert_gemm::default_policy(role != expert_gemm::Role::down, cluster_size);
-  }
-  double weight_bytes() const { return element_bytes * matrices() * n * k; }  // of an expert
+  int32_t matrices() const { return role == grouped::Role::gate_up ? 2 : 1; }
+  grouped::Tiling tiling() const { return launch.tiling(role, n); }
   double row_flops() const { return 2.0 * matrices() * n * k; }
 };
+
+double expert_bytes(const LayerConfig& config, int64_t rows, int64_t columns) {
+  const FormatRow& format = format_row(config.weight_format);
+  return static_cast<double>(weight_bytes(format, config.dtype, rows, columns) + scale_bytes(format, rows, columns));
+}
 
 /// The cost of every tile of an expert, which is to say of its CTAs together: all take as long as the slowest. Bytes
 /// are shared out: a column block's weights over its row blocks, a row over its column blocks. Returns the FLOPs that
 /// are really multiplied.
 double add_tiles(const Gemm& gemm, int32_t expert, int32_t rows, double cta_flops_per_second,
                  std::vector<ExplainedTile>& tiles) {
-  const cta::ExpertTiling tiling = gemm.tiling();
-  const double tile_columns = gemm.policy().tile_columns;
-  const double padded_k = std::ceil(static_cast<double>(gemm.k) / gemm.policy().tile_k) * gemm.policy().tile_k;
+  const grouped::Tiling tiling = gemm.tiling();
+  const auto [tile_columns, tile_k] = gemm.launch.kernel->tile_columns_and_k(gemm.role, gemm.launch.cluster_size);
+  const double padded_k = std::ceil(static_cast<double>(gemm.k) / tile_k) * tile_k;
   const int32_t num_tiles = tiling.num_tiles(rows);
   std::vector<int32_t> row_blocks(static_cast<size_t>(tiling.num_n_blocks), 0);
   const auto for_each_cta = [&](int32_t tile_idx, const auto& body) {
-    for (int32_t rank = 0; rank < gemm.cluster_size; ++rank) {
-      const cta::CtaTile tile = tiling.cta_tile(rows, tile_idx, rank);
+    for (int32_t rank = 0; rank < gemm.launch.cluster_size; ++rank) {
+      const grouped::CtaTile tile = tiling.cta_tile(rows, tile_idx, rank);
       if (tile.n_block < tiling.num_n_blocks) body(tile);
     }
   };
   for (int32_t tile_idx = 0; tile_idx < num_tiles; ++tile_idx) {
-    for_each_cta(tile_idx, [&](const cta::CtaTile& tile) { ++row_blocks[static_cast<size_t>(tile.n_block)]; });
+    for_each_cta(tile_idx, [&](const grouped::CtaTile& tile) { ++row_blocks[static_cast<size_t>(tile.n_block)]; });
   }
   const double row_bytes = gemm.a_bytes_per_row + gemm.element_bytes * gemm.n;  // read and written
   double computed_flops = 0.0;
   for (int32_t tile_idx = 0; tile_idx < num_tiles; ++tile_idx) {
     ExplainedTile explained{expert, tile_idx, {}};
-    for_each_cta(tile_idx, [&](const cta::CtaTile& tile) {
+    for_each_cta(tile_idx, [&](const grouped::CtaTile& tile) {
       const double computed_rows = std::ceil(tile.num_rows / kWarpgroupRows) * kWarpgroupRows;
       const double flops = 2.0 * computed_rows * tile_columns * padded_k;
       computed_flops += flops;
       explained.cost.compute_seconds = std::max(explained.cost.compute_seconds, flops / cta_flops_per_second);
       explained.cost.bytes +=
-          (gemm.weight_bytes() / row_blocks[static_cast<size_t>(tile.n_block)] + row_bytes * tile.num_rows) /
+          (gemm.expert_bytes / row_blocks[static_cast<size_t>(tile.n_block)] + row_bytes * tile.num_rows) /
           tiling.num_n_blocks;
     });
     tiles.push_back(explained);
@@ -78,8 +79,7 @@ KernelWork work_of(double flops, double bytes, const DeviceRates& rates) {
   return work;
 }
 
-GemmExplanation explain_gemm(const Gemm& gemm, const LaunchPolicy& policy, std::span<const int32_t> expert_counts,
-                             int32_t num_ctas, const DeviceRates& rates) {
+GemmExplanation explain_gemm(const Gemm& gemm, std::span<const int32_t> expert_counts, const DeviceRates& rates) {
   std::vector<int32_t> tiles_per_expert;
   std::vector<double> cost_per_expert;
   double rows = 0.0, num_tasks = 0.0;
@@ -92,27 +92,29 @@ GemmExplanation explain_gemm(const Gemm& gemm, const LaunchPolicy& policy, std::
   const double row_bytes = gemm.a_bytes_per_row + gemm.element_bytes * gemm.n;
   GemmExplanation result;
   static_cast<KernelWork&>(result) =
-      work_of(rows * gemm.row_flops(), num_tasks * gemm.weight_bytes() + rows * row_bytes, rates);
+      work_of(rows * gemm.row_flops(), num_tasks * gemm.expert_bytes + rows * row_bytes, rates);
   const double cta_flops_per_second = rates.dense_flops_per_second / rates.num_multiprocessors;
-  for (const int32_t expert : batching::task_order(tiles_per_expert, policy.order, cost_per_expert)) {
+  for (const int32_t expert : batching::task_order(tiles_per_expert, gemm.launch.order, cost_per_expert)) {
     result.computed_flops +=
         add_tiles(gemm, expert, expert_counts[static_cast<size_t>(expert)], cta_flops_per_second, result.tiles);
   }
   std::vector<TileCost> costs;
   for (const ExplainedTile& tile : result.tiles) costs.push_back(tile.cost);
-  result.num_lanes = num_ctas / gemm.cluster_size;
+  result.num_lanes = gemm.launch.num_ctas / gemm.launch.cluster_size;
   result.runs = simulate_queue(costs, {result.num_lanes, rates.hbm_bytes_per_second,
-                                       rates.cta_bytes_per_second * gemm.cluster_size, policy.back_every});
+                                       rates.cta_bytes_per_second * gemm.launch.cluster_size, gemm.launch.back_every});
   result.predicted_seconds = 0.0;
   for (const TileRun& run : result.runs) result.predicted_seconds = std::max(result.predicted_seconds, run.end);
   return result;
 }
 
-int32_t resolved_ctas(const LaunchPolicy& policy, const DeviceRates& rates) {
-  const int32_t num_ctas = policy.num_ctas == 0 ? rates.num_multiprocessors : policy.num_ctas;
-  if (num_ctas < 1 || num_ctas > rates.num_multiprocessors)
-    throw Error("ctas", str_cat(num_ctas), str_cat("1..", rates.num_multiprocessors, ", one a multiprocessor"));
-  return num_ctas;
+// The model has one CTA a multiprocessor.
+ResolvedLaunch explained_launch(const LayerConfig& config, const LaunchPolicy& policy, int64_t num_tokens,
+                                const DeviceRates& rates) {
+  if (policy.num_ctas < 0 || policy.num_ctas > rates.num_multiprocessors) {
+    throw Error("ctas", str_cat(policy.num_ctas), str_cat("1..", rates.num_multiprocessors, ", one a multiprocessor"));
+  }
+  return resolve_launch(config, static_cast<int32_t>(num_tokens), {rates.num_multiprocessors}, policy);
 }
 
 }  // namespace
@@ -151,9 +153,7 @@ Explanation explain_layer(const LayerConfig& config, const LaunchPolicy& policy,
   TESSERA_CHECK(expert_counts.size() == static_cast<size_t>(config.num_experts), expert_counts.size(),
                 config.num_experts);
   Explanation result;
-  result.num_ctas = resolved_ctas(policy, rates);
-  // As CudaLayer: a lone CTA has no partner.
-  const int32_t cluster_size = result.num_ctas == 1 ? 1 : policy.cluster_size;
+  result.launch = explained_launch(config, policy, num_tokens, rates);
   std::vector<int32_t> sorted(expert_counts.begin(), expert_counts.end());
   std::sort(sorted.begin(), sorted.end());
   int64_t num_rows = 0;
@@ -172,13 +172,14 @@ Explanation explain_layer(const LayerConfig& config, const LaunchPolicy& policy,
   const double pair_bytes = 4.0 * tokens * config.top_k;  // an int32 or a weight a (token, slot)
   result.plan = work_of(0.0, 2.0 * pair_bytes + 4.0 * rows, rates);
   result.plan.predicted_seconds = std::max(rates.plan_seconds, result.plan.bytes_seconds);
-  result.gate_up = explain_gemm(
-      {config.gated ? expert_gemm::Role::gate_up : expert_gemm::Role::up_only, config.hidden_size,
-       config.intermediate_size, element_bytes, cluster_size, rows > 0 ? row_bytes * read_tokens / rows : 0.0},
-      policy, expert_counts, result.num_ctas, rates);
-  result.down = explain_gemm({expert_gemm::Role::down, config.intermediate_size, config.hidden_size, element_bytes,
-                              cluster_size, element_bytes * config.intermediate_size},
-                             policy, expert_counts, result.num_ctas, rates);
+  const int32_t hidden = config.hidden_size, intermediate = config.intermediate_size;
+  result.gate_up = explain_gemm({result.launch, first_role(config), hidden, intermediate, element_bytes,
+                                 expert_bytes(config, int64_t{config.gated ? 2 : 1} * intermediate, hidden),
+                                 rows > 0 ? row_bytes * read_tokens / rows : 0.0},
+                                expert_counts, rates);
+  result.down = explain_gemm({result.launch, grouped::Role::down, intermediate, hidden, element_bytes,
+                              expert_bytes(config, hidden, intermediate), element_bytes * intermediate},
+                             expert_counts, rates);
   result.combine = work_of(0.0, (rows + tokens) * row_bytes + 2.0 * pair_bytes, rates);
   return result;
 }

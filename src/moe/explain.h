@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "moe/explain_queue.h"
+#include "moe/kernels.h"
 #include "tessera/moe/cuda_layer.h"
 #include "tessera/moe/layer_config.h"
 
@@ -67,7 +68,7 @@ struct Explanation {
   int32_t num_rows = 0;                                     ///< routed rows R
   int32_t num_tasks = 0;                                    ///< experts with rows
   int32_t fewest_rows = 0, median_rows = 0, most_rows = 0;  ///< of all experts
-  int32_t num_ctas = 0;
+  ResolvedLaunch launch;
   KernelWork plan, combine;
   GemmExplanation gate_up, down;
 

@@ -10,11 +10,9 @@ namespace tessera::moe {
 
 /// First gate row and first up row of an expert's [2I, H], for the orders that keep them together.
 constexpr int64_t gate_begin(GateUpOrder order, int64_t intermediate_size) {
-  return order == GateUpOrder::up_first ? intermediate_size : 0;
+  return gate_row(order, 0, intermediate_size);
 }
-constexpr int64_t up_begin(GateUpOrder order, int64_t intermediate_size) {
-  return order == GateUpOrder::up_first ? 0 : intermediate_size;
-}
+constexpr int64_t up_begin(GateUpOrder order, int64_t intermediate_size) { return up_row(order, 0, intermediate_size); }
 
 /// Routing weight number `slot` of [T, k], as float (exact).
 inline float topk_weight(const LayerInputs& inputs, int64_t slot) {

@@ -14,19 +14,19 @@ constexpr double kWeightBytes = 2.0;
 
 struct Kernel {
   const char* name;
-  gpu::KernelMarks gpu::LayerMarks::*marks;
+  cuda::KernelMarks cuda::LayerMarks::*marks;
   bool always_launched;
 };
 
-constexpr std::array<Kernel, 5> kKernels = {{{"plan_count", &gpu::LayerMarks::count, false},
-                                             {"plan_place", &gpu::LayerMarks::place, true},
-                                             {"gemm1", &gpu::LayerMarks::gate_up, true},
-                                             {"gemm2", &gpu::LayerMarks::down, true},
-                                             {"combine", &gpu::LayerMarks::combine, true}}};
+constexpr std::array<Kernel, 5> kKernels = {{{"plan_count", &cuda::LayerMarks::count, false},
+                                             {"plan_place", &cuda::LayerMarks::place, true},
+                                             {"gemm1", &cuda::LayerMarks::gate_up, true},
+                                             {"gemm2", &cuda::LayerMarks::down, true},
+                                             {"combine", &cuda::LayerMarks::combine, true}}};
 
-bool is_cleared(const gpu::KernelMarks& marks) { return marks == gpu::KernelMarks{}; }
+bool is_cleared(const cuda::KernelMarks& marks) { return marks == cuda::KernelMarks{}; }
 
-void validate(const Kernel& kernel, size_t run, const gpu::KernelMarks& marks) {
+void validate(const Kernel& kernel, size_t run, const cuda::KernelMarks& marks) {
   const std::string where = str_cat("marks of ", kernel.name, ", run ", run);
   for (const auto& [name, range] : {std::pair{"begin", marks.begin}, {"work", marks.work}, {"end", marks.end}}) {
     if (range.first > range.last)
@@ -39,12 +39,12 @@ void validate(const Kernel& kernel, size_t run, const gpu::KernelMarks& marks) {
 }
 
 /// Where every run launched the same kernels, those; Error where not.
-std::vector<Kernel> launched_kernels(std::span<const gpu::LayerMarks> runs) {
+std::vector<Kernel> launched_kernels(std::span<const cuda::LayerMarks> runs) {
   std::vector<Kernel> launched;
   for (const Kernel& kernel : kKernels) {
     const bool expected = kernel.always_launched || !is_cleared(runs.front().*kernel.marks);
     for (size_t run = 0; run < runs.size(); ++run) {
-      const gpu::KernelMarks& marks = runs[run].*kernel.marks;
+      const cuda::KernelMarks& marks = runs[run].*kernel.marks;
       if (is_cleared(marks) == expected)
         throw Error(str_cat("marks of ", kernel.name, ", run ", run), expected ? "none" : "some",
                     expected ? "some" : "none, as in run 0");
@@ -62,7 +62,7 @@ double median(std::vector<double> values) {
 }
 
 /// The first CTA of all: the second kernel may begin before the first one's last CTA, but not before its first.
-uint64_t layer_begin(const gpu::LayerMarks& run) {
+uint64_t layer_begin(const cuda::LayerMarks& run) {
   uint64_t begin = UINT64_MAX;
   for (const Kernel& kernel : kKernels) begin = std::min(begin, (run.*kernel.marks).begin.first);
   return begin;
@@ -70,26 +70,27 @@ uint64_t layer_begin(const gpu::LayerMarks& run) {
 
 }  // namespace
 
-LayerTimeline timeline_of(std::span<const gpu::LayerMarks> runs) {
+LayerTimeline timeline_of(std::span<const cuda::LayerMarks> runs) {
   TESSERA_CHECK(!runs.empty(), runs.size());
-  const auto instant = [&](const Kernel& kernel, gpu::MarkRange gpu::KernelMarks::*range,
-                           uint64_t gpu::MarkRange::*side) {
+  const auto instant = [&](const Kernel& kernel, cuda::MarkRange cuda::KernelMarks::*range,
+                           uint64_t cuda::MarkRange::*side) {
     std::vector<double> seconds;
-    for (const gpu::LayerMarks& run : runs)
+    for (const cuda::LayerMarks& run : runs)
       seconds.push_back(static_cast<double>(run.*kernel.marks.*range.*side - layer_begin(run)) * kNanosecond);
     return median(std::move(seconds));
   };
-  const auto range = [&](const Kernel& kernel, gpu::MarkRange gpu::KernelMarks::*which) {
-    return TimelineRange{instant(kernel, which, &gpu::MarkRange::first), instant(kernel, which, &gpu::MarkRange::last)};
+  const auto range = [&](const Kernel& kernel, cuda::MarkRange cuda::KernelMarks::*which) {
+    return TimelineRange{instant(kernel, which, &cuda::MarkRange::first),
+                         instant(kernel, which, &cuda::MarkRange::last)};
   };
   LayerTimeline timeline;
   double previous_end = 0.0;
   for (const Kernel& kernel : launched_kernels(runs)) {
     KernelTimeline line;
     line.name = kernel.name;
-    line.begin = range(kernel, &gpu::KernelMarks::begin);
-    line.work = range(kernel, &gpu::KernelMarks::work);
-    line.end = range(kernel, &gpu::KernelMarks::end);
+    line.begin = range(kernel, &cuda::KernelMarks::begin);
+    line.work = range(kernel, &cuda::KernelMarks::work);
+    line.end = range(kernel, &cuda::KernelMarks::end);
     line.gap_seconds = line.work.first - previous_end;
     line.work_seconds = line.end.last - line.work.first;
     line.early_seconds = std::max(0.0, previous_end - line.begin.first);

@@ -25,7 +25,7 @@ struct TimelineRange {
 
 struct KernelTimeline {
   std::string name;                ///< "plan_count", "plan_place", "gemm1", "gemm2", "combine"
-  TimelineRange begin, work, end;  ///< as in gpu::KernelMarks
+  TimelineRange begin, work, end;  ///< as in cuda::KernelMarks
   double gap_seconds = 0.0;        ///< work.first less the end of the kernel before (of the first: less its own begin)
   double work_seconds = 0.0;       ///< end.last - work.first
   double early_seconds = 0.0;      ///< end of the kernel before less begin.first, where that is positive
@@ -40,7 +40,7 @@ struct LayerTimeline {
 /// Medians over the runs, each mark relative to the begin of its own run. Throws Error, naming kernel and run, where a
 /// kernel is not marked that every run launches, where runs did not launch the same kernels, or where marks contradict
 /// one another (a first after a last, work before begin, an end before work). At least one run.
-LayerTimeline timeline_of(std::span<const gpu::LayerMarks> runs);
+LayerTimeline timeline_of(std::span<const cuda::LayerMarks> runs);
 
 /// Bytes of the 16-bit weights, without biases, of `num_tasks` experts with rows: what a layer reads at least once.
 double active_weight_bytes(const LayerConfig& config, int32_t num_tasks);

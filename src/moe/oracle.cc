@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 
+#include "moe/formats.h"
 #include "moe/layer_layout.h"
 
 namespace tessera::moe {
@@ -90,6 +91,7 @@ class Oracle {
       : config_(config),
         weights_(weights),
         inputs_(inputs),
+        decode_(format_row(config.weight_format).decode),
         u_(unit_roundoff(config.dtype)),
         u_acc_(accumulator_unit) {}
 
@@ -140,7 +142,7 @@ class Oracle {
     double magnitude = 0;
     const auto depth = static_cast<int64_t>(values.size());
     for (int64_t i = 0; i < depth; ++i) {
-      const double weight = element(matrix, config_.dtype, row * depth + i);
+      const double weight = decode_(matrix, config_.dtype, row * depth + i);
       const Value& value = values[static_cast<size_t>(i)];
       sum.value += value.value * weight;
       sum.error += value.error * std::abs(weight);
@@ -191,6 +193,7 @@ class Oracle {
   const LayerConfig& config_;
   const LayerWeights& weights_;
   const LayerInputs& inputs_;
+  double (*decode_)(const void* weights, DType dtype, int64_t index);
   double u_;
   double u_acc_;
   std::vector<double> x_;

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <string>
 
+#include "moe/formats.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 #include "tessera/moe/limits.h"
@@ -42,6 +43,21 @@ bool overlap(const MemoryRange& a, const MemoryRange& b) {
 
 MemoryRange out_range(const LayerConfig& config, const LayerInputs& inputs) {
   return {"out", inputs.out, extent(inputs.num_tokens, config.hidden_size, 1, dtype_size(config.dtype))};
+}
+
+// Scales belong to formats that have them: a pointer that would be ignored is a mistake of the caller's.
+void validate_scales(const LayerConfig& config, const LayerWeights& weights, const char* memory) {
+  const FormatRow& format = format_row(config.weight_format);
+  const auto require = [&](const char* name, const void* pointer, bool used) {
+    if (format.has_scales() && used) return require_pointer(name, pointer, memory, kAlignment);
+    if (pointer != nullptr)
+      throw Error(name, "a pointer", str_cat("null: weights of format ", format.name, " here have no such scales"));
+  };
+  const bool shared = config.shared_intermediate_size != 0;
+  require("gate_up scale", weights.gate_up_scale, true);
+  require("down scale", weights.down_scale, true);
+  require("shared gate_up scale", weights.shared_gate_up_scale, shared);
+  require("shared down scale", weights.shared_down_scale, shared);
 }
 
 }  // namespace
@@ -121,6 +137,7 @@ void validate(const LayerConfig& config, const LayerWeights& weights, const Back
   }
   if (config.num_mapped_experts == 0 && weights.expert_map != nullptr)
     throw Error("num_mapped_experts", "0 with an expert_map", "its number of entries, or no map");
+  validate_scales(config, weights, traits.memory);
   if (config.num_mapped_experts != 0)
     require_pointer("expert_map", weights.expert_map, traits.memory, alignof(int32_t));
 }

@@ -23,6 +23,9 @@ class ExplainMoeTest(CommandTest):
         self.assert_code(result, 0)
         self.assertRegex(result.out, r"32768 on 128 of 128 experts; 256 to 256 an expert, median 256; 0 experts empty")
         self.assertRegex(result.out, r"(?s)GEMM 1 +\d+ tiles = [\d.]+ waves of 66 clusters; the last wave leaves")
+        self.assertRegex(result.out, r"(?m)^kernels +expert_gemm, chosen: \w+")
+        self.assertRegex(result.out, r"(?m)^ +expert_gemm: tile 128x256x64, 4 stages, cluster 2, 3 gather warps")
+        self.assertRegex(result.out, r"(?m)^order +heavy-first over 132 CTAs in clusters of 2; 1 of every 6 clusters")
         for kernel in ("plan", "GEMM 1", "GEMM 2", "combine"):
             self.assertRegex(result.out, rf"(?m)^{kernel} .* %  (memory|tensor cores|latency)$")
         self.assertLessEqual(max(map(len, result.lines)), 100)
@@ -56,6 +59,7 @@ class ExplainMoeTest(CommandTest):
         usual, slow = self.plans(*shape), self.plans(*shape, "--hbm-tb-s", 0.295, "--dense-tflops", 70)
         self.assertAlmostEqual(slow["cases"][0]["gemm1"]["floor_us"], 10 * usual["cases"][0]["gemm1"]["floor_us"])
         one = self.plans(*shape, "--ctas", 1)["cases"][0]
+        self.assertEqual((one["kernel"], one["ctas"], one["cluster_size"]), ("expert_gemm", 1, 1))
         self.assertEqual(one["gemm1"]["lanes"], 1)
         self.assertGreater(one["gemm1"]["predicted_us"], 50 * usual["cases"][0]["gemm1"]["predicted_us"])
 

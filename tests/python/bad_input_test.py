@@ -152,6 +152,7 @@ class BadInput(unittest.TestCase):
     def test_options(self):
         for name, kind, value in (("activation", ValueError, "swish"), ("activation", TypeError, 1),
                                   ("gate_up_order", ValueError, "gate_last"), ("gate_up_order", TypeError, None),
+                                  ("weight_format", ValueError, "f8"), ("weight_format", TypeError, 0),
                                   ("alpha", TypeError, "1"), ("beta", ValueError, float("nan")),
                                   ("limit", ValueError, float("inf")), ("gated", TypeError, 1),
                                   ("first_expert", ValueError, -1), ("first_expert", TypeError, 0.0),

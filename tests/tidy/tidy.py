@@ -19,11 +19,12 @@ MAY_INCLUDE = {
     "cuda/core": {"core", "batching"},  # host side of the kernels: error checks, tensor maps, arrays of the plan
     "cuda/ptx": {"core"},
     "cuda/cta": {"core", "cuda/core", "cuda/ptx"},
-    "cuda/kernels": {"core", "batching", "cuda/core", "cuda/cta", "cuda/ptx"},
+    "cuda/grouped": {"core", "batching", "cuda/core", "cuda/cta", "cuda/ptx"},  # what grouped GEMMs share
+    "cuda/kernels": {"core", "batching", "cuda/core", "cuda/cta", "cuda/grouped", "cuda/ptx"},
     "cpu": {"core", "batching"},
-    "moe": {"core", "batching", "cuda/core", "cuda/kernels", "cpu"},
+    "moe": {"core", "batching", "cuda/core", "cuda/grouped", "cuda/kernels", "cpu"},
     "io": {"core"},
-    "classifier": {"core", "batching", "cuda/core", "cuda/kernels", "cpu", "moe", "io"},
+    "classifier": {"core", "batching", "cuda/core", "cuda/grouped", "cuda/kernels", "cpu", "moe", "io"},
     "api": {"core", "cuda/core", "cpu", "moe", "io", "classifier"},  # the C interface
     "tools": {"core", "batching", "cuda/core", "cuda/kernels", "cpu", "moe", "io", "classifier"},
     "examples": {"core", "batching", "cuda/core", "moe", "classifier"},

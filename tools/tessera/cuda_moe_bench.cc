@@ -7,15 +7,14 @@
 #include <limits>
 #include <memory>
 
-#include "cuda/kernels/combine/policy.h"
-#include "cuda/kernels/expert_gemm/tiling.h"
-#include "cuda/kernels/moe_plan/policy.h"
 #include "cuda_dense.h"
 #include "cuda_device.h"
 #include "cuda_moe_floor.h"
 #include "cuda_monitor.h"
+#include "moe/cuda_kernels.h"
 #include "moe/cuda_workspace.h"
 #include "moe/explain.h"
+#include "moe/kernels.h"
 #include "moe/oracle.h"
 #include "moe_bench.h"
 #include "moe_check.h"
@@ -283,14 +282,9 @@ std::vector<std::pair<std::string, std::string>> CudaMoeBench::description() con
                            driver % 1000 / 10)}};
   for (auto& line : monitor_.description()) lines.push_back(std::move(line));
   lines.emplace_back("dense", options_.dense ? lt_.description() : "not asked for");
-  lines.emplace_back("plan", str_cat(kernels::moe_plan::default_policy()));
-  const int32_t cluster_size = policy_.num_ctas == 1 ? 1 : policy_.cluster_size;
-  lines.emplace_back("GEMM 1", str_cat(kernels::expert_gemm::default_policy(true, cluster_size)));
-  lines.emplace_back("GEMM 2", str_cat(kernels::expert_gemm::default_policy(false, cluster_size)));
-  lines.emplace_back("combine", str_cat(kernels::combine::default_policy()));
-  lines.emplace_back("order", str_cat(batching::task_order_name(policy_.order), " over ",
-                                      policy_.num_ctas == 0 ? device_.multiProcessorCount : policy_.num_ctas,
-                                      " CTAs; 1 of every ", policy_.back_every, " clusters from the back"));
+  // Of one token: more tokens may choose another kernel, see `tessera explain moe`.
+  const auto launch = moe::resolve_launch(shape_.config, 1, moe::current_launch_device(shape_.config), policy_);
+  for (auto& line : moe::describe_launch(shape_.config, launch)) lines.push_back(std::move(line));
   return lines;
 }
 

@@ -67,10 +67,10 @@ class MoeFloor::Layers {
 MoeFloor::MoeFloor(DeviceMemory buffer)
     : buffer_(std::move(buffer)),
       found_(sizeof(uint32_t)),
-      marks_(sizeof(gpu::LayerMarks)),
-      cleared_(sizeof(gpu::LayerMarks)) {
+      marks_(sizeof(cuda::LayerMarks)),
+      cleared_(sizeof(cuda::LayerMarks)) {
   require_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "create a stream");
-  const gpu::LayerMarks cleared;
+  const cuda::LayerMarks cleared;
   require_cuda(cudaMemcpy(cleared_.get(), &cleared, sizeof(cleared), cudaMemcpyHostToDevice), "copy cleared marks");
   const DeviceMemory step(sizeof(uint64_t));
   kernels::probe::timer_step(static_cast<uint64_t*>(step.get()), nullptr);
@@ -112,25 +112,25 @@ double MoeFloor::graph_seconds(const Layers& layers, int64_t layers_a_graph) con
 
 /// The marks of one-layer graphs, replayed on the sets in turn. Marks are cleared before a replay and kept after it, in
 /// stream order, so nothing waits for the host.
-std::vector<gpu::LayerMarks> MoeFloor::replay_marked(const Layers& layers, int64_t num_replays) const {
+std::vector<cuda::LayerMarks> MoeFloor::replay_marked(const Layers& layers, int64_t num_replays) const {
   std::vector<std::unique_ptr<Graph>> graphs;
   for (int64_t set = 0; set < layers.num_sets(); ++set)
     graphs.push_back(std::make_unique<Graph>(stream_, [&] { layers.run(set, stream_); }));
   const int64_t warm_up = layers.num_sets();
-  const DeviceMemory kept(sizeof(gpu::LayerMarks) * static_cast<size_t>(warm_up + num_replays));
+  const DeviceMemory kept(sizeof(cuda::LayerMarks) * static_cast<size_t>(warm_up + num_replays));
   for (int64_t i = 0; i < warm_up + num_replays; ++i) {
     require_cuda(
-        cudaMemcpyAsync(marks_.get(), cleared_.get(), sizeof(gpu::LayerMarks), cudaMemcpyDeviceToDevice, stream_),
+        cudaMemcpyAsync(marks_.get(), cleared_.get(), sizeof(cuda::LayerMarks), cudaMemcpyDeviceToDevice, stream_),
         "clear the marks");
     graphs[static_cast<size_t>(i % layers.num_sets())]->launch(stream_);
-    require_cuda(cudaMemcpyAsync(kept.at(sizeof(gpu::LayerMarks) * static_cast<size_t>(i)), marks_.get(),
-                                 sizeof(gpu::LayerMarks), cudaMemcpyDeviceToDevice, stream_),
+    require_cuda(cudaMemcpyAsync(kept.at(sizeof(cuda::LayerMarks) * static_cast<size_t>(i)), marks_.get(),
+                                 sizeof(cuda::LayerMarks), cudaMemcpyDeviceToDevice, stream_),
                  "keep the marks");
   }
   require_cuda(cudaStreamSynchronize(stream_), "replay the graphs");
-  std::vector<gpu::LayerMarks> marks(static_cast<size_t>(num_replays));
-  require_cuda(cudaMemcpy(marks.data(), kept.at(sizeof(gpu::LayerMarks) * static_cast<size_t>(warm_up)),
-                          sizeof(gpu::LayerMarks) * marks.size(), cudaMemcpyDeviceToHost),
+  std::vector<cuda::LayerMarks> marks(static_cast<size_t>(num_replays));
+  require_cuda(cudaMemcpy(marks.data(), kept.at(sizeof(cuda::LayerMarks) * static_cast<size_t>(warm_up)),
+                          sizeof(cuda::LayerMarks) * marks.size(), cudaMemcpyDeviceToHost),
                "copy the marks");
   return marks;
 }
@@ -147,7 +147,7 @@ FloorResult MoeFloor::measure(const moe::LayerConfig& config, const moe::LaunchP
 
   const Layers plain(config, policy, sets);
   moe::LaunchPolicy with_marks = policy;
-  with_marks.marks = static_cast<gpu::LayerMarks*>(marks_.get());
+  with_marks.marks = static_cast<cuda::LayerMarks*>(marks_.get());
   const Layers marked(config, with_marks, sets);
   const auto fitting = static_cast<int64_t>(kGraphSeconds / layer_seconds);
   const int64_t wanted = std::clamp<int64_t>(fitting, 1, kLayersAGraph);

@@ -31,7 +31,7 @@ class MoeFloor {
 
   double read_seconds(size_t num_bytes) const;
   double graph_seconds(const Layers& layers, int64_t layers_a_graph) const;
-  std::vector<gpu::LayerMarks> replay_marked(const Layers& layers, int64_t num_replays) const;
+  std::vector<cuda::LayerMarks> replay_marked(const Layers& layers, int64_t num_replays) const;
 
   DeviceMemory buffer_, found_, marks_, cleared_;
   DeviceTimer timer_;

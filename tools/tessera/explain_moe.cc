@@ -5,11 +5,11 @@
 #include <vector>
 
 #include "commands.h"
-#include "cuda/kernels/expert_gemm/tiling.h"
 #include "exit_codes.h"
 #include "file_roles.h"
 #include "integer_option.h"
 #include "moe/explain.h"
+#include "moe/kernels.h"
 #include "moe_options.h"
 #include "output.h"
 #include "side_file.h"
@@ -21,8 +21,6 @@
 namespace tessera::cli {
 
 namespace {
-
-namespace expert_gemm = kernels::expert_gemm;
 
 const std::string kFooter =
     "Examples:\n"
@@ -71,16 +69,14 @@ const char* binding(const NamedKernel& kernel) {
   return kernel.work.memory_binds() ? "memory" : "tensor cores";
 }
 
-std::string gemm_text(const char* name, const moe::GemmExplanation& gemm, expert_gemm::Role role,
-                      int32_t cluster_size) {
+std::string gemm_text(std::string_view name, const moe::GemmExplanation& gemm, int32_t cluster_size) {
   const std::string unit = cluster_size == 1 ? "CTAs" : "clusters";
   std::string text = labelled(
       name, format_text("%zu tiles = %.2f waves of %d %s; the last wave leaves %.1f %% of them idle; in all %.1f %% "
                         "of their time is idle",
                         gemm.tiles.size(), gemm.waves(), gemm.num_lanes, unit.c_str(), gemm.last_wave_idle() * 100,
                         gemm.idle() * 100));
-  text += labelled("", format_text("%.1f %% of what is multiplied is padding", gemm.padding() * 100));
-  return text + labelled("", str_cat(expert_gemm::default_policy(role != expert_gemm::Role::down, cluster_size)));
+  return text + labelled("", format_text("%.1f %% of what is multiplied is padding", gemm.padding() * 100));
 }
 
 std::string kernel_table(const moe::Explanation& plan) {
@@ -101,23 +97,27 @@ std::string kernel_table(const moe::Explanation& plan) {
 
 std::string plan_text(const moe::Preset& shape, const MoeCase& moe_case, const moe::LaunchPolicy& policy,
                       const moe::DeviceRates& rates, const moe::Explanation& plan) {
-  const int32_t cluster_size = plan.num_ctas / plan.gate_up.num_lanes;
+  const moe::ResolvedLaunch& launch = plan.launch;
+  const moe::LaunchDevice device{rates.num_multiprocessors};
   std::string text = labelled(
       "layer", str_cat(describe(shape), "; ", moe_case.num_tokens, " tokens, ", moe::routing_name(moe_case.routing)));
   text += labelled("rows", format_text("%d on %d of %d experts; %d to %d an expert, median %d; %d experts empty",
                                        plan.num_rows, plan.num_tasks, shape.config.num_experts, plan.fewest_rows,
                                        plan.most_rows, plan.median_rows, shape.config.num_experts - plan.num_tasks));
-  std::string order = str_cat(batching::task_order_name(policy.order), " over ", plan.num_ctas, " CTAs");
-  if (cluster_size > 1) order += str_cat(" in clusters of ", cluster_size);
-  if (policy.back_every > 0)
-    order += str_cat("; 1 of every ", policy.back_every, cluster_size > 1 ? " clusters" : " CTAs", " from the back");
-  text += labelled("order", order);
+  const char* label = "kernels";
+  for (const std::string& line :
+       moe::describe_choice(moe::select_kernel(shape.config, moe_case.num_tokens, device, policy.kernel))) {
+    text += labelled(label, line);
+    label = "";
+  }
+  for (const auto& [name, words] : moe::describe_launch(shape.config, launch)) {
+    const moe::GemmExplanation* gemm = name == "GEMM 1" ? &plan.gate_up : name == "GEMM 2" ? &plan.down : nullptr;
+    if (gemm != nullptr) text += gemm_text(name, *gemm, launch.cluster_size);
+    text += labelled(gemm != nullptr ? "" : name, words);
+  }
   text +=
       labelled("device", format_text("%d multiprocessors, HBM %.2f TB/s, dense %.0f TFLOP/s", rates.num_multiprocessors,
                                      rates.hbm_bytes_per_second / 1e12, rates.dense_flops_per_second / 1e12));
-  const auto first_role = shape.config.gated ? expert_gemm::Role::gate_up : expert_gemm::Role::up_only;
-  text += gemm_text("GEMM 1", plan.gate_up, first_role, cluster_size);
-  text += gemm_text("GEMM 2", plan.down, expert_gemm::Role::down, cluster_size);
   return text + "\n" + kernel_table(plan);
 }
 
@@ -146,7 +146,9 @@ nlohmann::ordered_json plan_json(const MoeCase& moe_case, const moe::Explanation
           {"rows", plan.num_rows},
           {"experts_with_rows", plan.num_tasks},
           {"rows_an_expert", {{"min", plan.fewest_rows}, {"median", plan.median_rows}, {"max", plan.most_rows}}},
-          {"ctas", plan.num_ctas},
+          {"ctas", plan.launch.num_ctas},
+          {"cluster_size", plan.launch.cluster_size},
+          {"kernel", std::string(plan.launch.kernel->name)},
           {"floor_us", plan.floor_seconds() * 1e6},
           {"predicted_us", plan.predicted_seconds() * 1e6},
           {"plan", work_json(plan.plan)},

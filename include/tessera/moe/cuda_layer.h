@@ -21,13 +21,14 @@
 
 struct CUstream_st;
 
-namespace tessera::gpu {
+namespace tessera::cuda {
 struct LayerMarks;  // src/cuda/core/marks.h
 }
 
 namespace tessera::moe {
 
-struct CudaWorkspace;  // src/moe/cuda_workspace.h
+struct CudaRun;         // src/moe/cuda_layer.cc
+struct ResolvedLaunch;  // src/moe/kernels.h
 
 /// How the work is laid out on the device; results do not depend on it.
 struct LaunchPolicy {
@@ -36,7 +37,8 @@ struct LaunchPolicy {
   int32_t cluster_size = 2;  ///< CTAs that share weights, 1 or 2; 1 where the device cannot run pairs
   int32_t back_every = 6;    ///< 1 of this many clusters takes light experts first; 0: none
   /// For measurements: [1] in device memory, into which the kernels write when they begin and end; null: none does.
-  gpu::LayerMarks* marks = nullptr;
+  cuda::LayerMarks* marks = nullptr;
+  const char* kernel = nullptr;  ///< of both products, by its name in `tessera explain moe`; null: the layer chooses
 };
 
 class CudaLayer {
@@ -63,13 +65,17 @@ class CudaLayer {
  private:
   void validate(const LayerInputs& inputs, const void* workspace, size_t workspace_size) const;
 
-  void enqueue(Step step, const LayerInputs& inputs, const CudaWorkspace& arrays, CUstream_st* stream) const;
-  void launch_plan(const LayerInputs& inputs, const CudaWorkspace& arrays, CUstream_st* stream) const;
+  ResolvedLaunch resolved_launch(int32_t num_tokens) const;
+  CudaRun prepare(const LayerInputs& inputs, void* workspace) const;
+  void enqueue(Step step, const CudaRun& run, CUstream_st* stream) const;
+  void launch_plan(const CudaRun& run, CUstream_st* stream) const;
 
   LayerConfig config_;
   LayerWeights weights_;
   LaunchPolicy policy_;
   int device_ = 0;
+  int32_t num_multiprocessors_ = 0;
+  bool runs_pairs_ = false;
 };
 
 }  // namespace tessera::moe

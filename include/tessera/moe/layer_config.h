@@ -3,40 +3,41 @@
 //   out[t] = sum_s topk_weights[t, s] * down[e] * act(gate[e] * x[t], up[e] * x[t])     where e serves topk_ids[t, s]
 //          + shared_weight[t] * (the shared expert of x[t])                             where there is one
 //
-// The sum is taken in the order of the slots, the shared expert last. A slot whose id belongs to no expert of this
-// shard adds nothing; a token without any expert is exactly +0. Accumulation is fp32; the intermediate, the expert's
-// rows and out are rounded once each to the layer's type. Pointers are memory of the device that runs the layer.
+// e is the expert of topk_ids[t, s]. The sum is taken in the order of the slots, the shared expert last. A slot whose
+// id belongs to no expert of this shard adds nothing; a token without any expert is exactly +0. Accumulation is fp32;
+// the intermediate, the expert's rows and out are rounded once each to the layer's type. Pointers are memory of the
+// device that runs the layer.
 #pragma once
 
 #include <cstdint>
 
 #include "tessera/core/activation.h"
 #include "tessera/core/dtype.h"
+#include "tessera/core/gate_up_order.h"
+#include "tessera/moe/weight_format.h"
 
 namespace tessera::moe {
 
-/// How the rows of a gated first weight lie. Checkpoints have all of them; none is copied.
-enum class GateUpOrder : uint8_t {
-  gate_first,   ///< [E, 2, I, H]: all gate rows, then all up rows
-  interleaved,  ///< [E, I, 2, H]: gate row 0, up row 0, gate row 1, ...
-  up_first,     ///< [E, 2, I, H]: all up rows, then all gate rows
-};
+using tessera::GateUpOrder;
 
 struct LayerConfig {
   int32_t hidden_size = 0;        ///< H, a multiple of kWidthMultiple (limits.h)
   int32_t intermediate_size = 0;  ///< I, a multiple of kWidthMultiple
   int32_t num_experts = 0;        ///< E that these weights hold, 1..kMaxExperts
   int32_t top_k = 0;              ///< k, 1..kMaxTopK
-  DType dtype = DType::bf16;      ///< of tokens, weights, biases, intermediate, out; CUDA: bf16 or f16, CPU: also f32
+  DType dtype = DType::bf16;      ///< of tokens, biases, intermediate, out; CUDA: bf16 or f16, CPU: also f32
   bool gated = true;
   Activation activation{};
   int32_t first_expert = 0;              ///< global id of expert 0 of this shard; unused with an expert map
   int32_t num_mapped_experts = 0;        ///< entries of LayerWeights::expert_map; 0: no map
   int32_t shared_intermediate_size = 0;  ///< I_s of the shared expert, a multiple of kWidthMultiple; 0: none
   GateUpOrder gate_up_order = GateUpOrder::gate_first;
+  WeightFormat weight_format = WeightFormat::dense;  ///< of the four weights
 };
 
-/// Row-major, aligned to kAlignment (limits.h); must outlive the layer.
+/// Row-major, aligned to kAlignment (limits.h); must outlive the layer. Weights and scales are of the weight_format: a
+/// scale belongs to a block of B rows and C columns of a weight, both of which the format gives; null for a format
+/// without scales.
 struct LayerWeights {
   const void* gate_up = nullptr;         ///< gated [E, 2I, H], see GateUpOrder; non-gated [E, I, H]
   const void* down = nullptr;            ///< [E, H, I]
@@ -45,6 +46,10 @@ struct LayerWeights {
   const void* shared_gate_up = nullptr;  ///< [2 I_s, H] or [I_s, H], as gate_up
   const void* shared_down = nullptr;     ///< [H, I_s]
   const int32_t* expert_map = nullptr;   ///< [num_mapped_experts]: global id to expert of this shard, else negative
+  const void* gate_up_scale = nullptr;   ///< [E, 2, ceil(I/B), ceil(H/C)] gate, up; non-gated [E, ceil(I/B), ceil(H/C)]
+  const void* down_scale = nullptr;      ///< [E, ceil(H/B), ceil(I/C)]
+  const void* shared_gate_up_scale = nullptr;  ///< [2, ceil(I_s/B), ceil(H/C)] or [ceil(I_s/B), ceil(H/C)]
+  const void* shared_down_scale = nullptr;     ///< [ceil(H/B), ceil(I_s/C)]
 };
 
 struct LayerInputs {

@@ -21,8 +21,4 @@ inline void check(cudaError_t error, const char* expression, const char* file, i
 
 }  // namespace tessera::cuda
 
-namespace tessera::gpu {
-using namespace cuda;  // as the kernels' launches say it
-}
-
 #define TESSERA_CUDA_CHECK(expression) ::tessera::cuda::check((expression), #expression, __FILE__, __LINE__)

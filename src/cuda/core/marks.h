@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-namespace tessera::gpu {
+namespace tessera::cuda {
 
 // The first and the last CTA at which something happened. Cleared: first is the largest number, last is 0.
 struct MarkRange {
@@ -32,4 +32,4 @@ struct LayerMarks {
   friend constexpr bool operator==(const LayerMarks&, const LayerMarks&) = default;
 };
 
-}  // namespace tessera::gpu
+}  // namespace tessera::cuda

@@ -31,6 +31,6 @@ inline void check_operand(const std::string& where, const cta::OperandView& view
 
 }  // namespace tessera::cuda
 
-namespace tessera::gpu {
+namespace tessera::cuda {
 using namespace cuda;  // as the kernels' launches say it
 }

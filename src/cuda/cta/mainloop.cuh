@@ -30,12 +30,12 @@ __device__ inline void release_stage(Storage& smem, int stage) {
   }
 }
 
-// acc[64 x kColumns] = A[64 rows of this warpgroup] * B^T over num_k_steps stages. One WGMMA group stays in flight.
-// kCopiedByThreads: some of A was written by other threads' cp.async (generic proxy), WGMMA reads through the
+// The first kColumns of acc = A[64 rows of this warpgroup] * B^T over num_k_steps stages. One WGMMA group stays in
+// flight. kCopiedByThreads: some of A was written by other threads' cp.async (generic proxy), WGMMA reads through the
 // asynchronous one.
-template <class Element, int kColumns, int kCluster, bool kCopiedByThreads, class Storage, int kStages>
+template <class Element, int kColumns, int kCluster, bool kCopiedByThreads, class Storage, int kStages, int kWidth>
 __device__ inline void multiply_k_steps(Storage& smem, RingPosition<kStages>& ring, int num_k_steps, int warpgroup,
-                                        float (&acc)[128]) {
+                                        ptx::Fragment<kWidth>& acc) {
   const uint64_t a_desc = wgmma_descriptor(smem_address(smem.a) + warpgroup * kWarpgroupRows * kSwizzleRowBytes);
   const uint64_t b_desc = wgmma_descriptor(smem_address(smem.b));
   int previous_stage = 0;
@@ -45,9 +45,9 @@ __device__ inline void multiply_k_steps(Storage& smem, RingPosition<kStages>& ri
     ptx::wgmma_fence();
 #pragma unroll
     for (int i = 0; i < kStageColumns / 16; ++i) {
-      ptx::wgmma_m64k16<kColumns>(Element{}, acc, a_desc + ring.stage * (sizeof(smem.a[0]) >> 4) + i * kDescriptorKStep,
-                                  b_desc + ring.stage * (sizeof(smem.b[0]) >> 4) + i * kDescriptorKStep,
-                                  step > 0 || i > 0);
+      ptx::wgmma<Element, kColumns>(acc, a_desc + ring.stage * (sizeof(smem.a[0]) >> 4) + i * kDescriptorKStep,
+                                    b_desc + ring.stage * (sizeof(smem.b[0]) >> 4) + i * kDescriptorKStep,
+                                    step > 0 || i > 0);
     }
     ptx::wgmma_commit();
     if (step > 0) {

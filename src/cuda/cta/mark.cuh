@@ -11,12 +11,13 @@ namespace tessera::cta {
 
 // By every thread of the CTA; thread `marker` marks. Atomics without a result: it does not wait for them.
 template <bool kMarked>
-__device__ inline void mark(gpu::KernelMarks* marks, gpu::MarkRange gpu::KernelMarks::*instant, unsigned marker = 0) {
+__device__ inline void mark(cuda::KernelMarks* marks, cuda::MarkRange cuda::KernelMarks::*instant,
+                            unsigned marker = 0) {
   if constexpr (kMarked) {
     if (threadIdx.x != marker) return;
     static_assert(sizeof(unsigned long long) == sizeof(uint64_t));
     const unsigned long long now = ptx::global_timer();
-    gpu::MarkRange& range = marks->*instant;
+    cuda::MarkRange& range = marks->*instant;
     atomicMin(reinterpret_cast<unsigned long long*>(&range.first), now);
     atomicMax(reinterpret_cast<unsigned long long*>(&range.last), now);
   }
@@ -25,10 +26,10 @@ __device__ inline void mark(gpu::KernelMarks* marks, gpu::MarkRange gpu::KernelM
 // At a CTA's end, by every thread that has not left: the barrier makes the mark the last thread's. Thread 0 must be
 // there.
 template <bool kMarked>
-__device__ inline void mark_end(gpu::KernelMarks* marks) {
+__device__ inline void mark_end(cuda::KernelMarks* marks) {
   if constexpr (kMarked) {
     __syncthreads();  // every thread has done its work
-    mark<kMarked>(marks, &gpu::KernelMarks::end);
+    mark<kMarked>(marks, &cuda::KernelMarks::end);
   }
 }
 

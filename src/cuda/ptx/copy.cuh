@@ -57,16 +57,6 @@ __device__ inline void cp_async_16_or_zero(uint32_t smem_address, const void* gl
                : "memory");
 }
 
-// Reads 16 bytes of shared memory.
-__device__ inline uint4 load_shared_16(uint32_t smem_address) {
-  uint4 value;
-  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-               : "r"(smem_address)
-               : "memory");
-  return value;
-}
-
 // Orders this thread's view of generic-proxy writes to shared memory before its asynchronous-proxy reads (WGMMA, TMA).
 __device__ inline void fence_proxy_async() { ::cuda::ptx::fence_proxy_async(::cuda::ptx::space_shared); }
 

@@ -1,13 +1,14 @@
 // Warpgroup matrix multiply (WGMMA): what one warpgroup of 128 threads issues to the tensor cores.
 //
 // D[64][N] (+)= A[64][16] * B[N][16]^T, A and B in shared memory (K-major, 128-byte swizzle), D in N / 2 fp32 registers
-// a thread. The instructions are asynchronous: order is wgmma_fence, wgmma..., wgmma_commit, wgmma_wait<n>; the
-// accumulators may be touched only after the wait. One PTX instruction a function (setp only turns an argument into a
-// predicate).
+// a thread, a Fragment<N>. N is one of wgmma_shapes.def. The instructions are asynchronous: order is wgmma_fence,
+// wgmma..., wgmma_commit, wgmma_wait<n>; the accumulators may be touched only after the wait. One PTX instruction a
+// function (setp only turns an argument into a predicate).
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda/std/type_traits>
 
 #include <cstdint>
 
@@ -25,6 +26,19 @@ __device__ inline void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
+// A thread's part of D[64][kColumns]. Registers 4 j .. 4 j + 3 of thread t: row 16 (t / 32 % 4) + t % 32 / 4 at columns
+// 8 j + 2 (t % 4) + {0, 1}, then the same columns eight rows below.
+template <int kColumns>
+struct Fragment {
+  static constexpr int kRegisters = kColumns / 2;
+  static constexpr int kColumnGroups = kColumns / 8;  // of 4 registers: 2 columns x 2 rows
+
+  float values[kRegisters];
+
+  __device__ float& operator[](int i) { return values[i]; }
+  __device__ float operator[](int i) const { return values[i]; }
+};
+
 // The instruction for every shape and element type: both are parts of its name, asm takes literals only, and the inputs
 // are numbered after the accumulators.
 #define TESSERA_WGMMA(shape, types, registers, a, b, predicate, ...)                             \
@@ -35,51 +49,83 @@ __device__ inline void wgmma_wait() {
                : __VA_ARGS__                                                                     \
                : "l"(a_desc), "l"(b_desc), "r"(static_cast<int32_t>(accumulate)))
 
+#define TESSERA_REGISTERS_4 "%0, %1, %2, %3"
+#define TESSERA_REGISTERS_8 TESSERA_REGISTERS_4 ", %4, %5, %6, %7"
+#define TESSERA_REGISTERS_12 TESSERA_REGISTERS_8 ", %8, %9, %10, %11"
+#define TESSERA_REGISTERS_16 TESSERA_REGISTERS_12 ", %12, %13, %14, %15"
+#define TESSERA_REGISTERS_24 TESSERA_REGISTERS_16 ", %16, %17, %18, %19, %20, %21, %22, %23"
+#define TESSERA_REGISTERS_32 TESSERA_REGISTERS_24 ", %24, %25, %26, %27, %28, %29, %30, %31"
+#define TESSERA_REGISTERS_64                                                         \
+  TESSERA_REGISTERS_32                                                               \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47" \
+  ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define TESSERA_REGISTERS_112                                                        \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
-  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
-  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
-  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
-  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
-  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
+  TESSERA_REGISTERS_64                                                               \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79" \
+  ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95" \
+  ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
 #define TESSERA_REGISTERS_120 TESSERA_REGISTERS_112 ", %112, %113, %114, %115, %116, %117, %118, %119"
 #define TESSERA_REGISTERS_128 TESSERA_REGISTERS_120 ", %120, %121, %122, %123, %124, %125, %126, %127"
-#define TESSERA_D8(i)                                                                                         \
-  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
-      "+f"(d[i + 7])
-#define TESSERA_D112                                                                                            \
-  TESSERA_D8(0), TESSERA_D8(8), TESSERA_D8(16), TESSERA_D8(24), TESSERA_D8(32), TESSERA_D8(40), TESSERA_D8(48), \
-      TESSERA_D8(56), TESSERA_D8(64), TESSERA_D8(72), TESSERA_D8(80), TESSERA_D8(88), TESSERA_D8(96), TESSERA_D8(104)
+#define TESSERA_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define TESSERA_D8(i) TESSERA_D4(i), TESSERA_D4(i + 4)
+#define TESSERA_D32(i) TESSERA_D8(i), TESSERA_D8(i + 8), TESSERA_D8(i + 16), TESSERA_D8(i + 24)
+#define TESSERA_D_4 TESSERA_D4(0)
+#define TESSERA_D_8 TESSERA_D8(0)
+#define TESSERA_D_12 TESSERA_D_8, TESSERA_D4(8)
+#define TESSERA_D_16 TESSERA_D_8, TESSERA_D8(8)
+#define TESSERA_D_24 TESSERA_D_16, TESSERA_D8(16)
+#define TESSERA_D_32 TESSERA_D32(0)
+#define TESSERA_D_64 TESSERA_D_32, TESSERA_D32(32)
+#define TESSERA_D_112 TESSERA_D_64, TESSERA_D32(64), TESSERA_D8(96), TESSERA_D8(104)
+#define TESSERA_D_120 TESSERA_D_112, TESSERA_D8(112)
+#define TESSERA_D_128 TESSERA_D_120, TESSERA_D8(120)
 
-#define TESSERA_WGMMA_COLUMNS(types)                                                                                  \
-  static_assert(kColumns == 224 || kColumns == 240 || kColumns == 256);                                               \
-  if constexpr (kColumns == 224) {                                                                                    \
-    TESSERA_WGMMA("m64n224k16", types, TESSERA_REGISTERS_112, "%112", "%113", "%114", TESSERA_D112);                  \
-  } else if constexpr (kColumns == 240) {                                                                             \
-    TESSERA_WGMMA("m64n240k16", types, TESSERA_REGISTERS_120, "%120", "%121", "%122", TESSERA_D112, TESSERA_D8(112)); \
-  } else {                                                                                                            \
-    TESSERA_WGMMA("m64n256k16", types, TESSERA_REGISTERS_128, "%128", "%129", "%130", TESSERA_D112, TESSERA_D8(112),  \
-                  TESSERA_D8(120));                                                                                   \
-  }
-
-// Of D's columns only the first kColumns (224, 240 or 256) are computed. accumulate == false overwrites D (no zeroing
-// of registers needed).
-template <int kColumns>
-__device__ inline void wgmma_m64k16(__nv_bfloat16, float (&d)[128], uint64_t a_desc, uint64_t b_desc, bool accumulate) {
-  TESSERA_WGMMA_COLUMNS("bf16.bf16");
-}
-template <int kColumns>
-__device__ inline void wgmma_m64k16(__half, float (&d)[128], uint64_t a_desc, uint64_t b_desc, bool accumulate) {
-  TESSERA_WGMMA_COLUMNS("f16.f16");
+constexpr bool is_wgmma_shape(int columns) {
+#define TESSERA_WGMMA_SHAPE(N, ...) \
+  if (columns == N) return true;
+#include "cuda/ptx/wgmma_shapes.def"
+#undef TESSERA_WGMMA_SHAPE
+  return false;
 }
 
-#undef TESSERA_WGMMA_COLUMNS
-#undef TESSERA_D112
-#undef TESSERA_D8
-#undef TESSERA_REGISTERS_128
-#undef TESSERA_REGISTERS_120
+// The first kColumns of D's columns; accumulate == false overwrites them (no zeroing of registers needed).
+template <class Element, int kColumns, int kWidth>
+__device__ inline void wgmma(Fragment<kWidth>& d, uint64_t a_desc, uint64_t b_desc, bool accumulate) {
+  static_assert(is_wgmma_shape(kColumns), "a shape that is used stands in wgmma_shapes.def");
+  static_assert(kColumns <= kWidth);
+#define TESSERA_WGMMA_SHAPE(N, registers, a, b, predicate)                                      \
+  if constexpr (kColumns == N && ::cuda::std::is_same_v<Element, __nv_bfloat16>)                \
+    TESSERA_WGMMA("m64n" #N "k16", "bf16.bf16", TESSERA_REGISTERS_##registers, a, b, predicate, \
+                  TESSERA_D_##registers);                                                       \
+  if constexpr (kColumns == N && ::cuda::std::is_same_v<Element, __half>)                       \
+    TESSERA_WGMMA("m64n" #N "k16", "f16.f16", TESSERA_REGISTERS_##registers, a, b, predicate, TESSERA_D_##registers);
+#include "cuda/ptx/wgmma_shapes.def"
+#undef TESSERA_WGMMA_SHAPE
+}
+
+#undef TESSERA_D_4
+#undef TESSERA_REGISTERS_4
+#undef TESSERA_D_8
+#undef TESSERA_REGISTERS_8
+#undef TESSERA_D_12
+#undef TESSERA_REGISTERS_12
+#undef TESSERA_D_16
+#undef TESSERA_REGISTERS_16
+#undef TESSERA_D_24
+#undef TESSERA_REGISTERS_24
+#undef TESSERA_D_32
+#undef TESSERA_REGISTERS_32
+#undef TESSERA_D_64
+#undef TESSERA_REGISTERS_64
+#undef TESSERA_D_112
 #undef TESSERA_REGISTERS_112
+#undef TESSERA_D_120
+#undef TESSERA_REGISTERS_120
+#undef TESSERA_D_128
+#undef TESSERA_REGISTERS_128
+#undef TESSERA_D32
+#undef TESSERA_D8
+#undef TESSERA_D4
 #undef TESSERA_WGMMA
 
 }  // namespace tessera::ptx

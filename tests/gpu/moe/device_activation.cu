@@ -1,7 +1,7 @@
 #include "gpu/moe/device_activation.h"
 
 #include "cuda/core/cuda_check.h"
-#include "cuda/cta/activation.cuh"
+#include "cuda/grouped/activation.cuh"
 
 namespace tessera::testing {
 namespace {
@@ -11,14 +11,14 @@ constexpr unsigned kThreads = 256;
 __global__ void gated_kernel(const Activation activation, const float* gate, const float* up, float* h, size_t count) {
   const size_t i = static_cast<size_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= count) return;
-  cta::with_gated(activation, [&](auto act) { h[i] = act(gate[i], up[i]); });
+  grouped::with_gated(activation, [&](auto act) { h[i] = act(gate[i], up[i]); });
 }
 
 __global__ void plain_kernel(const Activation activation, const float* x, float* h, size_t count) {
   const size_t i = static_cast<size_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= count) return;
   h[i] = x[i];  // the identity leaves it so
-  cta::with_plain(activation, [&](auto act) { h[i] = act(x[i]); });
+  grouped::with_plain(activation, [&](auto act) { h[i] = act(x[i]); });
 }
 
 }  // namespace

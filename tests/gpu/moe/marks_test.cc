@@ -13,20 +13,20 @@ namespace {
 /// Cleared marks in device memory.
 class DeviceMarks {
  public:
-  DeviceMarks() : memory_(sizeof(gpu::LayerMarks)) { clear(); }
-  void clear() { memory_.upload(std::vector<gpu::LayerMarks>(1)); }
-  gpu::LayerMarks read() const { return memory_.download<gpu::LayerMarks>(1).front(); }
-  gpu::LayerMarks* get() { return static_cast<gpu::LayerMarks*>(memory_.data()); }
+  DeviceMarks() : memory_(sizeof(cuda::LayerMarks)) { clear(); }
+  void clear() { memory_.upload(std::vector<cuda::LayerMarks>(1)); }
+  cuda::LayerMarks read() const { return memory_.download<cuda::LayerMarks>(1).front(); }
+  cuda::LayerMarks* get() { return static_cast<cuda::LayerMarks*>(memory_.data()); }
   bool guards_intact() const { return memory_.guards_intact(); }
 
  private:
   GuardedBuffer memory_;
 };
 
-void expect_order(const gpu::LayerMarks& run, bool counts, const LayerCase& c) {
-  EXPECT_EQ(run.count == gpu::KernelMarks{}, !counts) << c;
-  const gpu::KernelMarks* before = nullptr;
-  for (const gpu::KernelMarks* kernel : {&run.count, &run.place, &run.gate_up, &run.down, &run.combine}) {
+void expect_order(const cuda::LayerMarks& run, bool counts, const LayerCase& c) {
+  EXPECT_EQ(run.count == cuda::KernelMarks{}, !counts) << c;
+  const cuda::KernelMarks* before = nullptr;
+  for (const cuda::KernelMarks* kernel : {&run.count, &run.place, &run.gate_up, &run.down, &run.combine}) {
     if (kernel == &run.count && !counts) continue;
     if (before != nullptr) {
       EXPECT_GE(kernel->work.first, before->end.last) << c;  // released only when the one before has ended
@@ -94,7 +94,7 @@ TEST(MoeMarks, ReplaysOfAGraphMarkAnew) {
   layer.run(run.inputs(), workspace.data(), workspace.bytes(), stream);
   TESSERA_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
   TESSERA_CUDA_CHECK(cudaGraphInstantiate(&exec, graph, 0));
-  EXPECT_EQ(marks.read(), gpu::LayerMarks{});  // a capture runs nothing
+  EXPECT_EQ(marks.read(), cuda::LayerMarks{});  // a capture runs nothing
   uint64_t last_end = 0;
   for (int replay = 0; replay < 5; ++replay) {
     marks.clear();
@@ -102,7 +102,7 @@ TEST(MoeMarks, ReplaysOfAGraphMarkAnew) {
     TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
     TESSERA_CUDA_CHECK(cudaGraphLaunch(exec, stream));
     TESSERA_CUDA_CHECK(cudaStreamSynchronize(stream));
-    const gpu::LayerMarks replayed = marks.read();
+    const cuda::LayerMarks replayed = marks.read();
     expect_order(replayed, false, c);
     EXPECT_GT(replayed.place.begin.first, last_end) << replay;
     last_end = replayed.combine.end.last;
@@ -119,12 +119,12 @@ TEST(MoeMarks, ALayerThatIsNotMarkedLeavesThemAlone) {
   LayerRun run(c);
   DeviceMarks marks;
   run.run();
-  EXPECT_EQ(marks.read(), gpu::LayerMarks{});
+  EXPECT_EQ(marks.read(), cuda::LayerMarks{});
   moe::LaunchPolicy policy;
   policy.marks = marks.get();
   run.run(policy);
-  const gpu::LayerMarks marked = marks.read();
-  EXPECT_NE(marked, gpu::LayerMarks{});
+  const cuda::LayerMarks marked = marks.read();
+  EXPECT_NE(marked, cuda::LayerMarks{});
   run.run();  // another layer object on the same device
   EXPECT_EQ(marks.read(), marked);
 }
@@ -139,10 +139,10 @@ TEST(MoeMarks, OneStepMarksOneKernel) {
   GuardedBuffer workspace(layer.workspace_bytes(c.tokens));
   layer.run_step(moe::CudaLayer::Step::plan, run.inputs(), workspace.data(), workspace.bytes(), nullptr);
   TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
-  const gpu::LayerMarks after = marks.read();
-  EXPECT_NE(after.place, gpu::KernelMarks{});
-  for (const gpu::KernelMarks* kernel : {&after.count, &after.gate_up, &after.down, &after.combine})
-    EXPECT_EQ(*kernel, gpu::KernelMarks{});
+  const cuda::LayerMarks after = marks.read();
+  EXPECT_NE(after.place, cuda::KernelMarks{});
+  for (const cuda::KernelMarks* kernel : {&after.count, &after.gate_up, &after.down, &after.combine})
+    EXPECT_EQ(*kernel, cuda::KernelMarks{});
 }
 
 // A word that stands out is found wherever it lies, in the last chunk too: everything is read.

@@ -29,11 +29,11 @@ void expect_equal(const PlanCase& c, const std::vector<int32_t>& ids, cudaStream
   args.topk_ids = device_ids.data();
   args.ids_are_64_bit = c.ids_are_64_bit;
   args.num_tokens = c.tokens;
-  args.top_k = c.top_k;
+  args.num_slots = c.top_k;
   args.num_experts = c.experts;
   args.order = c.order;
-  args.tilings[0] = kernels::expert_gemm::tiling(kernels::expert_gemm::Role::gate_up, 384, c.cluster_size);
-  args.tilings[1] = kernels::expert_gemm::tiling(kernels::expert_gemm::Role::down, 512, c.cluster_size);
+  args.tilings[0] = kernels::expert_gemm::tiling(grouped::Role::gate_up, 384, c.cluster_size);
+  args.tilings[1] = kernels::expert_gemm::tiling(grouped::Role::down, 512, c.cluster_size);
   args.plan = workspace.plan;
   kernels::moe_plan::launch(args, stream);
   TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
@@ -45,7 +45,7 @@ void expect_equal(const PlanCase& c, const std::vector<int32_t>& ids, cudaStream
     TESSERA_CUDA_CHECK(cudaMemcpy(values.data(), data, count * 4, cudaMemcpyDeviceToHost));
     return values;
   };
-  cta::PlanHeader header{};
+  grouped::PlanHeader header{};
   TESSERA_CUDA_CHECK(cudaMemcpy(&header, workspace.plan.header, sizeof header, cudaMemcpyDeviceToHost));
   const std::string name = str_cat("T ", c.tokens, " k ", c.top_k, " E ", c.experts, " ", c.routing);
   EXPECT_EQ(header.num_rows, host.num_routed_rows()) << name;
@@ -54,7 +54,7 @@ void expect_equal(const PlanCase& c, const std::vector<int32_t>& ids, cudaStream
   EXPECT_EQ(fetch(workspace.plan.row_token, host.row_token.size()), host.row_token) << name;
   EXPECT_EQ(fetch(workspace.plan.token_row, ids.size()), host.token_row) << name;
   const std::vector<double> cost(host.expert_counts.begin(), host.expert_counts.end());
-  for (int gemm = 0; gemm < cta::kNumExpertGemms; ++gemm) {
+  for (int gemm = 0; gemm < grouped::kNumGemms; ++gemm) {
     std::vector<int32_t> tiles;
     for (const int32_t rows : host.expert_counts) tiles.push_back(args.tilings[gemm].num_tiles(rows));
     const batching::BatchPlan batch(tiles, c.order, cost);
@@ -116,9 +116,9 @@ TEST(MoePlan, SixtyFourBitIdsBeyondThirtyTwo) {
   args.topk_ids = ids.data();
   args.ids_are_64_bit = true;
   args.num_tokens = c.tokens;
-  args.top_k = c.top_k;
+  args.num_slots = c.top_k;
   args.num_experts = c.experts;
-  args.tilings[0] = args.tilings[1] = {2, 3, 8};
+  args.tilings[0] = args.tilings[1] = {2, 3, 8, 128};
   args.plan = workspace.plan;
   kernels::moe_plan::launch(args, nullptr);
   std::vector<int32_t> token_row(4);

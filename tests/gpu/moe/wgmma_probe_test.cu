@@ -1,6 +1,7 @@
 // PTX leaves the order of the sum inside one WGMMA open. "Same bits whatever the batch" needs more: the dot product of
 // a token and a weight row must have the same bits wherever both stand in a tile, whatever their neighbours hold, for
-// every instruction shape the kernels use, and with operands swapped (tokens as the second operand). This asks the GPU.
+// every instruction shape the kernels may use (ptx/wgmma_shapes.def), and with operands swapped (tokens as the second
+// operand). This asks the GPU.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -19,16 +20,6 @@
 
 namespace tessera::testing {
 namespace {
-
-// An instruction shape: kColumns rows of the second operand; kColumns / 2 accumulators a thread. A shape that the
-// kernels begin to use gets a type here and a line in WgmmaProbe.*.
-struct M64N256 {
-  static constexpr int kColumns = 256;
-  template <class Element>
-  static __device__ void multiply(float (&d)[128], uint64_t a, uint64_t b, bool accumulate) {
-    ptx::wgmma_m64k16<256>(Element{}, d, a, b, accumulate);
-  }
-};
 
 constexpr int kRows = 64;  // of the first operand, every shape's
 constexpr int kSlab = 64;  // elements of K in one swizzled row
@@ -49,34 +40,34 @@ __device__ void load_slab(uint8_t* smem, const Element* pool, const int32_t* row
 }
 
 // out[i, j] = pool[a_rows[i]] . pool[b_rows[j]]; one tile a CTA, x over the first operand's tiles.
-template <class Element, class Shape>
+template <class Element, int kColumns>
 __global__ void __launch_bounds__(kThreads)
     product_kernel(const Element* pool, const int32_t* a_rows, const int32_t* b_rows, float* out) {
   alignas(cta::kSwizzleAtomBytes) __shared__ uint8_t a[kRows * cta::kSwizzleRowBytes];
-  alignas(cta::kSwizzleAtomBytes) __shared__ uint8_t b[Shape::kColumns * cta::kSwizzleRowBytes];
+  alignas(cta::kSwizzleAtomBytes) __shared__ uint8_t b[kColumns * cta::kSwizzleRowBytes];
   const int64_t a_begin = static_cast<int64_t>(blockIdx.x) * kRows;
-  const int64_t b_begin = static_cast<int64_t>(blockIdx.y) * Shape::kColumns;
-  float d[Shape::kColumns / 2];
+  const int64_t b_begin = static_cast<int64_t>(blockIdx.y) * kColumns;
+  ptx::Fragment<kColumns> d;
   for (int slab = 0; slab < kNumSlabs; ++slab) {
     load_slab(a, pool, a_rows + a_begin, kRows, slab);
-    load_slab(b, pool, b_rows + b_begin, Shape::kColumns, slab);
+    load_slab(b, pool, b_rows + b_begin, kColumns, slab);
     ptx::fence_proxy_async();  // this thread's stores, before WGMMA reads them through the async proxy
     __syncthreads();           // all stores are made and fenced
     ptx::wgmma_fence();
     for (int i = 0; i < kSlab / 16; ++i) {
-      Shape::template multiply<Element>(d, cta::wgmma_descriptor(cta::smem_address(a)) + i * cta::kDescriptorKStep,
-                                        cta::wgmma_descriptor(cta::smem_address(b)) + i * cta::kDescriptorKStep,
-                                        slab > 0 || i > 0);
+      ptx::wgmma<Element, kColumns>(d, cta::wgmma_descriptor(cta::smem_address(a)) + i * cta::kDescriptorKStep,
+                                    cta::wgmma_descriptor(cta::smem_address(b)) + i * cta::kDescriptorKStep,
+                                    slab > 0 || i > 0);
     }
     ptx::wgmma_commit();
     ptx::wgmma_wait<0>();
     __syncthreads();  // all warps' products have read the slab
   }
-  const int64_t stride = static_cast<int64_t>(gridDim.y) * Shape::kColumns;
+  const int64_t stride = static_cast<int64_t>(gridDim.y) * kColumns;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t first_row = a_begin + threadIdx.x / 32 * 16 + lane / 4;
 #pragma unroll
-  for (int i = 0; i < Shape::kColumns / 2; ++i) {
+  for (int i = 0; i < ptx::Fragment<kColumns>::kRegisters; ++i) {
     const int64_t row = first_row + i % 4 / 2 * 8;
     out[row * stride + b_begin + i / 4 * 8 + lane % 4 * 2 + i % 2] = d[i];
   }
@@ -134,20 +125,24 @@ class Pool {
       for (int i = 0; i < kSlab; ++i) std::swap(values_[begin + i], values_[begin + kLength - kSlab + i]);
     }
   }
-  /// Bits of the products, [first.size(), second.size()]; sizes must be multiples of the shape's.
-  template <class Shape>
+  /// Bits of the products, [first.size(), second.size()]; first.size() must be a multiple of kRows. The last tile of
+  /// the second operand is filled up with its first vectors, whose products are dropped.
+  template <int kColumns>
   std::vector<uint32_t> products(const std::vector<int32_t>& first, const std::vector<int32_t>& second) const {
+    std::vector<int32_t> filled = second;
+    while (filled.size() % kColumns != 0) filled.push_back(second[filled.size() - second.size()]);
     const DeviceCopy<uint16_t> pool(values_);
-    const DeviceCopy<int32_t> a_rows(first), b_rows(second);
-    std::vector<float> host(first.size() * second.size(), std::numeric_limits<float>::quiet_NaN());
+    const DeviceCopy<int32_t> a_rows(first), b_rows(filled);
+    std::vector<float> host(first.size() * filled.size(), std::numeric_limits<float>::quiet_NaN());
     const DeviceCopy<float> out(host);
-    const dim3 grid(static_cast<unsigned>(first.size() / kRows),
-                    static_cast<unsigned>(second.size() / Shape::kColumns));
-    product_kernel<Element, Shape>
+    const dim3 grid(static_cast<unsigned>(first.size() / kRows), static_cast<unsigned>(filled.size() / kColumns));
+    product_kernel<Element, kColumns>
         <<<grid, kThreads>>>(reinterpret_cast<const Element*>(pool.data()), a_rows.data(), b_rows.data(), out.data());
     TESSERA_CUDA_CHECK(cudaGetLastError());
-    std::vector<uint32_t> bits(host.size());
-    TESSERA_CUDA_CHECK(cudaMemcpy(bits.data(), out.data(), bits.size() * sizeof(float), cudaMemcpyDeviceToHost));
+    std::vector<uint32_t> bits(first.size() * second.size());
+    TESSERA_CUDA_CHECK(cudaMemcpy2D(bits.data(), second.size() * sizeof(float), out.data(),
+                                    filled.size() * sizeof(float), second.size() * sizeof(float), first.size(),
+                                    cudaMemcpyDeviceToHost));
     return bits;
   }
 
@@ -187,7 +182,7 @@ size_t num_different(const std::vector<uint32_t>& got, const std::vector<int32_t
 }
 
 /// Tokens and weight rows in this shape, in any places, beside any neighbours, as either operand.
-template <class Element, class Shape>
+template <class Element, int kColumns>
 void expect_same_bits(const Pool<Element>& pool, const std::vector<uint32_t>& expected) {
   std::mt19937 rng(17);
   for (int arrangement = 0; arrangement < 12; ++arrangement) {
@@ -203,10 +198,12 @@ void expect_same_bits(const Pool<Element>& pool, const std::vector<uint32_t>& ex
         }
       }
     }
-    const auto normal = pool.template products<Shape>(tokens, weights);
-    EXPECT_EQ(num_different(normal, tokens, weights, expected), 0u) << "arrangement " << arrangement;
-    const auto swapped = pool.template products<Shape>(weights, tokens);
-    EXPECT_EQ(num_different(swapped, weights, tokens, expected), 0u) << "swapped, arrangement " << arrangement;
+    const auto normal = pool.template products<kColumns>(tokens, weights);
+    EXPECT_EQ(num_different(normal, tokens, weights, expected), 0u)
+        << "N " << kColumns << " arrangement " << arrangement;
+    const auto swapped = pool.template products<kColumns>(weights, tokens);
+    EXPECT_EQ(num_different(swapped, weights, tokens, expected), 0u)
+        << "N " << kColumns << " swapped, arrangement " << arrangement;
   }
 }
 
@@ -214,7 +211,7 @@ void expect_same_bits(const Pool<Element>& pool, const std::vector<uint32_t>& ex
 template <class Element>
 std::vector<uint32_t> judged_products(Pool<Element> pool) {
   const auto tokens = counted(0, kTokens), weights = counted(kTokens, kWeights);
-  const auto expected = pool.template products<M64N256>(tokens, weights);
+  const auto expected = pool.template products<256>(tokens, weights);
   for (size_t i = 0; i < expected.size(); i += 37) {
     const auto [sum, magnitude] = pool.dot(static_cast<int>(i / kWeights), kTokens + static_cast<int>(i % kWeights));
     float got = 0.0f;
@@ -222,7 +219,7 @@ std::vector<uint32_t> judged_products(Pool<Element> pool) {
     EXPECT_LE(std::fabs(got - sum), 4 * 0x1p-21 * magnitude) << i;
   }
   pool.reverse_slabs();
-  const auto other_order = pool.template products<M64N256>(tokens, weights);
+  const auto other_order = pool.template products<256>(tokens, weights);
   EXPECT_GT(num_different(other_order, tokens, weights, expected), expected.size() / 100);
   return expected;
 }
@@ -231,7 +228,9 @@ template <class Element>
 void probe_every_shape() {
   const Pool<Element> pool;
   const auto expected = judged_products(pool);
-  expect_same_bits<Element, M64N256>(pool, expected);
+#define TESSERA_WGMMA_SHAPE(N, ...) expect_same_bits<Element, N>(pool, expected);
+#include "cuda/ptx/wgmma_shapes.def"
+#undef TESSERA_WGMMA_SHAPE
 }
 
 TEST(WgmmaProbe, Bf16ShapesGiveTheSameBits) { probe_every_shape<__nv_bfloat16>(); }

@@ -193,6 +193,34 @@ TEST(CApi, OlderStructuresAreRead) {
   }
 }
 
+TEST(CApi, WeightFormatsAndScales) {
+  const LayerData data({.hidden = 64});
+  CLayer older(data);
+  older.config.struct_bytes = offsetof(tessera_moe_config, weight_format);
+  older.config.weight_format = 77;  // beyond what it says it has
+  older.weights.struct_bytes = offsetof(tessera_moe_weights, gate_up_scale);
+  older.weights.gate_up_scale = &older;
+  EXPECT_EQ(older.create(), TESSERA_OK) << tessera_last_error();
+  for (const int32_t number : {-1, 1, 256}) {
+    CLayer other(data);
+    other.config.weight_format = number;
+    EXPECT_EQ(other.create(), TESSERA_INVALID_ARGUMENT) << number;
+    EXPECT_STREQ(tessera_last_error_where(), "weight_format");
+  }
+  alignas(16) const float scale[4] = {};
+  const std::pair<const void * tessera_moe_weights::*, const char*> scales[] = {
+      {&tessera_moe_weights::gate_up_scale, "gate_up scale"},
+      {&tessera_moe_weights::down_scale, "down scale"},
+      {&tessera_moe_weights::shared_gate_up_scale, "shared gate_up scale"},
+      {&tessera_moe_weights::shared_down_scale, "shared down scale"}};
+  for (const auto& [member, where] : scales) {
+    CLayer other(data);
+    other.weights.*member = scale;
+    EXPECT_EQ(other.create(), TESSERA_INVALID_ARGUMENT) << where;
+    EXPECT_STREQ(tessera_last_error_where(), where);
+  }
+}
+
 // The numbers are those that the layer itself refuses by: each is taken, one step beyond is not.
 TEST(CApi, LimitsAreWhatALayerTakes) {
   const tessera_moe_limit_values& limits = *tessera_moe_limits();

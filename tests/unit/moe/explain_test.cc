@@ -6,7 +6,7 @@
 #include <set>
 #include <utility>
 
-#include "cuda/kernels/expert_gemm/tiling.h"
+#include "cuda/kernels/expert_gemm/policy.h"
 #include "tessera/core/error.h"
 #include "tessera/moe/presets.h"
 
@@ -14,7 +14,7 @@ namespace tessera::moe {
 namespace {
 
 namespace expert_gemm = kernels::expert_gemm;
-using expert_gemm::Role;
+using grouped::Role;
 
 Explanation explain(std::string_view preset_name, Routing routing, int64_t tokens, LaunchPolicy policy = {},
                     const DeviceRates& rates = {}) {
@@ -40,7 +40,7 @@ TEST(Explain, FlopsAndBytesAreTheLayers) {
   EXPECT_DOUBLE_EQ(plan.gate_up.bytes, 2.0 * (128.0 * 2 * 768 * 2048 + 4096.0 * 2048 + 32768.0 * 768));
   EXPECT_DOUBLE_EQ(plan.down.bytes, 2.0 * (128.0 * 768 * 2048 + 32768.0 * 768 + 32768.0 * 2048));
   EXPECT_DOUBLE_EQ(plan.combine.bytes, 2.0 * (32768.0 + 4096) * 2048 + 8.0 * 32768);
-  EXPECT_EQ(plan.num_ctas, 132);
+  EXPECT_EQ(plan.launch.num_ctas, 132);
   EXPECT_EQ(plan.gate_up.num_lanes, 66);
 }
 

@@ -11,14 +11,14 @@ namespace {
 
 constexpr uint64_t kStart = 1'700'000'000'000'000'000;  // nanoseconds since 1970: no double holds it exactly
 
-gpu::KernelMarks marks(uint64_t begin, uint64_t work, uint64_t end) {
+cuda::KernelMarks marks(uint64_t begin, uint64_t work, uint64_t end) {
   return {
       {kStart + begin, kStart + begin + 100}, {kStart + work, kStart + work + 100}, {kStart + end, kStart + end + 700}};
 }
 
 /// A layer of 40.7 us: the plan ends at 5.7, GEMM 1 begins at 2 and works from 6.5.
-gpu::LayerMarks layer() {
-  gpu::LayerMarks run;
+cuda::LayerMarks layer() {
+  cuda::LayerMarks run;
   run.place = marks(0, 400, 5000);
   run.gate_up = marks(2000, 6500, 24'000);
   run.down = marks(7000, 25'500, 37'000);
@@ -26,9 +26,9 @@ gpu::LayerMarks layer() {
   return run;
 }
 
-void shift(gpu::LayerMarks& run, uint64_t nanoseconds) {
-  for (gpu::KernelMarks* kernel : {&run.place, &run.gate_up, &run.down, &run.combine}) {
-    for (gpu::MarkRange* range : {&kernel->begin, &kernel->work, &kernel->end}) {
+void shift(cuda::LayerMarks& run, uint64_t nanoseconds) {
+  for (cuda::KernelMarks* kernel : {&run.place, &run.gate_up, &run.down, &run.combine}) {
+    for (cuda::MarkRange* range : {&kernel->begin, &kernel->work, &kernel->end}) {
       range->first += nanoseconds;
       range->last += nanoseconds;
     }
@@ -36,7 +36,7 @@ void shift(gpu::LayerMarks& run, uint64_t nanoseconds) {
 }
 
 TEST(LayerTimeline, GapsAndWorkAddUpToTheLayer) {
-  const gpu::LayerMarks runs[] = {layer()};
+  const cuda::LayerMarks runs[] = {layer()};
   const LayerTimeline timeline = timeline_of(runs);
   ASSERT_EQ(timeline.kernels.size(), 4u);
   const char* const names[] = {"plan_place", "gemm1", "gemm2", "combine"};
@@ -57,7 +57,7 @@ TEST(LayerTimeline, GapsAndWorkAddUpToTheLayer) {
 }
 
 TEST(LayerTimeline, MediansAreOfTimesSinceTheRunsOwnBegin) {
-  std::vector<gpu::LayerMarks> runs(3, layer());
+  std::vector<cuda::LayerMarks> runs(3, layer());
   shift(runs[1], 5'000'000'000);
   shift(runs[2], 9'000'000'000);
   runs[2].combine.end.last += 90'000;  // an outlier
@@ -68,7 +68,7 @@ TEST(LayerTimeline, MediansAreOfTimesSinceTheRunsOwnBegin) {
 }
 
 TEST(LayerTimeline, TheCountingKernelIsThereWhereItRan) {
-  gpu::LayerMarks run = layer();
+  cuda::LayerMarks run = layer();
   run.count = marks(0, 300, 900);
   run.place = marks(500, 2000, 5000);
   const LayerTimeline timeline = timeline_of(std::span(&run, 1));
@@ -80,7 +80,7 @@ TEST(LayerTimeline, TheCountingKernelIsThereWhereItRan) {
 
 template <class Change>
 void expect_refused(const Change& change, const std::string& part) {
-  std::vector<gpu::LayerMarks> runs(2, layer());
+  std::vector<cuda::LayerMarks> runs(2, layer());
   change(runs[1]);
   try {
     timeline_of(runs);
@@ -91,12 +91,16 @@ void expect_refused(const Change& change, const std::string& part) {
 }
 
 TEST(LayerTimeline, RefusesMarksThatCannotBe) {
-  expect_refused([](gpu::LayerMarks& run) { run.down = {}; }, "marks of gemm2, run 1: got none, expected some");
-  expect_refused([](gpu::LayerMarks& run) { run.count = marks(0, 1, 2); }, "marks of plan_count, run 1: got some");
-  expect_refused([](gpu::LayerMarks& run) { run.combine.end = {}; }, "marks of combine, run 1: got end first");
-  expect_refused([](gpu::LayerMarks& run) { run.gate_up.work.first = kStart + 1999; },
+  expect_refused([](cuda::LayerMarks& run) { run.down = {}; }, "marks of gemm2, run 1: got none, expected some");
+  expect_refused([](cuda::LayerMarks& run) { run.count = marks(0, 1, 2); }, "marks of plan_count, run 1: got some");
+  expect_refused([](cuda::LayerMarks& run) { run.combine.end = {}; }, "marks of combine, run 1: got end first");
+  expect_refused([](cuda::LayerMarks& run) { run.gate_up.work.first = kStart + 1999; },
                  "marks of gemm1, run 1: got work");
-  expect_refused([](gpu::LayerMarks& run) { run.place.end = {kStart, kStart}; }, "marks of plan_place, run 1: got end");
+  expect_refused(
+      [](cuda::LayerMarks& run) {
+        run.place.end = {kStart, kStart};
+      },
+      "marks of plan_place, run 1: got end");
 }
 
 TEST(ActiveWeightBytes, OfTheExpertsWithRows) {

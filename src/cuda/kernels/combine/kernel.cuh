@@ -8,6 +8,7 @@
 
 #include "cuda/cta/element.cuh"
 #include "cuda/cta/mark.cuh"
+#include "cuda/kernels/combine/launch.h"
 #include "cuda/kernels/combine/policy.h"
 #include "cuda/ptx/cluster.cuh"
 #include "tessera/core/dtype.h"
@@ -17,18 +18,9 @@ namespace tessera::kernels::combine {
 inline constexpr Policy kPolicy = default_policy();
 inline constexpr int kChunkElements = 8;
 
-struct Params {
-  const uint4* rows;           // [R, H / 8]
-  const int32_t* token_row;    // [T, k + S]
-  const void* topk_weights;    // [T, k] of topk_weights_dtype
-  uint4* out;                  // [T, H / 8]
-  int64_t num_chunks;          // T * H / 8
-  int32_t row_chunks;          // H / 8
-  int32_t top_k;               // k + S
-  int32_t num_shared_experts;  // S
-  const float* shared_weight;  // [T] or null
-  DType topk_weights_dtype;
-  gpu::KernelMarks* marks;  // [1]; unused unless kMarked
+struct Params : Args {
+  int64_t num_chunks;  // T * H / 8
+  int32_t row_chunks;  // H / 8
 };
 
 __device__ inline float topk_weight(const Params& params, int64_t index) {
@@ -41,7 +33,7 @@ __device__ inline float topk_weight(const Params& params, int64_t index) {
 }
 
 __device__ inline float slot_weight(const Params& params, int32_t token, int32_t slot) {
-  const int32_t routed_slots = params.top_k - params.num_shared_experts;
+  const int32_t routed_slots = params.num_slots - params.num_shared_experts;
   if (slot < routed_slots) return topk_weight(params, static_cast<int64_t>(token) * routed_slots + slot);
   return params.shared_weight == nullptr ? 1.0f : params.shared_weight[token];
 }
@@ -59,27 +51,29 @@ __device__ inline void add_weighted(float (&sum)[kChunkElements], float weight, 
 
 template <class Element, bool kMarked>
 __global__ void __launch_bounds__(kPolicy.threads) combine_kernel(const __grid_constant__ Params params) {
-  cta::mark<kMarked>(params.marks, &gpu::KernelMarks::begin);
+  cta::mark<kMarked>(params.marks, &cuda::KernelMarks::begin);
   ptx::launch_dependents();
   ptx::wait_for_prerequisites();
-  cta::mark<kMarked>(params.marks, &gpu::KernelMarks::work);
+  cta::mark<kMarked>(params.marks, &cuda::KernelMarks::work);
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kPolicy.threads + threadIdx.x;
   if (index >= params.num_chunks) return;
   const int32_t token = static_cast<int32_t>(index / params.row_chunks);
   const int32_t column = static_cast<int32_t>(index - static_cast<int64_t>(token) * params.row_chunks);
-  const int64_t first_slot = static_cast<int64_t>(token) * params.top_k;
+  const int64_t first_slot = static_cast<int64_t>(token) * params.num_slots;
   float sum[kChunkElements] = {};
-  for (int32_t begin = 0; begin < params.top_k; begin += kPolicy.slots_in_flight) {
+  for (int32_t begin = 0; begin < params.num_slots; begin += kPolicy.slots_in_flight) {
     uint4 chunk[kPolicy.slots_in_flight];
     float weight[kPolicy.slots_in_flight];
     bool used[kPolicy.slots_in_flight];
 #pragma unroll
     for (int i = 0; i < kPolicy.slots_in_flight; ++i) {
-      const bool in_range = begin + i < params.top_k;
+      const bool in_range = begin + i < params.num_slots;
       const int32_t row = in_range ? params.token_row[first_slot + begin + i] : -1;
       used[i] = row >= 0;
       weight[i] = used[i] ? slot_weight(params, token, begin + i) : 0.0f;
-      if (used[i]) chunk[i] = __ldcs(&params.rows[static_cast<int64_t>(row) * params.row_chunks + column]);
+      if (used[i])
+        chunk[i] =
+            __ldcs(&static_cast<const uint4*>(params.rows)[static_cast<int64_t>(row) * params.row_chunks + column]);
     }
 #pragma unroll
     for (int i = 0; i < kPolicy.slots_in_flight; ++i) {
@@ -89,7 +83,7 @@ __global__ void __launch_bounds__(kPolicy.threads) combine_kernel(const __grid_c
   uint32_t packed[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) packed[i] = cta::pack2(Element{}, sum[2 * i], sum[2 * i + 1]);
-  params.out[index] = make_uint4(packed[0], packed[1], packed[2], packed[3]);
+  static_cast<uint4*>(params.out)[index] = make_uint4(packed[0], packed[1], packed[2], packed[3]);
   cta::mark_end<kMarked>(params.marks);  // threads that have left are not waited for; thread 0 has a chunk in every CTA
 }
 

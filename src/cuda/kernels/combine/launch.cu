@@ -18,23 +18,13 @@ void launch(const Args& args, cudaStream_t stream) {
     if (reinterpret_cast<uintptr_t>(pointer) % sizeof(uint4) != 0)
       throw Error("combine argument", "a misaligned pointer", "16-byte alignment");
   }
-  Params params{};
-  params.rows = static_cast<const uint4*>(args.rows);
-  params.token_row = args.token_row;
-  params.topk_weights = args.topk_weights;
-  params.topk_weights_dtype = args.topk_weights_dtype;
-  params.out = static_cast<uint4*>(args.out);
-  params.row_chunks = args.hidden_size / kChunkElements;
-  params.num_chunks = static_cast<int64_t>(args.num_tokens) * params.row_chunks;
-  params.top_k = args.top_k;
-  params.num_shared_experts = args.num_shared_experts;
-  params.shared_weight = args.shared_weight;
-  params.marks = args.marks;
+  const int32_t row_chunks = args.hidden_size / kChunkElements;
+  const Params params{args, static_cast<int64_t>(args.num_tokens) * row_chunks, row_chunks};
   const int64_t ctas = (params.num_chunks + kPolicy.threads - 1) / kPolicy.threads;
   const bool is_bf16 = args.dtype == DType::bf16;
   auto* const kernel = is_bf16 ? combine_kernel<__nv_bfloat16, false> : combine_kernel<__half, false>;
   auto* const marked_kernel = is_bf16 ? combine_kernel<__nv_bfloat16, true> : combine_kernel<__half, true>;
-  gpu::launch_overlapping(args.marks == nullptr ? kernel : marked_kernel, ctas, kPolicy.threads, params, stream);
+  cuda::launch_overlapping(args.marks == nullptr ? kernel : marked_kernel, ctas, kPolicy.threads, params, stream);
 }
 
 }  // namespace tessera::kernels::combine

@@ -20,12 +20,12 @@ struct Args {
   const void* topk_weights;              // [T, k] of topk_weights_dtype
   void* out;                             // [T, H]
   int32_t num_tokens;                    // T; 0 launches nothing
-  int32_t top_k;                         // k + S
+  int32_t num_slots;                     // k + S
   int32_t hidden_size;                   // H, a multiple of 8
   int32_t num_shared_experts = 0;        // S: the last slots of a token
   const float* shared_weight = nullptr;  // [T], of all shared experts; null: 1
   DType topk_weights_dtype = DType::f32;
-  gpu::KernelMarks* marks = nullptr;  // [1] or null: none
+  cuda::KernelMarks* marks = nullptr;  // [1] or null: none
 };
 
 void launch(const Args& args, cudaStream_t stream);

@@ -9,7 +9,6 @@ struct Policy {
   int threads;          // of a CTA
   int slots_in_flight;  // rows a thread loads before it adds the first
 
-  friend constexpr bool operator==(const Policy&, const Policy&) = default;
   friend std::ostream& operator<<(std::ostream& out, const Policy& p) {
     return out << p.threads << " threads, " << p.slots_in_flight << " slots in flight";
   }

@@ -72,21 +72,21 @@ void validate(const Args& args) {
   if (args.rows.kind == cta::Operand::f32) throw Error("distinct_rows rows", "f32", "f16, bf16 or split");
   if (args.row_columns < 1 || args.row_columns % 8 != 0)
     throw Error("distinct_rows row_columns", str_cat(args.row_columns), "a positive multiple of 8");
-  gpu::check_operand("distinct_rows rows", args.rows, args.num_rows, args.row_columns);
+  cuda::check_operand("distinct_rows rows", args.rows, args.num_rows, args.row_columns);
   if (args.distinct.data != nullptr) {
     if (args.distinct.kind != args.rows.kind) throw Error("distinct_rows distinct", "another kind", "the kind of rows");
-    gpu::check_operand("distinct_rows distinct", args.distinct, args.num_rows, args.row_columns);
+    cuda::check_operand("distinct_rows distinct", args.distinct, args.num_rows, args.row_columns);
   }
-  gpu::check_pointer("distinct_rows row_index", args.row_index, alignof(int32_t));
-  gpu::check_pointer("distinct_rows workspace", args.workspace, kAlignment);
+  cuda::check_pointer("distinct_rows row_index", args.row_index, alignof(int32_t));
+  cuda::check_pointer("distinct_rows workspace", args.workspace, kAlignment);
 }
 
 void validate(const TokenArgs& args) {
   if (args.vocab_size < 1) throw Error("distinct_rows vocab_size", str_cat(args.vocab_size), "at least 1");
-  gpu::check_pointer("distinct_rows ids", args.ids, alignof(int32_t));
-  gpu::check_pointer("distinct_rows distinct_ids", args.distinct_ids, alignof(int32_t));
-  gpu::check_pointer("distinct_rows row_index", args.row_index, alignof(int32_t));
-  gpu::check_pointer("distinct_rows workspace", args.workspace, kAlignment);
+  cuda::check_pointer("distinct_rows ids", args.ids, alignof(int32_t));
+  cuda::check_pointer("distinct_rows distinct_ids", args.distinct_ids, alignof(int32_t));
+  cuda::check_pointer("distinct_rows row_index", args.row_index, alignof(int32_t));
+  cuda::check_pointer("distinct_rows workspace", args.workspace, kAlignment);
 }
 
 template <class Params>
@@ -124,7 +124,7 @@ size_t token_workspace_bytes(int64_t num_rows, int32_t vocab_size) {
 
 void find(const Args& args, cudaStream_t stream) {
   validate_count("distinct_rows num_rows", args.num_rows);
-  gpu::check_pointer("distinct_rows num_distinct", args.num_distinct, alignof(int32_t));
+  cuda::check_pointer("distinct_rows num_distinct", args.num_distinct, alignof(int32_t));
   if (args.num_rows == 0) {
     TESSERA_CUDA_CHECK(cudaMemsetAsync(args.num_distinct, 0, sizeof(int32_t), stream));
     return;
@@ -150,7 +150,7 @@ void find(const Args& args, cudaStream_t stream) {
 
 void find_tokens(const TokenArgs& args, cudaStream_t stream) {
   validate_count("distinct_rows num_rows", args.num_rows);
-  gpu::check_pointer("distinct_rows num_distinct", args.num_distinct, alignof(int32_t));
+  cuda::check_pointer("distinct_rows num_distinct", args.num_distinct, alignof(int32_t));
   if (args.num_rows == 0) {
     TESSERA_CUDA_CHECK(cudaMemsetAsync(args.num_distinct, 0, sizeof(int32_t), stream));
     return;

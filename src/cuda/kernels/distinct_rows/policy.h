@@ -1,18 +1,11 @@
 // Tuning numbers of the distinct-rows kernels.
 #pragma once
 
-#include <ostream>
-
 namespace tessera::kernels::distinct_rows {
 
 struct Policy {
   int row_threads;   // of a CTA whose warps take a row each
   int tile_threads;  // of a CTA whose threads take a row each
-
-  friend constexpr bool operator==(const Policy&, const Policy&) = default;
-  friend std::ostream& operator<<(std::ostream& out, const Policy& p) {
-    return out << p.row_threads << " threads for a warp a row, " << p.tile_threads << " for a thread a row";
-  }
 };
 
 // A lane has four loads of 16 bytes in flight, 64 warps a multiprocessor 128 KB. Large tiles keep the one CTA that

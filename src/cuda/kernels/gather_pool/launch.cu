@@ -28,11 +28,11 @@ void validate(const Args& args) {
       throw Error(str_cat("gather_pool widths[", w, "]"), str_cat(args.widths[w]), str_cat("1..", args.positions));
   }
   if (args.table.kind == cta::Operand::split) throw Error("gather_pool table", "split", "f16, bf16 or f32");
-  gpu::check_operand("gather_pool table", args.table, 0, args.filters);
-  gpu::check_operand("gather_pool out", args.out, args.num_records,
-                     static_cast<int64_t>(args.num_widths) * args.filters);
-  gpu::check_pointer("gather_pool rows", args.rows, alignof(int32_t));
-  gpu::check_pointer("gather_pool bias", args.bias, alignof(float));
+  cuda::check_operand("gather_pool table", args.table, 0, args.filters);
+  cuda::check_operand("gather_pool out", args.out, args.num_records,
+                      static_cast<int64_t>(args.num_widths) * args.filters);
+  cuda::check_pointer("gather_pool rows", args.rows, alignof(int32_t));
+  cuda::check_pointer("gather_pool bias", args.bias, alignof(float));
 }
 
 // Tasks by falling cost of a tile: (S - K + 1) * K rows; ties by number. In place, because a launch allocates nothing.
@@ -88,7 +88,7 @@ void launch(const Args& args, cudaStream_t stream) {
   validate(args);
   const Params params = make_params(args);
   const auto launch_kind = [&](void (*kernel)(Params)) {
-    gpu::launch_overlapping(kernel, params.tile_end[params.num_widths - 1], kPolicy.threads, params, stream);
+    cuda::launch_overlapping(kernel, params.tile_end[params.num_widths - 1], kPolicy.threads, params, stream);
   };
   switch (args.table.kind) {
     case cta::Operand::f16: return launch_kind(gather_pool_kernel<cta::Operand::f16>);

@@ -2,8 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <ostream>
-
 namespace tessera::kernels::gather_pool {
 
 struct Policy {
@@ -13,13 +11,6 @@ struct Policy {
   int taps_in_flight;      // table rows a thread loads before it adds the first
   int max_unrolled_width;  // wider filters take their taps taps_in_flight at a time
   int max_slice_chunks;    // chunks of 8 filters of a slice
-
-  friend constexpr bool operator==(const Policy&, const Policy&) = default;
-  friend std::ostream& operator<<(std::ostream& out, const Policy& p) {
-    return out << p.threads << " threads, " << p.min_ctas << " (fp32: " << p.min_ctas_f32 << ") CTAs at least, "
-               << p.taps_in_flight << " taps in flight, unrolled up to width " << p.max_unrolled_width
-               << ", slices of at most " << p.max_slice_chunks << " chunks";
-  }
 };
 
 // HBM needs about 25 KB in flight a multiprocessor (3 TB/s over 132, 1 us under load), L2 about the same. 5 CTAs of 128

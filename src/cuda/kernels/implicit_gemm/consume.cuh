@@ -68,7 +68,7 @@ struct Segments {
 // Calls done(record in tile, maxima) for every record whose columns end in the accumulators. All lanes agree on the
 // path: only which of their columns count differs.
 template <class Done>
-__device__ inline void pool_columns(const float (&acc)[128], const Segments& segments, const Done& done) {
+__device__ inline void pool_columns(const Accumulators& acc, const Segments& segments, const Done& done) {
   const int lane_column = static_cast<int>(threadIdx.x) % 4 * 2;
   int32_t segment = 0;
   int32_t begin = segments.begin(0);
@@ -115,7 +115,7 @@ __device__ inline void store_staged(const float* staged, int row_floats, int32_t
 }
 
 // Plain products of any kind.
-__device__ inline void store_values(uint8_t (&staging)[kStagingBytes], const TaskParams& task, const float (&acc)[128],
+__device__ inline void store_values(uint8_t (&staging)[kStagingBytes], const TaskParams& task, const Accumulators& acc,
                                     int32_t warp_feature, int64_t record_begin, int64_t num_records) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   auto* staged = reinterpret_cast<float*>(staging);
@@ -147,7 +147,7 @@ __device__ inline uint32_t staging_offset(uint32_t column, uint32_t chunk) {
 // Plain products of 16 bits: transposed through shared memory, 16 bytes of a record's features a lane.
 template <class Element>
 __device__ inline void store_transposed(uint8_t (&staging)[kStagingBytes], const TaskParams& task,
-                                        const float (&acc)[128], int32_t warp_feature, int64_t record_begin,
+                                        const Accumulators& acc, int32_t warp_feature, int64_t record_begin,
                                         int64_t num_records) {
   const uint32_t lane = threadIdx.x % 32;
   const int32_t lane_feature = warp_feature + static_cast<int32_t>(lane / 4);
@@ -184,7 +184,7 @@ __device__ inline void store_transposed(uint8_t (&staging)[kStagingBytes], const
 }
 
 template <class C>
-__device__ inline void store_plain(uint8_t (&staging)[kStagingBytes], const TaskParams& task, const float (&acc)[128],
+__device__ inline void store_plain(uint8_t (&staging)[kStagingBytes], const TaskParams& task, const Accumulators& acc,
                                    int32_t warp_feature, int64_t record_begin, int64_t num_records) {
   using Element = typename C::Element;
   constexpr cta::Operand kKind = ::cuda::std::is_same_v<Element, __half> ? cta::Operand::f16 : cta::Operand::bf16;
@@ -197,7 +197,7 @@ __device__ inline void store_plain(uint8_t (&staging)[kStagingBytes], const Task
 
 template <class C>
 __device__ inline void multiply_pass(SharedStorage<C>& smem, cta::RingPosition<C::kStages>& ring, int num_columns,
-                                     int num_k_steps, int warpgroup, float (&acc)[128]) {
+                                     int num_k_steps, int warpgroup, Accumulators& acc) {
   using Element = typename C::Element;
   switch (num_columns) {
     case 224: return cta::multiply_k_steps<Element, 224, C::kCluster, false>(smem, ring, num_k_steps, warpgroup, acc);
@@ -209,7 +209,7 @@ __device__ inline void multiply_pass(SharedStorage<C>& smem, cta::RingPosition<C
 // Sums of a tile of windows, pass after pass, and the maxima of its records.
 template <class C>
 __device__ inline void pool_tile(SharedStorage<C>& smem, cta::RingPosition<C::kStages>& ring, const TaskParams& task,
-                                 uint8_t (&staging)[kStagingBytes], int num_k_steps, int warpgroup, float (&acc)[128]) {
+                                 uint8_t (&staging)[kStagingBytes], int num_k_steps, int warpgroup, Accumulators& acc) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const TileShape& shape = task.shape;
   auto* staged = reinterpret_cast<float*>(staging);
@@ -239,7 +239,7 @@ __device__ inline void consume(SharedStorage<C>& smem, const Params& params, int
   cta::RingPosition<C::kStages> ring;
   TileWalk walk(params);
   Tile tile;
-  float acc[128];
+  Accumulators acc;
   while (walk.next(tile)) {
     const TaskParams& task = params.tasks[tile.task];
     const int num_k_steps = params.num_products * task.taps * task.channel_steps;

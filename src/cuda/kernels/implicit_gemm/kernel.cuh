@@ -28,6 +28,9 @@ namespace tessera::kernels::implicit_gemm {
 inline constexpr Policy kPolicy = default_policy();
 inline constexpr int kMaxProducts = 3;
 
+// A warpgroup's sums; narrower tiles use the first columns.
+using Accumulators = ptx::Fragment<kPolicy.tile_columns>;
+
 struct TaskParams {
   TileShape shape;
   int32_t channel_steps;  // K steps of one tap

@@ -34,7 +34,7 @@ CUtensorMap x_map(const Task& task, const TileShape& shape, int64_t max_records)
                                            plane_distance(task.x, records * positions * stride)};
   const std::array<uint32_t, 4> box = {64, static_cast<uint32_t>(shape.box_positions()),
                                        static_cast<uint32_t>(shape.box_records()), 1};
-  return gpu::make_tensor_map("implicit GEMM input", element_of(task.x.kind), task.x.data, extents, box, strides);
+  return cuda::make_tensor_map("implicit GEMM input", element_of(task.x.kind), task.x.data, extents, box, strides);
 }
 
 CUtensorMap weight_map(const Task& task) {
@@ -45,8 +45,8 @@ CUtensorMap weight_map(const Task& task) {
   const uint64_t plane = plane_distance(task.weight, features * stride);
   const std::array<uint64_t, 3> strides = {stride, plane, planes_of(task.weight) * plane};
   const std::array<uint32_t, 4> box = {64, static_cast<uint32_t>(kPolicy.tile_features), 1, 1};
-  return gpu::make_tensor_map("implicit GEMM weight", element_of(task.weight.kind), task.weight.data, extents, box,
-                              strides);
+  return cuda::make_tensor_map("implicit GEMM weight", element_of(task.weight.kind), task.weight.data, extents, box,
+                               strides);
 }
 
 void require(bool holds, const char* argument, int64_t value, const std::string& expected) {
@@ -88,7 +88,7 @@ void launch_config(const Params& params, int32_t num_ctas, cudaStream_t stream) 
 
 template <class C>
 void allow_shared_memory() {
-  gpu::allow_shared_memory<implicit_gemm_kernel<C>>(sizeof(SharedStorage<C>));
+  cuda::allow_shared_memory<implicit_gemm_kernel<C>>(sizeof(SharedStorage<C>));
 }
 
 }  // namespace

@@ -1,7 +1,5 @@
-// Tuning numbers of the implicit GEMM, as a value that can be compared and printed.
+// Tuning numbers of the implicit GEMM, as a value.
 #pragma once
-
-#include <ostream>
 
 namespace tessera::kernels::implicit_gemm {
 
@@ -12,12 +10,6 @@ struct Policy {
   int stages;         // pipeline stages
   int cluster_size;   // CTAs that share the input of a tile
   int group_height;   // blocks of records that are walked together before the next features: what L2 keeps of weights
-
-  friend constexpr bool operator==(const Policy&, const Policy&) = default;
-  friend std::ostream& operator<<(std::ostream& out, const Policy& p) {
-    return out << "tile " << p.tile_features << "x" << p.tile_columns << "x" << p.tile_k << ", " << p.stages
-               << " stages, cluster " << p.cluster_size << ", groups of " << p.group_height;
-  }
 };
 
 // Features are the rows of the tile because a tile's columns may then be any multiple of 8: 16 sentences x 14 windows,

@@ -19,10 +19,10 @@ void validate(const WeighArgs& args) {
   if (args.num_records < 0) throw Error("weigh num_records", str_cat(args.num_records), "at least 0");
   if (args.num_features < 1) throw Error("weigh num_features", str_cat(args.num_features), "at least 1");
   validate_experts("weigh num_experts", args.num_experts);
-  gpu::check_operand("weigh h", args.h, args.num_records, args.num_features);
-  gpu::check_pointer("weigh weight", args.weight, alignof(float));
-  gpu::check_pointer("weigh bias", args.bias, alignof(float));
-  gpu::check_pointer("weigh router_weights", args.router_weights, alignof(float));
+  cuda::check_operand("weigh h", args.h, args.num_records, args.num_features);
+  cuda::check_pointer("weigh weight", args.weight, alignof(float));
+  cuda::check_pointer("weigh bias", args.bias, alignof(float));
+  cuda::check_pointer("weigh router_weights", args.router_weights, alignof(float));
 }
 
 void validate(const CombineArgs& args) {
@@ -30,9 +30,9 @@ void validate(const CombineArgs& args) {
   if (args.expert_size < 1) throw Error("combine expert_size", str_cat(args.expert_size), "at least 1");
   validate_experts("combine num_experts", args.num_experts);
   if (args.rows.kind == cta::Operand::split) throw Error("combine rows", "split", "f16, bf16 or f32");
-  gpu::check_operand("combine rows", args.rows, 0, args.expert_size);
-  gpu::check_operand("combine out", args.out, args.num_records, args.expert_size);
-  gpu::check_pointer("combine router_weights", args.router_weights, alignof(float));
+  cuda::check_operand("combine rows", args.rows, 0, args.expert_size);
+  cuda::check_operand("combine out", args.out, args.num_records, args.expert_size);
+  cuda::check_pointer("combine router_weights", args.router_weights, alignof(float));
 }
 
 }  // namespace
@@ -53,7 +53,7 @@ void weigh(const WeighArgs& args, cudaStream_t stream) {
   params.aligned_weight =
       args.num_features % cta::kChunkElements == 0 && reinterpret_cast<uintptr_t>(args.weight) % sizeof(float4) == 0;
   const auto launch_kind = [&](void (*kernel)(WeighParams)) {
-    gpu::launch_overlapping(kernel, (args.num_records + kRecords - 1) / kRecords, kThreads, params, stream);
+    cuda::launch_overlapping(kernel, (args.num_records + kRecords - 1) / kRecords, kThreads, params, stream);
   };
   switch (args.h.kind) {
     case cta::Operand::f16: return launch_kind(weigh_kernel<cta::Operand::f16>);
@@ -78,8 +78,8 @@ void combine(const CombineArgs& args, cudaStream_t stream) {
   params.expert_size = args.expert_size;
   params.relu = args.relu;
   const auto launch_kind = [&](void (*kernel)(CombineParams)) {
-    gpu::launch_overlapping(kernel, (params.num_chunks + kPolicy.combine_threads - 1) / kPolicy.combine_threads,
-                            kPolicy.combine_threads, params, stream);
+    cuda::launch_overlapping(kernel, (params.num_chunks + kPolicy.combine_threads - 1) / kPolicy.combine_threads,
+                             kPolicy.combine_threads, params, stream);
   };
   switch (args.rows.kind) {
     case cta::Operand::f16: return launch_kind(combine_kernel<cta::Operand::f16>);

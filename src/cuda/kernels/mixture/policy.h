@@ -2,8 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <ostream>
-
 namespace tessera::kernels::mixture {
 
 struct Policy {
@@ -13,14 +11,6 @@ struct Policy {
   int experts_at_a_time;  // experts whose sums a thread holds
   int combine_threads;    // of a CTA
   int experts_in_flight;  // rows a thread loads before it adds the first
-
-  friend constexpr bool operator==(const Policy&, const Policy&) = default;
-  friend std::ostream& operator<<(std::ostream& out, const Policy& p) {
-    return out << "weigh: " << p.weigh_threads << " threads, " << p.weigh_min_ctas << " CTAs at least, "
-               << p.records_at_a_time << " records x " << p.experts_at_a_time
-               << " experts; combine: " << p.combine_threads << " threads, " << p.experts_in_flight
-               << " experts in flight";
-  }
 };
 
 // 4 x 4 sums cost 16 registers, the chunks of 4 records and 4 experts 48 more: 128 registers, 4 CTAs a multiprocessor,

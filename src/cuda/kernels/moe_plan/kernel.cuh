@@ -12,9 +12,8 @@
 
 #include <cstdint>
 
-#include "cuda/core/plan_view.h"
-#include "cuda/cta/expert_tiling.h"
 #include "cuda/cta/mark.cuh"
+#include "cuda/kernels/moe_plan/launch.h"
 #include "cuda/kernels/moe_plan/policy.h"
 #include "cuda/ptx/cluster.cuh"
 #include "tessera/batching/plan.h"
@@ -25,21 +24,10 @@ inline constexpr int kThreads = default_policy().threads;
 inline constexpr int kWarps = kThreads / 32;
 inline constexpr uint32_t kAllLanes = 0xFFFFFFFFu;
 
-struct Params {
-  const void* topk_ids;  // [T, k]
-  bool ids_are_64_bit;
-  int32_t num_pairs;  // T * k
-  int32_t top_k;
-  int32_t num_experts;
-  int32_t first_expert;
+struct Params : Args {
+  int32_t num_pairs;  // T * num_slots
   Chunking chunking;
-  batching::TaskOrder order;
-  cta::ExpertTiling tilings[cta::kNumExpertGemms];
-  cta::PlanView plan;
-  int32_t num_shared_experts;
-  const int32_t* expert_map;
-  int32_t num_mapped_experts;
-  gpu::KernelMarks* marks;  // [1] of this kernel; unused unless kMarked
+  cuda::KernelMarks* marks;  // [1] of this kernel; unused unless kMarked
 };
 
 // Expert of this shard that an id names, else -1.
@@ -59,9 +47,9 @@ __device__ inline int32_t expert_of(const Params& params, int64_t pair) {
   if (pair >= params.num_pairs) return -1;
   int64_t position = pair;  // in topk_ids
   if (params.num_shared_experts > 0) {
-    const int32_t routed_slots = params.top_k - params.num_shared_experts;
-    const int32_t token = static_cast<int32_t>(pair / params.top_k);
-    const int32_t slot = static_cast<int32_t>(pair - static_cast<int64_t>(token) * params.top_k);
+    const int32_t routed_slots = params.num_slots - params.num_shared_experts;
+    const int32_t token = static_cast<int32_t>(pair / params.num_slots);
+    const int32_t slot = static_cast<int32_t>(pair - static_cast<int64_t>(token) * params.num_slots);
     if (slot >= routed_slots) return params.num_experts - params.num_shared_experts + slot - routed_slots;
     position = static_cast<int64_t>(token) * routed_slots + slot;
   }
@@ -81,11 +69,11 @@ __device__ inline void count_chunk(const Params& params, int32_t chunk, int32_t*
 template <bool kMarked>
 __global__ void __launch_bounds__(kThreads, 1) count_kernel(const __grid_constant__ Params params) {
   __shared__ int32_t counts[kThreads];
-  cta::mark<kMarked>(params.marks, &gpu::KernelMarks::begin);
+  cta::mark<kMarked>(params.marks, &cuda::KernelMarks::begin);
   ptx::launch_dependents();
   counts[threadIdx.x] = 0;
   ptx::wait_for_prerequisites();
-  cta::mark<kMarked>(params.marks, &gpu::KernelMarks::work);
+  cta::mark<kMarked>(params.marks, &cuda::KernelMarks::work);
   __syncthreads();  // counts are zero
   count_chunk(params, static_cast<int32_t>(blockIdx.x), counts);
   __syncthreads();  // counts are complete
@@ -191,7 +179,7 @@ __device__ inline void place_chunk(const Params& params, int32_t chunk, PlaceSto
     __syncwarp();  // the next step reads these counts
     if (pair < params.num_pairs) {
       params.plan.token_row[pair] = row;
-      if (row >= 0) params.plan.row_token[row] = static_cast<int32_t>(pair / params.top_k);
+      if (row >= 0) params.plan.row_token[row] = static_cast<int32_t>(pair / params.num_slots);
     }
   }
 }
@@ -237,7 +225,7 @@ __device__ inline void counting_sort(uint64_t* keys, int32_t size) {
 // Counts, offsets, task order and both tile prefixes. Thread e holds expert e, later the task of rank e.
 __device__ inline void build_prefix(const Params& params, PlaceStorage& smem) {
   const int32_t thread = static_cast<int32_t>(threadIdx.x);
-  const cta::PlanView& plan = params.plan;
+  const grouped::PlanView& plan = params.plan;
   const bool is_expert = thread < params.num_experts;
   const int32_t rows = is_expert ? smem.total[thread] : 0;
   const int32_t rows_end = cta_inclusive_sum(rows, smem.warp_sums);
@@ -262,7 +250,7 @@ __device__ inline void build_prefix(const Params& params, PlaceStorage& smem) {
     plan.task_order[thread] = task_expert;
   }
   const int32_t task_rows = task_expert >= 0 ? smem.total[task_expert] : 0;
-  for (int gemm = 0; gemm < cta::kNumExpertGemms; ++gemm) {
+  for (int gemm = 0; gemm < grouped::kNumGemms; ++gemm) {
     const int32_t tiles = task_expert >= 0 ? params.tilings[gemm].num_tiles(task_rows) : 0;
     const int32_t tile_end = cta_inclusive_sum(tiles, smem.warp_sums);
     if (thread < num_tasks) plan.tile_end[gemm][thread] = tile_end;
@@ -277,10 +265,10 @@ template <bool kMarked>
 __global__ void __launch_bounds__(kThreads, 1) place_kernel(const __grid_constant__ Params params) {
   extern __shared__ uint16_t warp_counts[];  // [kWarps][E]
   __shared__ PlaceStorage smem;
-  cta::mark<kMarked>(params.marks, &gpu::KernelMarks::begin);
+  cta::mark<kMarked>(params.marks, &cuda::KernelMarks::begin);
   ptx::launch_dependents();
   ptx::wait_for_prerequisites();
-  cta::mark<kMarked>(params.marks, &gpu::KernelMarks::work);
+  cta::mark<kMarked>(params.marks, &cuda::KernelMarks::work);
   const int32_t chunk = static_cast<int32_t>(blockIdx.x);
   read_table(params, chunk, smem);
   if (chunk < params.chunking.num_chunks) {

@@ -1,6 +1,5 @@
 #include "cuda/kernels/moe_plan/launch.h"
 
-#include <algorithm>
 #include <limits>
 
 #include "cuda/core/launch.h"
@@ -13,13 +12,14 @@ namespace {
 
 void validate(const Args& args) {
   if (args.num_tokens < 0) throw Error("plan num_tokens", str_cat(args.num_tokens), "at least 0");
-  if (args.top_k < 1 || args.top_k > kMaxTopK) throw Error("plan top_k", str_cat(args.top_k), str_cat("1..", kMaxTopK));
+  if (args.num_slots < 1 || args.num_slots > kMaxTopK)
+    throw Error("plan num_slots", str_cat(args.num_slots), str_cat("1..", kMaxTopK));
   if (args.num_experts < 1 || args.num_experts > kMaxExperts) {
     throw Error("plan num_experts", str_cat(args.num_experts), str_cat("1..", kMaxExperts));
   }
-  const int64_t pairs = static_cast<int64_t>(args.num_tokens) * args.top_k;
+  const int64_t pairs = static_cast<int64_t>(args.num_tokens) * args.num_slots;
   if (pairs > std::numeric_limits<int32_t>::max() / 2)
-    throw Error("plan num_tokens * top_k", str_cat(pairs), "less than 2^30");
+    throw Error("plan num_tokens * num_slots", str_cat(pairs), "less than 2^30");
 }
 
 // A counter of each expert for each warp.
@@ -29,32 +29,20 @@ template <bool kMarked>
 void launch_kernels(const Args& args, Params params, cudaStream_t stream) {
   params.marks = args.count_marks;
   if (params.chunking.num_chunks > 1)
-    gpu::launch_overlapping(count_kernel<kMarked>, params.chunking.num_chunks, kThreads, params, stream);
+    cuda::launch_overlapping(count_kernel<kMarked>, params.chunking.num_chunks, kThreads, params, stream);
   params.marks = args.place_marks;
-  gpu::allow_shared_memory<place_kernel<kMarked>>(shared_bytes(kMaxExperts));
+  cuda::allow_shared_memory<place_kernel<kMarked>>(shared_bytes(kMaxExperts));
   if (params.chunking.num_chunks == 0) params.chunking.num_chunks = 1;  // an empty plan is still written
-  gpu::launch_overlapping(place_kernel<kMarked>, params.chunking.num_chunks + 1, kThreads, params, stream,
-                          shared_bytes(args.num_experts));
+  cuda::launch_overlapping(place_kernel<kMarked>, params.chunking.num_chunks + 1, kThreads, params, stream,
+                           shared_bytes(args.num_experts));
 }
 
 }  // namespace
 
 void launch(const Args& args, cudaStream_t stream) {
   validate(args);
-  Params params{};
-  params.topk_ids = args.topk_ids;
-  params.ids_are_64_bit = args.ids_are_64_bit;
-  params.num_pairs = args.num_tokens * args.top_k;
-  params.top_k = args.top_k;
-  params.num_experts = args.num_experts;
-  params.first_expert = args.first_expert;
+  Params params{args, args.num_tokens * args.num_slots, {}, nullptr};
   params.chunking = select_chunking(default_policy(), params.num_pairs, args.num_experts);
-  params.order = args.order;
-  params.num_shared_experts = args.num_shared_experts;
-  params.expert_map = args.expert_map;
-  params.num_mapped_experts = args.num_mapped_experts;
-  std::copy(std::begin(args.tilings), std::end(args.tilings), std::begin(params.tilings));
-  params.plan = args.plan;
   args.place_marks == nullptr ? launch_kernels<false>(args, params, stream)
                               : launch_kernels<true>(args, params, stream);
 }

@@ -11,7 +11,6 @@ struct Policy {
   int32_t max_chunks;  // CTAs that share the (token, slot) pairs
   int32_t max_table;   // chunks * experts: every CTA reads the whole table of chunk counts
 
-  friend constexpr bool operator==(const Policy&, const Policy&) = default;
   friend std::ostream& operator<<(std::ostream& out, const Policy& p) {
     return out << p.threads << " threads, at most " << p.max_chunks << " chunks, table of at most " << p.max_table;
   }

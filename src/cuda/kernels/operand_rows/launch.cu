@@ -49,9 +49,9 @@ void convert_embeddings(const ConvertArgs& args, cudaStream_t stream) {
   if (args.channels < 1) throw Error("convert_embeddings channels", str_cat(args.channels), "1 or more");
   if (args.positions < 1 || args.positions > kMaxPositions)
     throw Error("convert_embeddings positions", str_cat(args.positions), str_cat("1 to ", kMaxPositions));
-  gpu::check_pointer("convert_embeddings embeddings", args.embeddings, 16);
-  gpu::check_pointer("convert_embeddings finite", args.finite, 1);
-  gpu::check_operand("convert_embeddings rows", args.rows, args.num_records * args.positions, args.channels);
+  cuda::check_pointer("convert_embeddings embeddings", args.embeddings, 16);
+  cuda::check_pointer("convert_embeddings finite", args.finite, 1);
+  cuda::check_operand("convert_embeddings rows", args.rows, args.num_records * args.positions, args.channels);
   TESSERA_CHECK(args.rows.stride <= std::numeric_limits<int32_t>::max(), args.rows.stride);
 
   TESSERA_CUDA_CHECK(cudaMemsetAsync(args.finite, 1, static_cast<size_t>(args.num_records), stream));
@@ -71,9 +71,9 @@ void convert_embeddings(const ConvertArgs& args, cudaStream_t stream) {
 void gather_tokens(const GatherArgs& args, cudaStream_t stream) {
   if (args.num_rows < 0) throw Error("gather_tokens num_rows", str_cat(args.num_rows), "0 or more");
   if (args.num_rows == 0) return;
-  gpu::check_pointer("gather_tokens ids", args.ids, alignof(int32_t));
-  gpu::check_operand("gather_tokens table", args.table, 1, 1);
-  gpu::check_operand("gather_tokens rows", args.rows, args.num_rows, 1);
+  cuda::check_pointer("gather_tokens ids", args.ids, alignof(int32_t));
+  cuda::check_operand("gather_tokens table", args.table, 1, 1);
+  cuda::check_operand("gather_tokens rows", args.rows, args.num_rows, 1);
   TESSERA_CHECK(args.rows.kind == args.table.kind, static_cast<int>(args.rows.kind), static_cast<int>(args.table.kind));
   TESSERA_CHECK(args.rows.stride == args.table.stride, args.rows.stride, args.table.stride);
   const int64_t chunk_elements = static_cast<int64_t>(sizeof(uint4)) / cta::element_bytes(args.rows.kind);
@@ -90,7 +90,7 @@ void gather_tokens(const GatherArgs& args, cudaStream_t stream) {
   params.num_segments = args.num_rows * params.row_segments;
   params.num_planes = cta::num_planes(args.rows.kind);
 
-  gpu::launch_overlapping(gather_kernel, ctas_of(params.num_segments), kThreads, params, stream);
+  cuda::launch_overlapping(gather_kernel, ctas_of(params.num_segments), kThreads, params, stream);
 }
 
 }  // namespace tessera::kernels::operand_rows

@@ -1,20 +1,12 @@
 // Tuning numbers of the kernels that bring inputs into operand form.
 #pragma once
 
-#include <ostream>
-
 namespace tessera::kernels::operand_rows {
 
 struct Policy {
   int warps;             // of a CTA
   int position_lanes;    // convert: lanes of a warp side by side along positions, at most; the others along channels
   int chunks_in_flight;  // gather: 16-byte chunks a lane loads before it stores the first
-
-  friend constexpr bool operator==(const Policy&, const Policy&) = default;
-  friend std::ostream& operator<<(std::ostream& out, const Policy& p) {
-    return out << p.warps << " warps, " << p.position_lanes << " lanes along positions, " << p.chunks_in_flight
-               << " chunks in flight";
-  }
 };
 
 // 4 lanes along positions leave 8 along channels: a warp reads 64 bytes of a channel at a time (two whole sectors) and

@@ -16,12 +16,12 @@ void launch(const Args& args, cudaStream_t stream) {
   if (args.num_classes < 1) throw Error("output_layer num_classes", str_cat(args.num_classes), "at least 1");
   if (args.stride < args.in_features)
     throw Error("output_layer stride", str_cat(args.stride), str_cat("at least ", args.in_features));
-  gpu::check_pointer("output_layer x", args.x, alignof(float));
-  gpu::check_pointer("output_layer weight", args.weight, alignof(float));
-  gpu::check_pointer("output_layer bias", args.bias, alignof(float));
-  gpu::check_pointer("output_layer logits", args.logits, alignof(float));
+  cuda::check_pointer("output_layer x", args.x, alignof(float));
+  cuda::check_pointer("output_layer weight", args.weight, alignof(float));
+  cuda::check_pointer("output_layer bias", args.bias, alignof(float));
+  cuda::check_pointer("output_layer logits", args.logits, alignof(float));
   const int64_t ctas = (args.num_records + kWarps - 1) / kWarps;
-  gpu::launch_overlapping(output_layer_kernel, ctas, kPolicy.threads, args, stream);
+  cuda::launch_overlapping(output_layer_kernel, ctas, kPolicy.threads, args, stream);
 }
 
 }  // namespace tessera::kernels::output_layer

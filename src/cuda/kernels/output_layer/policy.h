@@ -1,20 +1,12 @@
 // Tuning numbers of the output layer.
 #pragma once
 
-#include <ostream>
-
 namespace tessera::kernels::output_layer {
 
 struct Policy {
   int threads;            // of a CTA: a warp a record
   int min_ctas;           // on a multiprocessor
   int classes_at_a_time;  // sums a lane holds: the record is read once for so many classes
-
-  friend constexpr bool operator==(const Policy&, const Policy&) = default;
-  friend std::ostream& operator<<(std::ostream& out, const Policy& p) {
-    return out << p.threads << " threads, " << p.min_ctas << " CTAs at least, " << p.classes_at_a_time
-               << " classes at a time";
-  }
 };
 
 // Classifiers have few classes: 4 sums cover most of them with one pass. 8 warps a CTA share the weights in L1.

@@ -13,8 +13,8 @@ namespace tessera::kernels::probe {
 void read(const ReadArgs& args, cudaStream_t stream) {
   if (args.num_bytes == 0 || args.num_bytes % sizeof(uint4) != 0)
     throw Error("read num_bytes", str_cat(args.num_bytes), str_cat("a positive multiple of ", sizeof(uint4)));
-  gpu::check_pointer("read data", args.data, sizeof(uint4));
-  gpu::check_pointer("read found", args.found, sizeof(uint32_t));
+  cuda::check_pointer("read data", args.data, sizeof(uint4));
+  cuda::check_pointer("read found", args.found, sizeof(uint32_t));
   const auto num_chunks = static_cast<int64_t>(args.num_bytes / sizeof(uint4));
   const int64_t ctas = (num_chunks + kCtaChunks - 1) / kCtaChunks;
   if (ctas > std::numeric_limits<int32_t>::max())
@@ -25,7 +25,7 @@ void read(const ReadArgs& args, cudaStream_t stream) {
 }
 
 void timer_step(uint64_t* step, cudaStream_t stream) {
-  gpu::check_pointer("timer step", step, sizeof(uint64_t));
+  cuda::check_pointer("timer step", step, sizeof(uint64_t));
   timer_step_kernel<<<1, 1, 0, stream>>>(step);
   TESSERA_CUDA_CHECK(cudaGetLastError());
 }

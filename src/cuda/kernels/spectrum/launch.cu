@@ -41,8 +41,8 @@ void with_positions(int32_t positions, const Function& function) {
 
 template <class Params>
 void launch_threads(void (*kernel)(Params), const Params& params, cudaStream_t stream) {
-  gpu::launch_overlapping(kernel, (params.num_threads + kPolicy.threads - 1) / kPolicy.threads, kPolicy.threads, params,
-                          stream);
+  cuda::launch_overlapping(kernel, (params.num_threads + kPolicy.threads - 1) / kPolicy.threads, kPolicy.threads,
+                           params, stream);
 }
 
 void check_shape(const std::string& function, int64_t num_records, int32_t positions) {
@@ -60,7 +60,7 @@ void check_bins(const std::string& function, const cta::OperandView (&bins)[kMax
   }
   for (int32_t b = 0; b < num_bins(positions); ++b) {
     const int64_t row = is_real_bin(b, positions) ? columns : int64_t{imaginary_offset} + columns;
-    gpu::check_operand(str_cat(function, " bins[", b, "]"), bins[b], num_records, row);
+    cuda::check_operand(str_cat(function, " bins[", b, "]"), bins[b], num_records, row);
     TESSERA_CHECK(bins[b].kind == bins[0].kind, b, static_cast<int>(bins[b].kind), static_cast<int>(bins[0].kind));
   }
 }
@@ -101,8 +101,8 @@ void forward(const ForwardArgs& args, cudaStream_t stream) {
   if (args.num_records == 0) return;
   if (args.channels < 1 || args.channels % 8 != 0)
     throw Error("forward channels", str_cat(args.channels), "a positive multiple of 8");
-  gpu::check_operand("forward x", args.x, args.num_records * args.positions, args.channels);
-  gpu::check_pointer("forward twiddle", args.twiddle, alignof(float));
+  cuda::check_operand("forward x", args.x, args.num_records * args.positions, args.channels);
+  cuda::check_pointer("forward twiddle", args.twiddle, alignof(float));
   check_bins("forward", args.bins, args.num_records, args.positions, args.channels, args.imaginary_offset);
   TESSERA_CHECK(args.x.kind == args.bins[0].kind, static_cast<int>(args.x.kind), static_cast<int>(args.bins[0].kind));
 
@@ -143,10 +143,10 @@ void inverse_pool(const InversePoolArgs& args, cudaStream_t stream) {
       throw Error(str_cat("inverse_pool widths[", width, "]"), str_cat(taps), str_cat("1 to ", args.positions));
     params.last_pool[width] = args.positions - taps;
   }
-  gpu::check_pointer("inverse_pool twiddle", args.twiddle, alignof(float));
-  gpu::check_pointer("inverse_pool bias", args.bias, alignof(float));
+  cuda::check_pointer("inverse_pool twiddle", args.twiddle, alignof(float));
+  cuda::check_pointer("inverse_pool bias", args.bias, alignof(float));
   check_bins("inverse_pool", args.bins, args.num_records, args.positions, args.num_features, args.imaginary_offset);
-  gpu::check_operand("inverse_pool out", args.out, args.num_records, args.num_features);
+  cuda::check_operand("inverse_pool out", args.out, args.num_records, args.num_features);
 
   std::copy(std::begin(args.bins), std::end(args.bins), params.bins);
   params.out = args.out;

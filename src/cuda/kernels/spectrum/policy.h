@@ -1,20 +1,12 @@
 // Tuning numbers of the kernels around the products in frequency space.
 #pragma once
 
-#include <ostream>
-
 namespace tessera::kernels::spectrum {
 
 struct Policy {
   int threads;             // of a CTA
   int unrolled_columns;    // neighbouring columns of one record a thread takes, of 16 positions
   int any_length_columns;  // of any other number of positions
-
-  friend constexpr bool operator==(const Policy&, const Policy&) = default;
-  friend std::ostream& operator<<(std::ostream& out, const Policy& p) {
-    return out << p.threads << " threads, " << p.unrolled_columns << " columns each of 16 positions, else "
-               << p.any_length_columns;
-  }
 };
 
 // A thread holds all positions of its columns as fp32, so columns are registers: 4 x 16 values leave room for about 20

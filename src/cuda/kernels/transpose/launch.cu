@@ -22,8 +22,8 @@ void validate(const Args& args) {
     throw Error("transpose rows", str_cat(args.rows), str_cat("at most ", kMaxGridSide * kPolicy.tile));
   if (args.num_matrices > kMaxGridSide)
     throw Error("transpose num_matrices", str_cat(args.num_matrices), str_cat("at most ", kMaxGridSide));
-  gpu::check_pointer("transpose in", args.in, sizeof(uint4));
-  gpu::check_pointer("transpose out", args.out, sizeof(uint4));
+  cuda::check_pointer("transpose in", args.in, sizeof(uint4));
+  cuda::check_pointer("transpose out", args.out, sizeof(uint4));
 }
 
 unsigned tiles(int32_t size) { return static_cast<unsigned>((size + kPolicy.tile - 1) / kPolicy.tile); }

@@ -9,7 +9,7 @@
 #include "cuda/ptx/warp.cuh"
 #include "tessera/core/activation.h"
 
-namespace tessera::cta {
+namespace tessera::grouped {
 
 inline constexpr float kLog2E = 1.4426950408889634f;
 
@@ -67,4 +67,4 @@ __device__ inline void with_plain(const Activation& params, Function&& function)
   }
 }
 
-}  // namespace tessera::cta
+}  // namespace tessera::grouped

@@ -1,0 +1,64 @@
+// What the two products of an MoE layer work on: one struct, filled once by the host and taken by the kernels as it is.
+//
+//   GEMM 1   intermediate[r] = act(tokens[row_token[r]] * gate_up[e]^T + gate_up_bias[e])     [R, I]
+//   GEMM 2   rows[r]         = intermediate[r] * down[e]^T + down_bias[e]                     [R, H]
+//
+// for every routed row r of every expert e of the plan. Row-major, 16-byte aligned device memory; sizes are multiples
+// of 8 elements. A kernel that runs one of the two needs what that one names; the rest may be null or 0.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/grouped/plan_view.h"
+#include "cuda/grouped/tiling.h"
+#include "tessera/core/activation.h"
+#include "tessera/core/dtype.h"
+#include "tessera/core/gate_up_order.h"
+#include "tessera/core/host_device.h"
+
+namespace tessera::grouped {
+
+enum class Role : uint8_t { gate_up, up_only, down };  // GEMM 1 gated, GEMM 1 non-gated, GEMM 2
+
+/// Which of the plan's tile prefixes a role walks.
+TESSERA_HOST_DEVICE constexpr int gemm_idx(Role role) { return role == Role::down ? 1 : 0; }
+
+struct Problem {
+  PlanView plan;
+  Tiling tilings[kNumGemms];   // those that the plan was built with
+  int32_t hidden_size;         // H
+  int32_t intermediate_size;   // I
+  int32_t num_experts;         // E: of the plan's experts, those that tokens are routed to
+  int32_t num_shared_experts;  // S: experts E.. of the plan, slices of one that is S * I wide, without bias
+  int32_t max_rows;            // rows of intermediate and of rows: T * (k + S)
+  DType dtype;                 // bf16 or f16: of tokens, biases, intermediate and rows
+  GateUpOrder gate_up_order;   // of gate_up, its bias and shared_gate_up where they are gated
+  Activation activation;
+  const void* tokens;          // [T, H]
+  const void* gate_up;         // gated [E, 2I, H], else [E, I, H]
+  const void* down;            // [E, H, I]
+  const void* gate_up_bias;    // gated [E, 2I], else [E, I]; null: none
+  const void* down_bias;       // [E, H]; null: none
+  const void* shared_gate_up;  // gated [2 S I, H], else [S I, H]
+  const void* shared_down;     // [H, S I]
+  void* intermediate;          // [max_rows, I]
+  void* rows;                  // [max_rows, H]
+
+  /// K, the length of a role's sums, and the number of its output columns.
+  TESSERA_HOST_DEVICE constexpr int32_t sum_length(Role role) const {
+    return role == Role::down ? intermediate_size : hidden_size;
+  }
+  TESSERA_HOST_DEVICE constexpr int32_t out_columns(Role role) const {
+    return role == Role::down ? hidden_size : intermediate_size;
+  }
+  TESSERA_HOST_DEVICE constexpr const void* weight(Role role) const { return role == Role::down ? down : gate_up; }
+  TESSERA_HOST_DEVICE constexpr const void* shared_weight(Role role) const {
+    return role == Role::down ? shared_down : shared_gate_up;
+  }
+  TESSERA_HOST_DEVICE constexpr const void* bias(Role role) const {
+    return role == Role::down ? down_bias : gate_up_bias;
+  }
+  TESSERA_HOST_DEVICE constexpr void* out(Role role) const { return role == Role::down ? rows : intermediate; }
+};
+
+}  // namespace tessera::grouped

@@ -1,0 +1,63 @@
+#include "cuda/grouped/tensor_maps.h"
+
+#include <array>
+
+#include "cuda/core/tensor_map.h"
+
+namespace tessera::grouped {
+namespace {
+
+constexpr uint32_t kBoxColumns = 64;
+
+struct WeightSizes {
+  uint64_t k, n, halves;
+};
+
+WeightSizes sizes_of(const Problem& problem, Role role) {
+  return {static_cast<uint64_t>(problem.sum_length(role)), static_cast<uint64_t>(problem.out_columns(role)),
+          role == Role::gate_up ? uint64_t{2} : uint64_t{1}};
+}
+
+bool is_interleaved(const Problem& problem, Role role) {
+  return role == Role::gate_up && problem.gate_up_order == GateUpOrder::interleaved;
+}
+
+CUtensorMap row_map(const char* argument, const Problem& problem, const void* data, int32_t columns,
+                    uint32_t box_rows) {
+  const std::array<uint64_t, 2> extents = {static_cast<uint64_t>(columns), static_cast<uint64_t>(problem.max_rows)};
+  const std::array<uint32_t, 2> box = {kBoxColumns, box_rows};
+  return cuda::make_tensor_map(argument, problem.dtype, data, extents, box);
+}
+
+}  // namespace
+
+CUtensorMap weight_map(const Problem& problem, Role role, uint32_t box_rows) {
+  const auto [k, n, halves] = sizes_of(problem, role);
+  const std::array<uint64_t, 4> extents = {k, n, halves, static_cast<uint64_t>(problem.num_experts)};
+  const bool interleaved = is_interleaved(problem, role);
+  const std::array<uint64_t, 3> strides = {interleaved ? halves * k : k, interleaved ? k : n * k, halves * n * k};
+  const std::array<uint32_t, 4> box = {kBoxColumns, box_rows, 1, 1};
+  return cuda::make_tensor_map("weight", problem.dtype, problem.weight(role), extents, box, strides);
+}
+
+CUtensorMap shared_weight_map(const Problem& problem, Role role, uint32_t box_rows) {
+  if (problem.num_shared_experts == 0) return {};
+  const auto [k, n, halves] = sizes_of(problem, role);
+  const auto slices = static_cast<uint64_t>(problem.num_shared_experts);
+  const std::array<uint64_t, 4> extents = {k, n, halves, slices};
+  std::array<uint64_t, 3> strides = {k, slices * n * k, n * k};
+  if (is_interleaved(problem, role)) strides = {halves * k, k, halves * n * k};
+  if (role == Role::down) strides = {slices * k, slices * k, k};
+  const std::array<uint32_t, 4> box = {kBoxColumns, box_rows, 1, 1};
+  return cuda::make_tensor_map("shared weight", problem.dtype, problem.shared_weight(role), extents, box, strides);
+}
+
+CUtensorMap intermediate_map(const Problem& problem, uint32_t box_rows) {
+  return row_map("intermediate", problem, problem.intermediate, problem.intermediate_size, box_rows);
+}
+
+CUtensorMap out_map(const Problem& problem, Role role, uint32_t box_rows) {
+  return row_map("out", problem, problem.out(role), problem.out_columns(role), box_rows);
+}
+
+}  // namespace tessera::grouped

@@ -1,0 +1,73 @@
+#include "moe/formats.h"
+
+#include <array>
+#include <string>
+
+#include "moe/oracle.h"
+#include "tessera/core/check.h"
+#include "tessera/core/error.h"
+
+namespace tessera::moe {
+namespace {
+
+double decode_dense(const void* weights, DType dtype, int64_t index) {
+  if (dtype == DType::f32) return static_cast<const float*>(weights)[index];
+  const uint16_t bits = static_cast<const uint16_t*>(weights)[index];
+  return dtype == DType::bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+}
+
+constexpr std::array kFormats = {
+    FormatRow{WeightFormat::dense, "dense", 0, 0, 0, DType::f32, decode_dense, kWgmmaAccumulatorUnit},
+};
+
+int64_t blocks(int64_t extent, int64_t block) { return (extent + block - 1) / block; }
+
+std::string all_names() {
+  std::string names;
+  for (const FormatRow& row : kFormats) names += (names.empty() ? "" : ", ") + std::string(row.name);
+  return names;
+}
+
+Error no_format(int64_t number) {
+  return Error("weight_format", str_cat(number), "the number of one of " + all_names());
+}
+
+}  // namespace
+
+std::span<const FormatRow> format_rows() { return kFormats; }
+
+const FormatRow& format_row(WeightFormat format) {
+  for (const FormatRow& row : kFormats) {
+    if (row.format == format) return row;
+  }
+  throw no_format(static_cast<int64_t>(format));
+}
+
+size_t weight_bytes(const FormatRow& row, DType dtype, int64_t rows, int64_t columns) {
+  const auto bits = row.bits != 0 ? static_cast<size_t>(row.bits) : 8 * dtype_size(dtype);
+  return static_cast<size_t>(rows) * ((static_cast<size_t>(columns) * bits + 7) / 8);
+}
+
+size_t scale_bytes(const FormatRow& row, int64_t rows, int64_t columns) {
+  if (!row.has_scales()) return 0;
+  return static_cast<size_t>(blocks(rows, row.scale_block_rows) * blocks(columns, row.scale_block_columns)) *
+         dtype_size(row.scale_dtype);
+}
+
+WeightFormat weight_format(int64_t number) {
+  for (const FormatRow& row : kFormats) {
+    if (static_cast<int64_t>(row.format) == number) return row.format;
+  }
+  throw no_format(number);
+}
+
+std::string_view weight_format_name(WeightFormat format) { return format_row(format).name; }
+
+WeightFormat parse_weight_format(std::string_view name, const char* where) {
+  for (const FormatRow& row : kFormats) {
+    if (row.name == name) return row.format;
+  }
+  throw Error(where, "'" + std::string(name) + "'", "one of " + all_names());
+}
+
+}  // namespace tessera::moe

@@ -1,0 +1,42 @@
+// The table of weight formats: what everything that reads weights needs to know of each. One row a format.
+//
+//   const FormatRow& format = format_row(config.weight_format);
+//   weight_bytes(format, config.dtype, rows, columns) + scale_bytes(format, rows, columns)
+//
+// docs/how-to/add-a-format.md walks through adding one.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "tessera/core/dtype.h"
+#include "tessera/moe/weight_format.h"
+
+namespace tessera::moe {
+
+struct FormatRow {
+  WeightFormat format;
+  std::string_view name;
+  int32_t bits;  ///< of an element; 0: those of the layer's dtype
+  /// A scale belongs to a block of this many rows and columns of a weight matrix; 0, 0: the format has none.
+  int32_t scale_block_rows, scale_block_columns;
+  DType scale_dtype;  ///< of scales; unused without any
+  /// Element `index` of `weights` (host memory), without its scale. `dtype` is the layer's.
+  double (*decode)(const void* weights, DType dtype, int64_t index);
+  double product_roundoff;  ///< unit roundoff of the sums in which the GPU's products of this format end
+
+  bool has_scales() const { return scale_block_rows != 0; }
+};
+
+std::span<const FormatRow> format_rows();
+
+/// Error for a number that is no format.
+const FormatRow& format_row(WeightFormat format);
+
+/// Bytes of a matrix [rows, columns] of the format, and of its scales [ceil(rows / block), ceil(columns / block)].
+size_t weight_bytes(const FormatRow& row, DType dtype, int64_t rows, int64_t columns);
+size_t scale_bytes(const FormatRow& row, int64_t rows, int64_t columns);
+
+}  // namespace tessera::moe

@@ -1,0 +1,117 @@
+#include "moe/kernels.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <functional>
+#include <set>
+
+#include "moe/formats.h"
+#include "tessera/core/error.h"
+#include "tessera/moe/presets.h"
+
+namespace tessera::moe {
+namespace {
+
+using grouped::Role;
+
+const LayerConfig& layer() { return find_preset("qwen3-30b").config; }
+
+constexpr LaunchDevice kDevice{132, true};
+
+std::string error_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(Kernels, RowsAgreeWithTheirTilings) {
+  std::set<std::string_view> names;
+  std::set<WeightFormat> formats;
+  for (const KernelRow& row : kernel_rows()) {
+    EXPECT_TRUE(names.insert(row.name).second) << row.name;
+    EXPECT_FALSE(row.why.empty());
+    formats.insert(row.format);
+    for (const Role role : {Role::gate_up, Role::up_only, Role::down}) {
+      for (const int32_t cluster_size : {1, 2}) {
+        const grouped::Tiling tiling = row.tiling(role, 777, cluster_size);
+        EXPECT_EQ(tiling.tile_rows, row.tile_rows) << row.name;
+        EXPECT_EQ(tiling.cluster_size, cluster_size);
+        const int32_t out_columns = row.tile_columns_and_k(role, cluster_size).first / (role == Role::gate_up ? 2 : 1);
+        EXPECT_EQ(tiling.num_n_blocks, (777 + out_columns - 1) / out_columns);
+        EXPECT_NE(row.policy(role, cluster_size), "");
+      }
+    }
+  }
+  for (const FormatRow& format : format_rows()) EXPECT_TRUE(formats.contains(format.format)) << format.name;
+}
+
+TEST(Kernels, TheLaunchIsWhatTheDeviceCanDo) {
+  const ResolvedLaunch whole = resolve_launch(layer(), 4096, kDevice, {});
+  EXPECT_EQ(whole.kernel->name, "expert_gemm");
+  EXPECT_EQ(whole.num_ctas, 132);
+  EXPECT_EQ(whole.cluster_size, 2);
+  EXPECT_EQ(whole.back_every, LaunchPolicy{}.back_every);
+  EXPECT_EQ(whole.tiling(Role::down, 512).cluster_size, 2);
+  EXPECT_EQ(whole.tiling(Role::down, 512).num_n_blocks, whole.kernel->tiling(Role::down, 512, 2).num_n_blocks);
+  LaunchPolicy wish;
+  wish.num_ctas = 1;
+  EXPECT_EQ(resolve_launch(layer(), 1, kDevice, wish).cluster_size, 1) << "a lone CTA has no partner";
+  wish.num_ctas = 2;
+  EXPECT_EQ(resolve_launch(layer(), 1, kDevice, wish).cluster_size, 2);
+  EXPECT_EQ(resolve_launch(layer(), 1, {132, false}, wish).cluster_size, 1) << "pairs do not fit";
+  wish = {};
+  wish.cluster_size = 1;
+  EXPECT_EQ(resolve_launch(layer(), 1, kDevice, wish).cluster_size, 1);
+}
+
+TEST(Kernels, WishesThatNoDeviceCanFollowAreNamed) {
+  const auto resolve = [](const LaunchPolicy& wish) {
+    return error_of([&] { resolve_launch(layer(), 1, kDevice, wish); });
+  };
+  LaunchPolicy wish;
+  wish.cluster_size = 3;
+  EXPECT_EQ(resolve(wish), "cluster_size: got 3, expected 1..2");
+  wish = {};
+  wish.num_ctas = -1;
+  EXPECT_EQ(resolve(wish).find("num_ctas: got -1"), 0u);
+  wish = {};
+  wish.back_every = -1;
+  EXPECT_EQ(resolve(wish).find("back_every: got -1"), 0u);
+  wish = {};
+  wish.kernel = "fastest";
+  EXPECT_EQ(resolve(wish),
+            "kernel: got 'fastest', expected a kernel that can run it (expert_gemm: another kernel was "
+            "asked for)");
+  wish.kernel = "expert_gemm";
+  EXPECT_EQ(resolve(wish), "no error");
+}
+
+TEST(Kernels, ALayerThatNoKernelRunsIsRefusedWithEveryReason) {
+  LayerConfig config = layer();
+  config.dtype = DType::f32;
+  EXPECT_EQ(error_of([&] { select_kernel(config, 1, kDevice); }),
+            "kernel: got no kernel for this layer, expected a kernel that can run it (expert_gemm: its products are of "
+            "bf16 or f16)");
+}
+
+TEST(Kernels, TheChoiceAndTheLaunchAreSaid) {
+  const KernelChoice choice = select_kernel(layer(), 64, kDevice);
+  EXPECT_EQ(choice.row->name, "expert_gemm");
+  EXPECT_EQ(choice.refused.size() + 1, kernel_rows().size());
+  const auto lines = describe_choice(choice);
+  EXPECT_EQ(lines.size(), kernel_rows().size());
+  EXPECT_EQ(lines.front().find("expert_gemm, chosen: "), 0u);
+  const auto launch = describe_launch(layer(), resolve_launch(layer(), 64, kDevice, {}));
+  ASSERT_EQ(launch.size(), 5u);
+  EXPECT_NE(launch[1].second.find("tile 128x256x64"), std::string::npos);
+  EXPECT_NE(launch[1].second.find("3 gather warps"), std::string::npos);
+  EXPECT_NE(launch[2].second.find("0 gather warps"), std::string::npos);
+  EXPECT_EQ(launch[4].second, "heavy-first over 132 CTAs in clusters of 2; 1 of every 6 clusters from the back");
+}
+
+}  // namespace
+}  // namespace tessera::moe
