@@ -258,6 +258,13 @@ class SideFiles(CliTest):
         self.assert_nothing_left()
 
 
+class Checkpoints(CliTest):
+    def test_one_that_is_replaced_is_said(self):
+        make = ["synth", "--preset", "small", "--output", self.folder / "m"]
+        self.assertNotIn("replaces", tessera(*make).err)
+        self.assertIn("warning: replaces the checkpoint that lies in", tessera(*make).err)
+
+
 class EmptyNames(CliTest):
     def test_an_unset_variable_is_no_name(self):
         text = self.write("in.txt", "babe\n")

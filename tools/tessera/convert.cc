@@ -54,6 +54,7 @@ int from_school(const Options& options) {
   const classifier::ClassifierConfig config = read_config(options.preset, options.config);
   classifier::Model model = classifier::read_school_model(
       config, {.params = options.params, .embedding = options.embedding, .vocabulary = options.vocabulary});
+  warn_of_replaced_checkpoint(options.output);
   classifier::save_model(options.output, model, dtype);
   std::fprintf(stderr, "tessera: wrote the checkpoint %s%s\n", escaped(options.output).c_str(),
                options.embedding.empty() ? " (without --embedding it takes embeddings only)" : "");

@@ -183,7 +183,7 @@ RunStart LongRun::resume(const io::Fingerprint& fingerprint) {
   if (finished_part_) return start;
   const std::optional<io::JournalContent> journal = io::read_journal(journal_path_);
   if (!journal || !claim_->has_earlier_partial()) {
-    std::fprintf(stderr, "tessera: nothing to resume (no %s; a finished run leaves none): starts from the beginning\n",
+    std::fprintf(stderr, "tessera: nothing to resume (no %s): starts from the beginning; a finished run leaves none\n",
                  escaped((journal ? partial_path_ : journal_path_).native()).c_str());
     drop_earlier_run();
     return start;

@@ -99,6 +99,7 @@ int synth(const Options& options) {
   }
   classifier::Model model = classifier::synthesize_model(config, std::move(words),
                                                          {.seed = options.seed, .num_threads = options.num_threads});
+  warn_of_replaced_checkpoint(options.output);
   classifier::save_model(options.output, model, dtype);
   if (options.num_inputs > 0) write_inputs(options, model);
   if (options.embeddings) {
