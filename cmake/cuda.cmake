@@ -25,5 +25,6 @@ if(TESSERA_HAVE_CUDA)
     set(cuda_werror "-Xcompiler=-Wall,-Wextra")
   endif()
   target_compile_options(tessera_flags INTERFACE
-    "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;--expt-relaxed-constexpr;${cuda_werror}>")
+    "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;--expt-relaxed-constexpr;${cuda_werror};\
+-Xcompiler=-fstack-protector-strong,-ffile-prefix-map=${PROJECT_SOURCE_DIR}=.>")
 endif()

@@ -33,6 +33,7 @@ Results go to standard output or to `--output`; progress, statistics and errors 
 | 2 | usage, a file or a model is wrong; nothing was run |
 | 3 | a device failed, and the others finished the work: nothing is missing |
 | 4 | incomplete: no device is left, the input could not be read further or the output not written; `--resume` continues |
+| 5 | the results are whole; a file beside them (`--statistics`, `--json`, `--svg`) could not be written |
 | 130 | interrupted by Ctrl-C; what was finished is in `OUTPUT.partial` (143 after SIGTERM) |
 | 141 | standard output was closed, as `| head` does |
 """

@@ -139,6 +139,24 @@ def stage_python(tally):
             return
     check_sdist(tally, base / "sdist")
     run_unittest(tally, "tests/python", {"PYTHONPATH": "", "TESSERA_LIBRARY": ""}, python)
+    check_editable(tally, base, options)
+
+
+def check_editable(tally, base, options):
+    """`pip install -e .`: the sources stay where they are, the library goes elsewhere, and the package finds it."""
+    python = base / "editable" / "bin" / "python"
+    shutil.rmtree(base / "editable", ignore_errors=True)
+    program = ("import pathlib, tessera; print(tessera.__file__); "
+               f"assert pathlib.Path(tessera.__file__).is_relative_to({str(ROOT)!r}); "
+               "assert not tessera.doctor().problems, tessera.doctor()")
+    for name, command in (("environment", [sys.executable, "-m", "venv", base / "editable"]),
+                          ("installation", [python, "-m", "pip", "--disable-pip-version-check", "-q", "install", "-e", ROOT,
+                                            *options]),
+                          ("use", ["sh", "-c", 'cd / && "$0" -c "$1"', python, program])):
+        code, output = run(command, timeout=900, env={"PYTHONPATH": "", "TESSERA_LIBRARY": ""})
+        tally.add(code == 0, f"editable install: {name}", output)
+        if code != 0:
+            return
 
 
 def test_python_in_place(tally, base):

@@ -75,14 +75,14 @@ TESSERA_API const char* tessera_classifier_description(const tessera_classifier*
 /* NULL for a class that is not there. Valid as long as the classifier. */
 TESSERA_API const char* tessera_classifier_class_name(const tessera_classifier* classifier, int64_t class_idx);
 
-/* texts[i] is UTF-8 of lengths[i] bytes; ids [num_texts, sequence_length] is written. Any number of threads at a time.
- */
+/* texts[i] is UTF-8 of lengths[i] bytes, without NUL bytes, 16 MiB at most; ids [num_texts, sequence_length] is
+ * written. Any number of threads at a time. */
 TESSERA_API tessera_status tessera_classifier_tokenize(const tessera_classifier* classifier, const char* const* texts,
                                                        const size_t* lengths, int64_t num_texts, int32_t* ids);
 
 /* Host memory, also on a GPU: ids [num_sentences, sequence_length] or embeddings [num_sentences, embedding_size,
- * sequence_length], whichever the options said; the other NULL. Returns when the outputs are written. One run at a
- * time. */
+ * sequence_length], whichever the options said; the other NULL. Returns when the outputs are written; they overlap
+ * neither each other nor the input. One run at a time. */
 TESSERA_API tessera_status tessera_classifier_run(tessera_classifier* classifier, int64_t num_sentences,
                                                   const int32_t* ids, const float* embeddings,
                                                   const tessera_classifier_outputs* outputs);

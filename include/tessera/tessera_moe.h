@@ -110,14 +110,15 @@ TESSERA_API tessera_status tessera_moe_workspace_bytes(const tessera_moe* layer,
 
 /* GPU: enqueues on `stream` (a cudaStream_t; NULL is the default stream) and returns; no allocation, no
  * synchronisation, capturable in a CUDA graph; any number of threads may run one layer at a time. CPU: returns when the
- * work is done; `stream` must be NULL; one run at a time. */
+ * work is done; `stream` must be NULL; one run at a time. `out` and the workspace overlap neither each other nor
+ * anything that is read, the weights included: TESSERA_INVALID_ARGUMENT names the two. */
 TESSERA_API tessera_status tessera_moe_run(const tessera_moe* layer, const tessera_moe_inputs* inputs, void* workspace,
                                            size_t workspace_bytes, void* stream);
 
 /* Weights as some checkpoints hold them, gate_up [E, H, 2I] (or [E, H, I]) and down [E, I, H], become the rows this
  * layer reads, [E, 2I, H] and [E, H, I]: done once at load. Sizes, dtype, gated and device are read from `config`; the
- * order of gate and up stays as it is (columns become rows). Neither output may overlap an input. On a GPU it is
- * enqueued on `stream`. Either pair may be NULL on both sides. */
+ * order of gate and up stays as it is (columns become rows). Neither output may overlap an input or the other. On a GPU
+ * it is enqueued on `stream`. Either pair may be NULL on both sides. */
 TESSERA_API tessera_status tessera_moe_prepare_weights(const tessera_moe_config* config, const void* gate_up,
                                                        const void* down, void* prepared_gate_up, void* prepared_down,
                                                        void* stream);
@@ -146,7 +147,8 @@ typedef struct tessera_router_config {
 TESSERA_API void tessera_router_config_init(tessera_router_config* config);
 
 /* logits [T, E], bias [E] or NULL, topk_ids [T, k] int32, topk_weights [T, k] float; num_nan_rows NULL or [1], to which
- * the number of rows of NaN alone is added. All memory of `device`; enqueued on `stream` there. */
+ * the number of rows of NaN alone is added. All memory of `device`, what is written apart from all else; enqueued on
+ * `stream` there. */
 TESSERA_API tessera_status tessera_route(const tessera_router_config* config, int32_t num_tokens, const void* logits,
                                          const float* bias, int32_t* topk_ids, float* topk_weights,
                                          int32_t* num_nan_rows, void* stream);

@@ -9,7 +9,7 @@ Arrays are NumPy arrays, PyTorch tensors, or anything with ``__dlpack__`` (CuPy,
 expected. On a GPU the work is enqueued on the current stream of the tensor's framework, or on ``stream``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import numpy
@@ -58,7 +58,8 @@ def moe(
 
     gate_up and down may also be views whose last two dimensions are swapped back, as ``prepare_weights`` returns.
     ``out`` and ``workspace`` (one-dimensional uint8 of at least ``workspace_bytes``) are allocated where not given, by
-    PyTorch or NumPy; for tensors of other frameworks they must be given. ``out`` may not overlap ``x``. Under
+    PyTorch or NumPy; for tensors of other frameworks they must be given. ``out`` and ``workspace``
+    overlap neither each other nor any other array of the call (ValueError). Under
     ``torch.compile`` and in CUDA graphs it is the operator ``torch.ops.tessera.moe``. Inference only: tensors that
     require grad raise RuntimeError unless grad mode is off.
     """
@@ -151,7 +152,8 @@ class Classifier:
 
     device: "auto" (a usable GPU, else the CPU), "cpu", "cuda", "cuda:1". precision: "default" (fp16 on a GPU, fp32 on
     the CPU), "fp32", "bf16", "fp16" (GPU), "fp64" (CPU, the oracle). form: "auto", "direct", "dft", "distinct" or
-    "vocab".
+    "vocab". A copy or a pickle is what it was made of: the checkpoint is loaded again where that arrives. Where the system
+    allows fewer threads than asked for, there are fewer.
     """
 
     def __init__(
@@ -166,11 +168,12 @@ class Classifier:
         micro_batch: int = 0,
         num_threads: int = 0,
     ) -> None: ...
-    def __call__(self, texts: str | Sequence[str]) -> Prediction | list[Prediction]:
-        """One prediction for one text, a list for a sequence of them."""
+    def __call__(self, texts: str | Iterable[str]) -> Prediction | list[Prediction]:
+        """One prediction for one text, a list for several: a list, an array, a pandas or Arrow column, a generator. Ctrl-C
+        ends a call within a tenth of a second or one slice of 256 texts."""
 
-    def tokenize(self, texts: Sequence[str]) -> numpy.ndarray:
-        """Token ids [len(texts), sequence_length] int32."""
+    def tokenize(self, texts: Iterable[str]) -> numpy.ndarray:
+        """Token ids [number of texts, sequence_length] int32. A text with a NUL byte raises ValueError."""
 
     def logits(self, inputs: numpy.ndarray) -> numpy.ndarray:
         """Logits [n, num_classes] float32 of ids [n, sequence_length] int32, or of embeddings [n, embedding_size,

@@ -143,11 +143,6 @@ def same_memory(given):
     return torch_tensors(owner) is None or owner.data_ptr() == given.pointer
 
 
-def require_apart(name, given, other_name, other):
-    if given.pointer < other.pointer + other.num_bytes and other.pointer < given.pointer + given.num_bytes:
-        raise ValueError(wrong(name, f"memory that overlaps {other_name}", "memory of its own"))
-
-
 def current_stream(value, device):
     """The stream that the framework of `value` works on now: of PyTorch and CuPy theirs, else the default stream."""
     if device == CPU:

@@ -2,7 +2,9 @@
 
 import ctypes
 import os
-from collections.abc import Sequence
+import re
+import time
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy
@@ -13,6 +15,10 @@ from ._moe import choice, integer, real
 from ._native import CPU, check, lib, use_cuda, wrong
 
 _INPUTS = ("ids", "embeddings")
+_MAX_DEVICE = 2**31 - 1  # what the C interface's int32 holds
+# One call of the library lasts about this long: between calls Python looks for Ctrl-C.
+_CALL_SECONDS = 0.1
+_FIRST_ROWS = 256
 _BAD_SENTENCE = {1: "an id outside the vocabulary", 2: "numbers that are not finite"}
 
 
@@ -30,11 +36,44 @@ def _read_device(device):
         return next((index for index in range(_native.num_devices()) if lib.tessera_device_check(index) == 0), CPU)
     if device == "cpu":
         return CPU
-    kind, _, index = device.partition(":")
-    if kind != "cuda" or not (index.isdecimal() or device == "cuda"):
+    given = re.fullmatch("cuda(?::([0-9]{1,10}))?", device)
+    if given is None or int(given[1] or 0) > _MAX_DEVICE:
         raise ValueError(wrong("device", repr(device), "auto, cpu, cuda, cuda:1"))
     use_cuda()
-    return int(index or 0)
+    return int(given[1] or 0)
+
+
+def _c_string(name, text):
+    """The bytes of a text that C will read up to its first NUL."""
+    encoded = os.fsencode(text)
+    if b"\0" in encoded:
+        raise ValueError(wrong(name, f"{text!r}, which holds a NUL byte", "a text without"))
+    return encoded
+
+
+def _text_list(texts):
+    """The texts of a list, a tuple, an array, a Series, a generator."""
+    if isinstance(texts, numpy.ndarray) and texts.ndim != 1:
+        raise ValueError(wrong("texts", f"an array of shape {list(texts.shape)}", "one dimension"))
+    # A mapping's keys or a set's order would be a guess at what is meant.
+    if isinstance(texts, (str, bytes, Mapping, set, frozenset)) or not isinstance(texts, Iterable):
+        raise TypeError(wrong("texts", kind_of(texts), "a sequence of str"))
+    # Elements of an Arrow array are scalars with the text inside.
+    return [text.as_py() if not isinstance(text, str) and hasattr(text, "as_py") else text for text in texts]
+
+
+def _slices(count):
+    """Ranges of rows that together are `count`, each as long as about _CALL_SECONDS allow."""
+    begin, rows = 0, _FIRST_ROWS
+    while begin < count:
+        end, started = min(begin + rows, count), time.monotonic()
+        yield begin, end
+        seconds = time.monotonic() - started
+        begin = end
+        if 2 * seconds < _CALL_SECONDS:
+            rows *= 2
+        elif seconds > 2 * _CALL_SECONDS:
+            rows = max(rows // 2, 1)
 
 
 class Classifier:
@@ -43,18 +82,22 @@ class Classifier:
     def __init__(self, path, *, device="auto", precision="default", input="ids", form="auto", expert_threshold=0.0,
                  micro_batch=0, num_threads=0):
         try:
-            self._path = os.fsencode(path)
+            self._path = _c_string("path", path)
         except TypeError:
             raise TypeError(wrong("path", type(path).__name__, "a str or os.PathLike: a directory")) from None
+        if not self._path:
+            raise ValueError(wrong("path", "''", "a directory"))
         if not isinstance(form, str):
             raise TypeError(wrong("form", type(form).__name__, "a str"))
+        self._arguments = {"path": path, "device": device, "precision": precision, "input": input, "form": form,
+                           "expert_threshold": expert_threshold, "micro_batch": micro_batch, "num_threads": num_threads}
         if real("expert_threshold", expert_threshold) < 0:
             raise ValueError(wrong("expert_threshold", expert_threshold, "at least 0"))
         self._takes_embeddings = choice("input", input, _INPUTS) == 1
         self._options = _native.new(
             _native.ClassifierOptions, precision=choice("precision", precision, _native.PRECISIONS),
             takes_embeddings=int(self._takes_embeddings), num_threads=integer("num_threads", num_threads, 0, 1024),
-            micro_batch=integer("micro_batch", micro_batch, 0, 2**62), form=form.encode(),
+            micro_batch=integer("micro_batch", micro_batch, 0, 2**62), form=_c_string("form", form),
             expert_threshold=float(expert_threshold), device=_read_device(device))
         self._load()
         info = _native.new(_native.ClassifierInfo)
@@ -73,6 +116,10 @@ class Classifier:
         self._handle = _native.Handle(
             lambda reference: lib.tessera_classifier_load(self._path, ctypes.byref(self._options), reference),
             lib.tessera_classifier_destroy)
+
+    def __reduce__(self):
+        """Pickled and copied as what it was made of: the copy loads the checkpoint again, where it is unpickled."""
+        return _make, (type(self), self._arguments)
 
     def _pointer(self):
         if not self._handle.pointer:
@@ -93,10 +140,8 @@ class Classifier:
 
     def tokenize(self, texts):
         """Token ids [len(texts), sequence_length] int32."""
-        if isinstance(texts, (str, bytes)) or not isinstance(texts, (Sequence, numpy.ndarray)):
-            raise TypeError(wrong("texts", type(texts).__name__, "a sequence of str"))
         encoded = []
-        for number, text in enumerate(texts):
+        for number, text in enumerate(_text_list(texts)):
             if not isinstance(text, str):
                 raise TypeError(wrong(f"texts[{number}]", type(text).__name__, "a str"))
             try:
@@ -105,9 +150,16 @@ class Classifier:
                 raise ValueError(wrong(f"texts[{number}]", f"half of a character at {error.start}", "text")) from None
         count = len(encoded)
         ids = numpy.empty((count, self.sequence_length), numpy.int32)
-        check(lib.tessera_classifier_tokenize(
-            self._pointer(), (ctypes.c_char_p * count)(*encoded), (ctypes.c_size_t * count)(*map(len, encoded)), count,
-            ids.ctypes.data))
+        for begin, end in _slices(count):
+            part = encoded[begin:end]
+            rows = end - begin
+            try:
+                check(lib.tessera_classifier_tokenize(
+                    self._pointer(), (ctypes.c_char_p * rows)(*part), (ctypes.c_size_t * rows)(*map(len, part)), rows,
+                    ids[begin:end].ctypes.data))
+            except ValueError as error:  # the library counts from the slice's first text
+                raise ValueError(re.sub(r"^texts\[(\d+)\]", lambda at: f"texts[{begin + int(at[1])}]",
+                                        str(error))) from None
         return ids
 
     def logits(self, inputs):
@@ -126,14 +178,21 @@ class Classifier:
             raise BufferError(wrong(name, f"strides {list(inputs.strides)} bytes", "a contiguous, aligned array"))
         count = inputs.shape[0]
         logits, status = numpy.empty((count, self.num_classes), numpy.float32), numpy.zeros(count, numpy.uint8)
-        outputs = _native.new(_native.ClassifierOutputs, logits=logits.ctypes.data, status=status.ctypes.data)
-        address = inputs.ctypes.data if count else None
         pointer = self._pointer()
         with self._handle.lock:
-            check(lib.tessera_classifier_run(pointer, count, None if self._takes_embeddings else address,
-                                             address if self._takes_embeddings else None, ctypes.byref(outputs)))
+            for begin, end in _slices(count):
+                outputs = _native.new(_native.ClassifierOutputs, logits=logits[begin:end].ctypes.data,
+                                      status=status[begin:end].ctypes.data)
+                address = inputs[begin:end].ctypes.data
+                check(lib.tessera_classifier_run(pointer, end - begin, None if self._takes_embeddings else address,
+                                                 address if self._takes_embeddings else None, ctypes.byref(outputs)))
         if status.any():
             first = int(status.nonzero()[0][0])
             raise ValueError(wrong(f"{name}[{first}]", _BAD_SENTENCE.get(int(status[first]), "a bad sentence"),
                                    f"ids in 0..{self.vocab_size - 1} and finite numbers"))
         return logits
+
+
+def _make(kind, arguments):
+    """What a pickled Classifier becomes."""
+    return kind(**arguments)

@@ -54,6 +54,10 @@ class MoELayer:
         self.num_experts = weights.num_experts
         self.top_k = self._native.top_k
 
+    def __reduce__(self):
+        raise TypeError(wrong("MoELayer", "a layer to copy", "a new MoELayer made of the arrays there: a layer "
+                              "refers to their memory"))
+
     def __call__(self, x, topk_ids, topk_weights, *, shared_weight=None, out=None, workspace=None, stream=None):
         """out [T, H] of x [T, H], topk_ids [T, k], topk_weights [T, k]; shared_weight [T] float32, without it 1."""
         if self._torch is not None:

@@ -9,7 +9,7 @@ import threading
 import numpy
 
 from . import _native
-from ._arrays import (VECTOR_BYTES, current_stream, kind_of, read_stream, require_apart, require_device, require_memory,
+from ._arrays import (VECTOR_BYTES, current_stream, kind_of, read_stream, require_device, require_memory,
                       require_shape, require_type, torch_tensors, view)
 from ._native import CPU, DTYPES, INPUTS_BYTES, LIMITS, PACK_INPUTS, check, lib, use_cuda, wrong
 
@@ -101,6 +101,8 @@ class Weights:
             require_shape("expert_map", self.expert_map, (None,), "[number of global ids]")
             require_device("expert_map", self.expert_map, self.gate_up.device, "gate_up is")
             require_memory("expert_map", self.expert_map, 4)
+            if not self.expert_map.shape[0]:
+                raise ValueError(wrong("expert_map", "no entries", "one for each global id, or None"))
 
     def _match(self, name, given):
         require_type(name, given, (self.gate_up.dtype,))
@@ -172,7 +174,6 @@ class NativeLayer:
         self.config, self.weights = config, weights
         self.hidden_size, self.top_k, self.device = config.hidden_size, config.top_k, config.device
         self.dtype = next(name for name, number in DTYPES.items() if number == config.dtype)
-        self.row_bytes = self.hidden_size * (4 if self.dtype == "float32" else 2)
         self.has_shared_expert = config.shared_intermediate_size > 0
         self.torch_dtype = self.torch_device = None  # tessera._torch's words for dtype and device, noted at first use
         self.known_workspace_bytes = {}
@@ -184,6 +185,7 @@ class NativeLayer:
         if self.device != CPU:
             use_cuda()
         arguments = ctypes.byref(self.config), ctypes.byref(self.weights)
+        self.known_workspace_bytes.clear()  # fewer threads need less: a limit on processes may let in fewer
         self.handle = _native.Handle(lambda reference: lib.tessera_moe_create(*arguments, reference),
                                      lib.tessera_moe_destroy)
 
@@ -268,7 +270,6 @@ def run(layer, x, x_view, topk_ids, topk_weights, shared_weight, out, workspace,
     target = view("out", result, address)
     require_type("out", target, (layer.dtype,))
     _require_argument("out", target, (num_tokens, layer.hidden_size), "[T, H]", layer, VECTOR_BYTES, writable=True)
-    require_apart("out", target, "x", x_view)
     room = view("workspace", scratch, address)
     require_type("workspace", room, ("uint8",))
     _require_argument("workspace", room, (None,), "bytes", layer, VECTOR_BYTES, writable=True)

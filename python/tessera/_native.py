@@ -7,6 +7,7 @@ import ctypes
 import os
 import pathlib
 import struct
+import sys
 import threading
 import weakref
 from typing import NamedTuple
@@ -130,8 +131,37 @@ _INITIALISERS = {MoEConfig: "tessera_moe_config_init", MoEWeights: "tessera_moe_
                  ClassifierInfo: "tessera_classifier_info_init", ClassifierOutputs: "tessera_classifier_outputs_init"}
 
 
+_FILE_NAME = "libtessera.so"
+
+
+def _find():
+    """Where the shared library lies: beside this file, or where the installer put it. An editable install leaves this
+    file in the checkout and the library in site-packages."""
+    if os.environ.get("TESSERA_LIBRARY"):
+        return pathlib.Path(os.environ["TESSERA_LIBRARY"])
+    beside = pathlib.Path(__file__).with_name(_FILE_NAME)
+    package = sys.modules.get(__package__)
+    folders = [pathlib.Path(folder) for folder in getattr(package, "__path__", ())]
+    for candidate in (beside, *(folder / _FILE_NAME for folder in folders), *_installed()):
+        if candidate.is_file():
+            return candidate
+    return beside
+
+
+def _installed():
+    """The library's place as the installed distribution lists it."""
+    import importlib.metadata  # seldom needed, and slow to import
+    try:
+        files = importlib.metadata.files("tessera") or ()
+    except importlib.metadata.PackageNotFoundError:
+        return
+    for file in files:
+        if file.name == _FILE_NAME:
+            yield pathlib.Path(file.locate())
+
+
 def _load():
-    path = pathlib.Path(os.environ.get("TESSERA_LIBRARY") or pathlib.Path(__file__).with_name("libtessera.so"))
+    path = _find()
     try:
         loaded = ctypes.CDLL(str(path))
         for name, result, arguments in _PROTOTYPES:

@@ -49,10 +49,17 @@ def view(name, tensor, inference=True):
         raise ValueError(wrong(name, f"a tensor on {tensor.device}", "the CPU or a CUDA device"))
     if tensor.is_cuda and _is_in_bad_fork():
         refuse_fork()
+    if tensor.is_neg() or tensor.is_conj():
+        raise TypeError(wrong(name, "a tensor whose numbers are still to be negated", "tensor.resolve_neg()"))
+    try:
+        pointer = tensor.data_ptr()
+    except RuntimeError:  # what torch.vmap and torch.func hand to a function
+        raise TypeError(wrong(name, "a tensor without memory of its own", "a plain tensor: torch.vmap and torch.func "
+                                                                          "transform nothing here")) from None
     last = tensor.storage_offset() + sum((extent - 1) * stride for extent, stride in zip(tensor.shape, tensor.stride()))
     if tensor.numel() and tensor.untyped_storage().nbytes() < (last + 1) * tensor.itemsize:
         raise RuntimeError(wrong(name, "a tensor whose memory was freed", "memory"))
-    return View(tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), _NAMES.get(tensor.dtype, str(tensor.dtype)),
+    return View(pointer, tuple(tensor.shape), tensor.stride(), _NAMES.get(tensor.dtype, str(tensor.dtype)),
                 tensor.itemsize, tensor.get_device(), True, tensor)
 
 
@@ -118,13 +125,16 @@ def _run_plain(layer, x, topk_ids, topk_weights, shared_weight, out, workspace, 
     elif (type(workspace) is not _Tensor or workspace.dtype is not _uint8 or workspace.dim() != 1
           or workspace.device != device or not workspace.is_contiguous() or workspace.numel() < needed):
         return None
-    x_pointer, out_pointer, room = x.data_ptr(), out.data_ptr(), workspace.data_ptr()
-    ids_pointer, weights_pointer = topk_ids.data_ptr(), topk_weights.data_ptr()
-    num_bytes = num_tokens * layer.row_bytes
+    if x.is_neg() or topk_weights.is_neg() or out.is_neg():  # memory holds the numbers with the other sign
+        return None
+    try:
+        x_pointer, out_pointer, room = x.data_ptr(), out.data_ptr(), workspace.data_ptr()
+        ids_pointer, weights_pointer = topk_ids.data_ptr(), topk_weights.data_ptr()
+    except RuntimeError:
+        return None
     if (not (x_pointer and out_pointer and room and ids_pointer and weights_pointer)
             or (x_pointer | out_pointer | room) & 15 or ids_pointer & (7 if id_type is _int64 else 3)
-            or weights_pointer & (3 if weight_type is _float32 else 1)
-            or out_pointer < x_pointer + num_bytes and x_pointer < out_pointer + num_bytes):
+            or weights_pointer & (3 if weight_type is _float32 else 1)):
         return None
     inputs = PACK_INPUTS(INPUTS_BYTES, num_tokens, id_type is _int64, x_pointer, ids_pointer, weights_pointer,
                          out_pointer, shared, _NUMBERS[weight_type])
@@ -141,7 +151,7 @@ def _run_plain(layer, x, topk_ids, topk_weights, shared_weight, out, workspace, 
 def _plain_pointer(tensor, shape, dtype, device):
     """The address of a plain contiguous tensor of this shape, or 0 for anything else."""
     if (type(tensor) is not _Tensor or tensor.dtype is not dtype or tensor.shape != shape or tensor.device != device
-            or not tensor.is_contiguous() or tensor.requires_grad):
+            or not tensor.is_contiguous() or tensor.requires_grad or tensor.is_neg()):
         return 0
     pointer = tensor.data_ptr()
     return 0 if pointer & (tensor.itemsize - 1) else pointer
@@ -179,7 +189,8 @@ def _call_operator(x, arrays, topk_ids, topk_weights, shared_weight, options, ou
 
 
 def _signature(tensor):
-    return type(tensor), tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.get_device()
+    return (type(tensor), tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.get_device(),
+            tensor.is_neg())
 
 
 def _moe_now(x, arrays, topk_ids, topk_weights, shared_weight, options, out, workspace, stream):

@@ -6,8 +6,10 @@
 
 #include "api/device.h"
 #include "api/status.h"
+#include "io/record_stream.h"
 #include "io/tokenizer.h"
 #include "io/vocabulary.h"
+#include "moe/validation.h"
 #include "tessera/classifier/classifier.h"
 #include "tessera/classifier/cuda_classifier.h"
 #include "tessera/classifier/model.h"
@@ -112,13 +114,35 @@ void tokenize(const tessera_classifier& target, const char* const* texts, const 
   const io::Tokenizer tokenizer(target.config.text_normalization);
   const auto length = static_cast<size_t>(target.config.sequence_length);
   for (int64_t i = 0; i < num_texts; ++i) {
+    const auto where = [i] { return str_cat("texts[", i, "]"); };
+    if (texts[i] == nullptr) throw Error(where(), "a null pointer", "an address");
+    const std::string_view text(texts[i], lengths[i]);
+    const std::string problem = io::text_problem(text);
+    if (!problem.empty()) throw Error(where(), problem);
     try {
-      require("text", texts[i]);
-      tokenizer.encode({texts[i], lengths[i]}, *target.vocabulary, {ids + static_cast<size_t>(i) * length, length});
+      tokenizer.encode(text, *target.vocabulary, {ids + static_cast<size_t>(i) * length, length});
     } catch (const Error& error) {
-      throw Error(str_cat("texts[", i, "]"), error.what());
+      throw Error(where(), error.what());
     }
   }
+}
+
+/// Results may lie over neither the input nor each other.
+void require_outputs_apart(const tessera_classifier& target, int64_t num_sentences, const int32_t* ids,
+                           const float* embeddings, const tessera_classifier_outputs& outputs) {
+  const classifier::ClassifierConfig& config = target.config;
+  const auto bytes = [&](int64_t elements, size_t size) {
+    return static_cast<uint64_t>(num_sentences) * static_cast<uint64_t>(elements) * size;
+  };
+  const moe::MemoryRange read[] = {
+      {"ids", ids, bytes(config.sequence_length, sizeof(int32_t))},
+      {"embeddings", embeddings, bytes(config.embedding_size * config.sequence_length, sizeof(float))}};
+  const moe::MemoryRange written[] = {
+      {"logits", outputs.logits, bytes(config.num_classes, sizeof(float))},
+      {"router_weights", outputs.router_weights, bytes(config.num_experts, sizeof(float))},
+      {"features", outputs.features, bytes(config.feature_size(), sizeof(float))},
+      {"status", outputs.status, bytes(1, 1)}};
+  moe::require_apart(written, read);
 }
 
 void run(tessera_classifier& target, int64_t num_sentences, const int32_t* ids, const float* embeddings,
@@ -132,6 +156,7 @@ void run(tessera_classifier& target, int64_t num_sentences, const int32_t* ids, 
   if ((target.takes_embeddings ? static_cast<const void*>(embeddings) : ids) == nullptr)
     throw Error(wanted, "a null pointer", "host memory");
   require("logits", outputs.logits);
+  require_outputs_apart(target, num_sentences, ids, embeddings, outputs);
   static_assert(sizeof(RecordStatus) == sizeof(uint8_t) && static_cast<int>(RecordStatus::not_finite) == 2);
   target.classifier->run({num_sentences, ids, embeddings}, {outputs.logits, outputs.router_weights, outputs.features,
                                                             reinterpret_cast<RecordStatus*>(outputs.status)});

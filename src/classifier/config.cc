@@ -204,7 +204,7 @@ ClassifierConfig load_config(const std::filesystem::path& path, std::vector<std:
   return config;
 }
 
-void save_config(const std::filesystem::path& path, const ClassifierConfig& config) {
+std::string config_text(const ClassifierConfig& config) {
   nlohmann::ordered_json object;
   object["format"] = kFormat;
   object["version"] = kVersion;
@@ -222,8 +222,12 @@ void save_config(const std::filesystem::path& path, const ClassifierConfig& conf
   object["text_normalization"] = config.text_normalization == TextNormalization::reviews ? "reviews" : "none";
   object["unknown_id"] = config.unknown_id;
   object["pad_id"] = config.pad_id;
+  return object.dump(2) + "\n";
+}
+
+void save_config(const std::filesystem::path& path, const ClassifierConfig& config) {
   io::OutputFile file(path);
-  file.write(object.dump(2) + "\n");
+  file.write(config_text(config));
   file.commit();
 }
 

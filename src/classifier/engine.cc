@@ -6,6 +6,7 @@
 #include <exception>
 #include <mutex>
 #include <set>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -46,15 +47,7 @@ class Pipeline {
   void run(std::span<const std::unique_ptr<Classifier>> classifiers) {
     {
       std::vector<std::jthread> threads;
-      guarded([&] {
-        threads.emplace_back([this] { guarded([this] { read(); }); });
-        for (const auto& classifier : classifiers) {
-          threads.emplace_back([this, &classifier] {
-            guarded([&] { work(*classifier); });
-            if (--num_working_ == 0) end_of_work();
-          });
-        }
-      });
+      guarded([&] { start(threads, classifiers); });
       guarded([this] { writer_.run(); });
     }
     if (failure_) std::rethrow_exception(failure_);
@@ -81,6 +74,22 @@ class Pipeline {
   }
 
  private:
+  void start(std::vector<std::jthread>& threads, std::span<const std::unique_ptr<Classifier>> classifiers) {
+    try {
+      // The reader last: where a worker cannot be started, no record has been taken.
+      for (const auto& classifier : classifiers) {
+        threads.emplace_back([this, &classifier] {
+          guarded([&] { work(*classifier); });
+          if (--num_working_ == 0) end_of_work();
+        });
+      }
+      threads.emplace_back([this] { guarded([this] { read(); }); });
+    } catch (const std::system_error& error) {
+      throw NoThreads("threads", str_cat(threads.size(), " of them (", error.code().message(), ")"),
+                      str_cat(classifiers.size() + 1, " that a run starts: a higher limit on processes"));
+    }
+  }
+
   template <class Body>
   void guarded(const Body& body) {
     try {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <system_error>
+#include <utility>
 
 #include "io/file.h"
 #include "io/safetensors.h"
@@ -147,6 +148,8 @@ void save_model(const std::filesystem::path& directory, Model& model, DType dtyp
     check_fits(spec, dtype, escaped(weights_path.native()));
     tensors.push_back({spec.name, dtype, spec.shape, spec.values->span()});
   }
+  // Held from the first file to the last: the files of two writers would be no model.
+  io::OutputClaim claim(directory / kConfigFile);
   io::write_safetensors(weights_path, tensors);
   if (!model.vocabulary.empty()) {
     TESSERA_CHECK(model.vocabulary.size() == static_cast<size_t>(model.config.vocab_size), model.vocabulary.size());
@@ -154,7 +157,9 @@ void save_model(const std::filesystem::path& directory, Model& model, DType dtyp
     for (const std::string& word : model.vocabulary) file.write(word + "\n");
     file.commit();
   }
-  save_config(directory / kConfigFile, model.config);
+  io::OutputFile config(std::move(claim));
+  config.write(config_text(model.config));
+  config.commit();
 }
 
 }  // namespace tessera::classifier

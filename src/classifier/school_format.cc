@@ -29,6 +29,7 @@ uint64_t num_elements(const TensorSpec& spec) {
 }
 
 void check_size(const io::InputFile& file, uint64_t expected, const std::string& what) {
+  io::refuse_stand_in(file);
   if (file.size() == expected) return;
   throw Error(file.name(), str_cat(file.size(), " bytes"), str_cat(expected, " bytes: ", what));
 }
@@ -118,12 +119,13 @@ void write_school_model(const std::filesystem::path& directory, Model& model) {
   if (error) throw Error(escaped(directory.native()), "cannot create the directory: " + errno_message(error.value()));
   io::OutputFile params(directory / "params.bin");
   for (const TensorSpec& spec : school_specs(model.config, model.weights)) write_values(params, spec.values->span());
-  params.commit();
   if (!model.weights.embedding.empty()) write_file(directory / "embedding.bin", model.weights.embedding.span());
-  if (model.vocabulary.empty()) return;
-  io::OutputFile vocabulary(directory / "vocab.txt");
-  for (const std::string& word : model.vocabulary) vocabulary.write(word + "\n");
-  vocabulary.commit();
+  if (!model.vocabulary.empty()) {
+    io::OutputFile vocabulary(directory / "vocab.txt");
+    for (const std::string& word : model.vocabulary) vocabulary.write(word + "\n");
+    vocabulary.commit();
+  }
+  params.commit();  // last: until then nobody else writes this set of files
 }
 
 int64_t write_embeddings(const Model& model, const std::filesystem::path& ids_path, const std::filesystem::path& path) {

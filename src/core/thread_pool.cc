@@ -2,6 +2,8 @@
 
 #include <sched.h>
 
+#include <system_error>
+
 #include "tessera/core/check.h"
 
 namespace tessera {
@@ -17,12 +19,21 @@ int available_processors() {
 ThreadPool::ThreadPool(int num_threads) {
   TESSERA_CHECK(num_threads >= 1, num_threads);
   threads_.reserve(static_cast<size_t>(num_threads) - 1);
-  for (int worker = 1; worker < num_threads; ++worker) {
-    threads_.emplace_back([this, worker] { serve(worker); });
+  try {
+    for (int worker = 1; worker < num_threads; ++worker) {
+      threads_.emplace_back([this, worker] { serve(worker); });
+    }
+  } catch (const std::system_error&) {
+    // A container or a user may have no more processes: the items are the same, whoever takes them.
+  } catch (...) {
+    join();
+    throw;
   }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { join(); }
+
+void ThreadPool::join() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;

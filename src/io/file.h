@@ -31,22 +31,57 @@ class InputFile {
   std::string name_;
 };
 
-/// The whole of a small text file; Error if it is larger than `max_bytes`.
+/// Throws Error for a file that stands for another: the pointer that Git LFS left in its place, or the page that a web
+/// server sent instead of it.
+void refuse_stand_in(const InputFile& file);
+
+/// The whole of a small text file; Error as refuse_stand_in, and if it is larger than `max_bytes`.
 std::string read_text_file(const std::filesystem::path& path, uint64_t max_bytes);
 
-/// Where an output of this name goes: the target of a link that exists, else `path` itself.
+/// Where an output of this name goes: the end of the links at `path`, whether a file is there or not yet; else `path`
+/// itself. Throws Error for links that lead in a circle.
 std::filesystem::path output_target(const std::filesystem::path& path);
+
+/// Whether an output of this name is written as it comes, with no temporary file and no rename: a device, a pipe, or
+/// the name of an open descriptor (/dev/stdout, /dev/fd/3), whatever that leads to.
+bool is_written_directly(const std::filesystem::path& path);
+
+/// The right to write one output: a lock on its temporary file that no other process can have at the same time. Lasts
+/// until the OutputFile that is made of it is destroyed; without one, an empty file that this made goes again.
+class OutputClaim {
+ public:
+  /// Throws Error naming the file if another process writes this output, if it cannot be created or replaced, or if
+  /// `path` is empty or a directory. Opens nothing where the output is written directly.
+  explicit OutputClaim(const std::filesystem::path& path);
+  ~OutputClaim();
+  OutputClaim(OutputClaim&& other) noexcept;
+  OutputClaim& operator=(OutputClaim&&) = delete;
+
+  /// Whether an earlier run left a temporary file.
+  bool has_earlier_partial() const { return descriptor_ >= 0 && !is_made_; }
+
+ private:
+  friend class OutputFile;
+  void open_partial();
+
+  std::filesystem::path path_;
+  std::filesystem::path partial_path_;  // empty: written directly
+  int descriptor_ = -1;
+  bool is_made_ = false;  // the temporary file is new and belongs to nobody yet
+};
 
 /// An output that is written as `<path>.partial` and renamed to `<path>` by `commit`, after a sync: the final name
 /// never holds half a result. Without `commit` the partial file stays, so that an interrupted run loses nothing. A link
-/// at `path` is followed. A device or a pipe at `path` (/dev/null, a process substitution) is written directly.
+/// at `path` is followed; what was there keeps its permissions. What is_written_directly is.
 class OutputFile {
  public:
-  /// Throws Error naming the file if it cannot be created, or if `path` is a directory.
-  explicit OutputFile(const std::filesystem::path& path);
+  /// Throws Error as OutputClaim does.
+  explicit OutputFile(const std::filesystem::path& path) : OutputFile(OutputClaim(path)) {}
+  explicit OutputFile(OutputClaim claim);
   /// Goes on where a run broke off: keeps the first `kept_bytes` of the partial file that it left, and drops the rest.
   /// Throws Error if there is none, or if it is shorter.
-  OutputFile(const std::filesystem::path& path, uint64_t kept_bytes);
+  OutputFile(const std::filesystem::path& path, uint64_t kept_bytes) : OutputFile(OutputClaim(path), kept_bytes) {}
+  OutputFile(OutputClaim claim, uint64_t kept_bytes);
   /// Writes what is pending, as far as that works.
   ~OutputFile();
   OutputFile(const OutputFile&) = delete;
@@ -58,7 +93,8 @@ class OutputFile {
   void flush();
   /// Flush, and wait until the disk has it.
   void sync();
-  /// Flush, fsync, rename to the final name, fsync of the directory. Nothing can be written afterwards.
+  /// Flush, fsync, rename to the final name, fsync of the directory. Nothing can be written afterwards. Throws Error
+  /// also where the temporary name holds another file than the one that was written.
   void commit();
   /// The temporary name; empty when `path` is a device or a pipe.
   const std::filesystem::path& partial_path() const { return partial_path_; }
@@ -66,8 +102,7 @@ class OutputFile {
   uint64_t num_bytes() const { return num_bytes_; }
 
  private:
-  void choose_paths();
-  void open_partial(int more_flags);
+  void rename_partial(int descriptor);
   const std::filesystem::path& written_path() const { return partial_path_.empty() ? path_ : partial_path_; }
 
   std::filesystem::path path_;

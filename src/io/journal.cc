@@ -106,7 +106,7 @@ void Journal::append(const Checkpoint& checkpoint) {
     file.write(head_line(fingerprint_) + checkpoint_line(checkpoint));
     file.commit();
   }
-  is_started_ = true;
+  is_started_ = has_checkpoint_ = true;
 }
 
 }  // namespace tessera::io

@@ -49,10 +49,13 @@ class Journal {
 
   /// On disk when it returns. The output that it counts must be there already. Throws Error.
   void append(const Checkpoint& checkpoint);
+  /// Whether one has been written, whole, by this object.
+  bool has_checkpoint() const { return has_checkpoint_; }
 
  private:
   std::filesystem::path path_;
   Fingerprint fingerprint_;
+  bool has_checkpoint_ = false;
   bool is_started_ = false;  // the file is this run's and ends with a whole line
 };
 

@@ -23,15 +23,71 @@ constexpr size_t kPieceBytes = size_t{4} << 20;  // that one thread reads at a t
 constexpr size_t kMuchBytes = 4 * kPieceBytes;   // from here on several threads pay
 constexpr int kMaxReadThreads = 16;
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+constexpr std::chrono::milliseconds kHandOutAfter{50};  // what records.h promises
+
+using namespace std::string_view_literals;
+
+/// First bytes of what people give by mistake, and what helps. UTF-32 before UTF-16, whose mark it begins with.
+struct Format {
+  std::string_view first_bytes;
+  const char* name;
+  const char* cure;
+};
+constexpr Format kOtherFormats[] = {
+    {"\x1F\x8B"sv, "gzip data", "decompress it first, as zcat does"},
+    {"BZh91AY&SY"sv, "bzip2 data", "decompress it first, as bzcat does"},
+    {"\xFD\x37zXZ\0"sv, "xz data", "decompress it first, as xzcat does"},
+    {"\x28\xB5\x2F\xFD"sv, "zstd data", "decompress it first, as zstdcat does"},
+    {"\x04\x22\x4D\x18"sv, "lz4 data", "decompress it first, as lz4cat does"},
+    {"PK\x03\x04"sv, "a zip archive (or a spreadsheet)", "unpack it, or export it as CSV in UTF-8"},
+    {"\xD0\xCF\x11\xE0"sv, "an old Office file", "export it as CSV in UTF-8"},
+    {"PAR1\x15"sv, "Parquet", "write it as CSV or JSON lines first"},
+    {"ARROW1\0\0"sv, "an Arrow file", "write it as CSV or JSON lines first"},
+    {"\x93NUMPY"sv, "a NumPy file", "write the array's bytes alone, or its texts a line each"},
+    {"version https://git-lfs.github.com/spec/"sv, "a Git LFS pointer", "git lfs pull fetches the file itself"},
+    {"\xFF\xFE\0\0"sv, "UTF-32", "convert it first: iconv -f UTF-32 -t UTF-8"},
+    {"\0\0\xFE\xFF"sv, "UTF-32", "convert it first: iconv -f UTF-32 -t UTF-8"},
+    {"\xFF\xFE"sv, "UTF-16", "convert it first: iconv -f UTF-16 -t UTF-8"},
+    {"\xFE\xFF"sv, "UTF-16", "convert it first: iconv -f UTF-16 -t UTF-8"},
+};
+
+/// Whether more bytes may yet make `bytes` the beginning of a format, or of the byte order mark.
+bool may_become_a_format(std::string_view bytes) {
+  const auto is_begun = [&](std::string_view first) { return bytes.size() < first.size() && first.starts_with(bytes); };
+  return is_begun(kByteOrderMark) || std::any_of(std::begin(kOtherFormats), std::end(kOtherFormats),
+                                                 [&](const Format& format) { return is_begun(format.first_bytes); });
+}
+
+void refuse_other_formats(std::string_view bytes, const std::string& name) {
+  for (const Format& format : kOtherFormats) {
+    if (bytes.starts_with(format.first_bytes)) {
+      throw NotText(name, format.name, str_cat("text in UTF-8: ", format.cure));
+    }
+  }
+}
+
+[[noreturn]] void refuse_carriage_returns(const std::string& name) {
+  throw NotText(name, "lines that end in a carriage return alone",
+                "line ends LF or CR LF: convert it first: tr '\\r' '\\n'");
+}
+
+/// One that is not the last byte: the last may belong to a line end that was cut.
+bool has_inner_carriage_return(std::string_view text) {
+  return text.substr(0, text.empty() ? 0 : text.size() - 1).find('\r') != std::string_view::npos;
+}
 
 }  // namespace
 
 ByteStream::ByteStream(const std::string& path, const std::atomic<bool>* stop)
-    : name_(path == "-" ? "standard input" : escaped(path)), stop_(stop) {
+    : name_(path == "-" ? "standard input" : escaped(path)), is_named_(path != "-"), stop_(stop) {
   // A duplicate, so that closing it leaves the process's own standard input open.
   descriptor_ =
       path == "-" ? fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3) : open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY);
   if (descriptor_ < 0) throw Error(name_, "cannot open: " + errno_message(errno));
+  if ((fcntl(descriptor_, F_GETFL) & O_ACCMODE) == O_WRONLY) {  // what stands for a standard input that was closed
+    close(descriptor_);
+    throw Error(name_, "cannot open: " + errno_message(EBADF));
+  }
   struct stat status {};
   const int result = fstat(descriptor_, &status);
   if (result != 0 || S_ISDIR(status.st_mode)) {
@@ -42,6 +98,7 @@ ByteStream::ByteStream(const std::string& path, const std::atomic<bool>* stop)
   }
   if (S_ISREG(status.st_mode)) {
     const off_t position = lseek(descriptor_, 0, SEEK_CUR);
+    file_bytes_ = status.st_size;
     num_bytes_ = std::max<int64_t>(status.st_size - std::max<off_t>(position, 0), 0);
   }
 }
@@ -58,6 +115,21 @@ bool ByteStream::wait_for_bytes() {
   }
   stopped_ = true;
   return false;
+}
+
+bool ByteStream::is_ready(std::chrono::milliseconds timeout) const {
+  if (is_file()) return true;
+  pollfd request{.fd = descriptor_, .events = POLLIN, .revents = 0};
+  return poll(&request, 1, static_cast<int>(std::max<int64_t>(timeout.count(), 0))) > 0;
+}
+
+void ByteStream::check_end() const {
+  if (!is_file() || bytes_read() >= num_bytes_) return;
+  struct stat status {};
+  const bool has_shrunk = fstat(descriptor_, &status) == 0 && status.st_size < file_bytes_;
+  if (!is_named_ && !has_shrunk) return;
+  throw Error(name_, str_cat(bytes_read(), " bytes"),
+              str_cat("the ", num_bytes_, " bytes that it had when it was opened"));
 }
 
 size_t ByteStream::read_pieces(std::span<char> destination) {
@@ -86,6 +158,7 @@ size_t ByteStream::read_pieces(std::span<char> destination) {
   while (piece < num_pieces && had[piece] == kPieceBytes) done += had[piece++];
   if (piece < num_pieces) done += had[piece];
   if (done == 0 && error_numbers[0] != 0) throw Error(name_, "cannot read: " + errno_message(error_numbers[0]));
+  if (done == 0) check_end();
   if (lseek(descriptor_, position + static_cast<off_t>(done), SEEK_SET) < 0) {
     throw Error(name_, "cannot seek: " + errno_message(errno));
   }
@@ -101,6 +174,7 @@ size_t ByteStream::read(std::span<char> destination) {
     const ssize_t count = ::read(descriptor_, destination.data(), destination.size());
     if (count >= 0) {
       bytes_read_.fetch_add(count, std::memory_order_relaxed);
+      if (count == 0) check_end();
       return static_cast<size_t>(count);
     }
     if (errno != EINTR && errno != EAGAIN) throw Error(name_, "cannot read: " + errno_message(errno));
@@ -117,19 +191,44 @@ int64_t ByteStream::seek_forward(int64_t num_bytes) {
   return distance;
 }
 
+TextStream::TextStream(const std::string& path, const std::atomic<bool>* stop)
+    : stream_(path, stop), buffer_(kBufferBytes) {
+  if (stream_.is_file()) start();
+}
+
 bool TextStream::refill() {
+  if (!started_) {
+    start();
+    if (begin_ < end_) return true;
+  }
   begin_ = 0;
   end_ = stream_.read(buffer_);
-  if (started_) return end_ > 0;
+  return end_ > 0;
+}
+
+/// The first bytes: the byte order mark is passed over, what is no text is refused.
+void TextStream::start() {
   started_ = true;
-  // A pipe may deliver the mark in pieces.
-  while (end_ > 0 && end_ < kByteOrderMark.size() && kByteOrderMark.starts_with({buffer_.data(), end_})) {
+  end_ = stream_.read(buffer_);
+  // A pipe may deliver them in pieces.
+  while (end_ > 0 && may_become_a_format({buffer_.data(), end_})) {
     const size_t count = stream_.read(std::span(buffer_).subspan(end_));
     if (count == 0) break;
     end_ += count;
   }
-  if (std::string_view(buffer_.data(), end_).starts_with(kByteOrderMark)) begin_ = kByteOrderMark.size();
-  return begin_ < end_ || (begin_ > 0 && refill());
+  const std::string_view first(buffer_.data(), end_);
+  refuse_other_formats(first, stream_.name());
+  if (first.starts_with(kByteOrderMark)) begin_ = kByteOrderMark.size();
+  const bool is_much = stream_.is_file() && (end_ == kBufferBytes || stream_.bytes_read() == stream_.num_bytes());
+  if (is_much && first.find('\n') == std::string_view::npos && has_inner_carriage_return(first)) {
+    refuse_carriage_returns(stream_.name());
+  }
+}
+
+bool TextStream::has_line_before(std::chrono::steady_clock::time_point deadline) const {
+  if (stream_.is_file() || std::memchr(buffer_.data() + begin_, '\n', end_ - begin_) != nullptr) return true;
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+  return left.count() > 0 && stream_.is_ready(left);
 }
 
 TextStream::Line TextStream::next_line(std::string_view& line) {
@@ -143,7 +242,8 @@ TextStream::Line TextStream::next_line(std::string_view& line) {
   static_assert(kBufferBytes <= kMaxTextRecordBytes, "a line in the buffer is never too long");
   line = {first, static_cast<size_t>(static_cast<const char*>(newline) - first)};
   begin_ += line.size() + 1;
-  if (line.ends_with('\r')) line.remove_suffix(1);
+  has_newlines_ = true;
+  while (line.ends_with('\r')) line.remove_suffix(1);
   return Line::complete;
 }
 
@@ -174,7 +274,9 @@ TextStream::Line TextStream::gather_line(std::string& line) {
     }
     begin_ += length + (has_newline ? 1 : 0);
   }
-  if (has_newline && line.ends_with('\r')) line.pop_back();
+  if (!has_newline && !has_newlines_ && has_inner_carriage_return(line)) refuse_carriage_returns(stream_.name());
+  has_newlines_ = has_newlines_ || has_newline;
+  while (has_newline && line.ends_with('\r')) line.pop_back();
   if (line.size() > kMaxTextRecordBytes) {
     too_long = true;
     line.clear();
@@ -183,7 +285,12 @@ TextStream::Line TextStream::gather_line(std::string& line) {
   return too_long ? Line::too_long : Line::complete;
 }
 
+bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r") == std::string_view::npos; }
+
 std::string text_problem(std::string_view text) {
+  if (text.size() > kMaxTextRecordBytes) {
+    return str_cat("got ", text.size(), " bytes, expected at most ", kMaxTextRecordBytes);
+  }
   const size_t invalid = utf8_first_invalid(text);
   if (invalid != std::string_view::npos) {
     return str_cat("got ", quote(text.substr(invalid, 1)), " at byte ", invalid, ", expected well-formed UTF-8");
@@ -206,10 +313,14 @@ bool TextRecordReader::next(int64_t max_records, RecordBatch& batch) {
     batch.texts.reserve(last_count_, text_bytes_ + text_bytes_ / 8);
     batch.errors.reserve(last_count_);
   }
+  std::chrono::steady_clock::time_point deadline;
   while (batch.texts.size() < capacity && num_bytes < kMaxBatchTextBytes) {
+    // Somebody may be waiting at the other end of a pipe for what has come so far.
+    if (!batch.texts.empty() && !input_.has_line_before(deadline)) break;
     std::string_view text;
     error.clear();
     if (!try_read_record(text, error, !batch.texts.empty())) break;
+    if (batch.texts.empty() && !input_.bytes().is_file()) deadline = std::chrono::steady_clock::now() + kHandOutAfter;
     num_bytes += text.size() + error.size();
     batch.texts.push_back(text);
     batch.errors.push_back(error);

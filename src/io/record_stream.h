@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "io/records.h"
+#include "tessera/core/error.h"
 #include "tessera/core/thread_pool.h"
 
 namespace tessera::io {
@@ -27,7 +29,10 @@ class ByteStream {
 
   /// Up to `destination.size()` bytes, at least 1 except at the end of the input or when stopped. Throws Error. Much at
   /// once of a regular file is read by several threads: one copies about 7 GB/s out of the page cache, a bus takes 55.
+  /// A regular file that ends before the size it had when it was opened is an Error.
   size_t read(std::span<char> destination);
+  /// Whether bytes, or the end, can be had within `timeout`. Always for a regular file.
+  bool is_ready(std::chrono::milliseconds timeout) const;
   /// Moves a regular file's position on, at most to the end it had when it was opened. Returns by how much.
   int64_t seek_forward(int64_t num_bytes);
 
@@ -39,10 +44,13 @@ class ByteStream {
 
  private:
   bool wait_for_bytes();
+  void check_end() const;
   size_t read_pieces(std::span<char> destination);
 
   int descriptor_ = -1;
   std::string name_;
+  bool is_named_ = false;    // a path, not standard input, whose position others may move
+  int64_t file_bytes_ = -1;  // of the whole file, when it was opened
   int64_t num_bytes_ = -1;
   const std::atomic<bool>* stop_;
   bool stopped_ = false;
@@ -50,10 +58,18 @@ class ByteStream {
   std::unique_ptr<ThreadPool> threads_;  // made when much is first read at once
 };
 
+/// What is no text in UTF-8, by its first bytes: compressed, UTF-16, another program's format. Nothing was read of it.
+class NotText : public Error {
+ public:
+  using Error::Error;
+};
+
 /// The bytes of a text input one at a time, or a line at a time, without the byte order mark that may stand first.
 class TextStream {
  public:
-  TextStream(const std::string& path, const std::atomic<bool>* stop) : stream_(path, stop), buffer_(kBufferBytes) {}
+  /// Throws NotText for a file whose first bytes are of another format, and Error as ByteStream does. What comes by a
+  /// pipe is looked at when it comes.
+  TextStream(const std::string& path, const std::atomic<bool>* stop);
 
   static constexpr int kEnd = -1;
   /// The next byte, 0..255, or kEnd.
@@ -71,10 +87,13 @@ class TextStream {
   Line next_line(std::string& line);
 
   const ByteStream& bytes() const { return stream_; }
+  /// Whether the next line can be had before `deadline`, as far as the buffer and the pipe tell.
+  bool has_line_before(std::chrono::steady_clock::time_point deadline) const;
 
  private:
   static constexpr size_t kBufferBytes = 256 << 10;
   bool refill();
+  void start();
   Line gather_line(std::string& line);
 
   ByteStream stream_;
@@ -83,9 +102,13 @@ class TextStream {
   size_t begin_ = 0;      // [begin_, end_) of buffer_ is still to be handed out
   size_t end_ = 0;
   bool started_ = false;
+  bool has_newlines_ = false;  // at least one has been seen
 };
 
-/// What makes `text` unfit as a record ("got ..., expected ..."), or empty.
+/// Whether a line holds nothing but spaces and tabs.
+bool is_blank(std::string_view line);
+
+/// What makes `text` unfit as a record ("got ..., expected ..."), or empty: the same whichever way it came in.
 std::string text_problem(std::string_view text);
 
 /// The readers of each format; `open_records` chooses.
@@ -103,6 +126,7 @@ class TextRecordReader : public RecordReader {
   int64_t num_records_hint() const final { return -1; }
   int64_t bytes_read() const final { return input_.bytes().bytes_read(); }
   int64_t num_bytes_hint() const final { return input_.bytes().num_bytes(); }
+  int64_t num_blank_lines() const final { return num_blank_lines_; }
 
  protected:
   /// The next record: its text, or an empty text and an error, which are empty before. The view lives until the next
@@ -115,12 +139,15 @@ class TextRecordReader : public RecordReader {
   TextStream& input() { return input_; }
   /// "FILE:LINE", as messages name a record.
   std::string line_place(int64_t line) const;
+  /// Lines that hold no record, in a format that has such lines.
+  void count_blank_lines(int64_t count) { num_blank_lines_ += count; }
 
  private:
   bool try_read_record(std::string_view& text, std::string& error, bool batch_has_records);
 
   TextStream input_;
   int64_t num_records_ = 0;
+  int64_t num_blank_lines_ = 0;
   size_t text_bytes_ = 0;  // of the last batch, as the one below: about what the next one will take
   size_t last_count_ = 0;
   std::exception_ptr failure_;  // thrown by every `next` once the records before it have been handed out

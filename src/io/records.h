@@ -24,8 +24,10 @@ namespace tessera::io {
 
 enum class InputFormat : uint8_t {
   text,        ///< one record a line; a blank line is a record; a last line without newline counts
-  csv,         ///< RFC 4180 with a header; the column is named by `field` (default "text", else "sentence")
-  jsonl,       ///< one JSON object a line; the member is named by `field` (default "text", else "sentence")
+  csv,         ///< RFC 4180 with a header; the column is named by `field` (default "text", else "sentence"); blank
+               ///< lines between records, and before the header, are none
+  jsonl,       ///< one JSON object a line; the member is named by `field` (default "text", else "sentence"); blank
+               ///< lines are no records
   ids,         ///< int32 little endian [N, sequence_length]
   embeddings,  ///< fp32 little endian [N, embedding_size, sequence_length]
 };
@@ -63,21 +65,25 @@ struct RecordBatch {
 class RecordReader {
  public:
   virtual ~RecordReader() = default;
-  /// Fills `batch` with 1 to `max_records` records; false, with none, when the input has ended. Blocks on a pipe.
-  /// Throws Error when the input cannot be read any further; every record before that point has been handed out then.
+  /// Fills `batch` with 1 to `max_records` records; false, with none, when the input has ended. Blocks on a pipe for
+  /// the first record; hands out what it has where no more come within 50 ms (text formats). Throws Error when the
+  /// input cannot be read any further; every record before that point has been handed out then.
   virtual bool next(int64_t max_records, RecordBatch& batch) = 0;
   /// Leaves out the next `count` records without looking at what they say: returns how many there were, fewer than
   /// `count` only at the end of the input. Throws as `next` does. Here: reads and drops them.
   virtual int64_t skip(int64_t count);
   /// Records in all, where the size of the input tells (binary formats), else -1.
   virtual int64_t num_records_hint() const = 0;
+  /// Blank lines passed over so far, in a format where they are no records.
+  virtual int64_t num_blank_lines() const { return 0; }
   /// Bytes consumed and in all (-1 when unknown, as on a pipe), for a progress bar. Thread-safe.
   virtual int64_t bytes_read() const = 0;
   virtual int64_t num_bytes_hint() const = 0;
 };
 
 /// Opens the source (a file, a pipe, or standard input, whose bytes are read from where it stands); throws Error when
-/// it cannot be read at all. A CSV header is read here. UTF-8's byte order mark at the start is skipped.
+/// it cannot be read at all, be it that its first bytes are those of a compressed file or of UTF-16. A CSV header is
+/// read here. UTF-8's byte order mark at the start is skipped.
 std::unique_ptr<RecordReader> open_records(const RecordSource& source);
 
 std::string_view input_format_name(InputFormat format);

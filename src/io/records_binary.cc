@@ -85,10 +85,6 @@ class BinaryRecordReader final : public RecordReader {
         ended_ = count == 0;
       }
       ended_ = ended_ || input_.bytes_read() == input_.num_bytes();
-      if (ended_ && is_named_ && input_.bytes_read() < input_.num_bytes()) {
-        throw Error(input_.name(), str_cat(input_.bytes_read(), " bytes"),
-                    str_cat("the ", input_.num_bytes(), " bytes that it had when it was opened"));
-      }
     } catch (const Error&) {
       failure_ = std::current_exception();
     }
@@ -96,7 +92,7 @@ class BinaryRecordReader final : public RecordReader {
   }
 
   ByteStream input_;
-  bool is_named_;  // a path, not standard input: its size must fit, and must not change
+  bool is_named_;  // a path, not standard input: its size must fit
   size_t row_size_;
   Buffer<T> RecordBatch::*rows_;
   int64_t num_records_ = 0;

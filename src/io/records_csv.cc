@@ -1,6 +1,7 @@
 // CSV as RFC 4180 has it: fields in quotes may hold commas, line ends and doubled quotes. A quote inside a field that
 // does not start with one is a character like any other.
 #include <algorithm>
+#include <utility>
 
 #include "io/quote.h"
 #include "io/record_stream.h"
@@ -25,12 +26,28 @@ class CsvParser {
   static constexpr size_t kAllColumns = SIZE_MAX;
   static constexpr size_t kNoColumn = SIZE_MAX - 1;
 
-  /// The next row; of its fields only the one of `column` is kept (or all). False at the end of the input.
+  /// The next row; of its fields only the one of `column` is kept (or all). Blank lines are no rows. False at the end
+  /// of the input.
   bool next(size_t column, CsvRow& row) {
+    while (next_line(column, row)) {
+      if (!is_blank_) return true;
+      ++num_blank_lines_;
+    }
+    return false;
+  }
+
+  /// Those that the last call of `next` passed over.
+  int64_t take_blank_lines() { return std::exchange(num_blank_lines_, 0); }
+
+ private:
+  enum class State : uint8_t { field_start, unquoted, quoted, quote_in_quoted };
+
+  bool next_line(size_t column, CsvRow& row) {
     row = {.line = line_, .num_fields = 0, .fields = {}, .problem = ""};
     row_ = &row;
     column_ = column;
     num_kept_bytes_ = 0;
+    is_blank_ = true;
     begin_field();
     bool has_bytes = false;
     while (true) {
@@ -41,12 +58,10 @@ class CsvParser {
     }
   }
 
- private:
-  enum class State : uint8_t { field_start, unquoted, quoted, quote_in_quoted };
-
   /// Takes one byte; true when it ends the row.
   bool take(char c) {
     if (c == '\n') ++line_;
+    is_blank_ = is_blank_ && (c == ' ' || c == '\t' || c == '\r' || c == '\n');
     if (state_ == State::quoted) {
       if (c == '"') {
         state_ = State::quote_in_quoted;
@@ -72,15 +87,18 @@ class CsvParser {
 
   bool take_unquoted(char c) {
     if (c == '\n') {
-      end_field();  // a "\r" that stands before it belongs to the line's end
+      end_field();  // every "\r" that stands before it belongs to the line's end
       return true;
     }
-    if (has_carriage_return_) keep_unquoted('\r');
-    has_carriage_return_ = c == '\r';
+    if (c == '\r') {
+      ++num_carriage_returns_;
+      return false;
+    }
+    for (; num_carriage_returns_ > 0; --num_carriage_returns_) keep_unquoted('\r');
     if (c == ',') {
       end_field();
       begin_field();
-    } else if (c != '\r') {
+    } else {
       keep_unquoted(c);
     }
     return false;
@@ -107,7 +125,7 @@ class CsvParser {
 
   void begin_field() {
     state_ = State::field_start;
-    has_carriage_return_ = false;
+    num_carriage_returns_ = 0;
     is_closed_ = false;
     is_kept_ = column_ == kAllColumns || column_ == row_->num_fields;
     if (is_kept_) row_->fields.emplace_back();
@@ -116,7 +134,7 @@ class CsvParser {
   void end_field() { ++row_->num_fields; }
 
   bool finish_at_end(bool has_bytes) {
-    if (!has_bytes || input_.bytes().stopped()) return false;
+    if (!has_bytes || is_blank_ || input_.bytes().stopped()) return false;
     if (state_ == State::quoted) fail(str_cat("the quote opened in line ", quote_line_, " is never closed"));
     end_field();
     return true;
@@ -130,10 +148,12 @@ class CsvParser {
   CsvRow* row_ = nullptr;
   size_t column_ = kAllColumns;
   State state_ = State::field_start;
-  bool is_kept_ = false;              // this field's bytes are wanted
-  bool is_closed_ = false;            // this field began with a quote, and the quote has been closed
-  bool has_carriage_return_ = false;  // the last byte was a "\r" outside of quotes
-  size_t num_kept_bytes_ = 0;         // of the row, so that a hostile header is bounded too
+  bool is_kept_ = false;             // this field's bytes are wanted
+  bool is_closed_ = false;           // this field began with a quote, and the quote has been closed
+  bool is_blank_ = true;             // the row is a line of white space so far
+  size_t num_carriage_returns_ = 0;  // the last bytes, outside of quotes
+  int64_t num_blank_lines_ = 0;
+  size_t num_kept_bytes_ = 0;  // of the row, so that a hostile header is bounded too
   int64_t line_ = 1;
   int64_t quote_line_ = 0;
 };
@@ -142,7 +162,7 @@ class CsvReader final : public TextRecordReader {
  public:
   explicit CsvReader(const RecordSource& source) : TextRecordReader(source), parser_(input()) {
     CsvRow header;
-    const bool has_header = parser_.next(CsvParser::kAllColumns, header);
+    const bool has_header = next_row(CsvParser::kAllColumns, header);
     const std::string expected = source.field.empty() ? "a header with a column 'text' or 'sentence'"
                                                       : "a header with a column " + quote(source.field);
     const std::string& name = input().bytes().name();
@@ -156,7 +176,7 @@ class CsvReader final : public TextRecordReader {
 
  private:
   bool read_record(std::string_view& text, std::string& error) override {
-    if (!parser_.next(column_, row_)) return false;
+    if (!next_row(column_, row_)) return false;
     std::string problem = row_.problem;
     if (problem.empty() && row_.num_fields != num_columns_) {
       problem = str_cat("got ", row_.num_fields, " fields, expected ", num_columns_);
@@ -170,7 +190,13 @@ class CsvReader final : public TextRecordReader {
     return true;
   }
 
-  bool skip_record() override { return parser_.next(CsvParser::kNoColumn, row_); }
+  bool skip_record() override { return next_row(CsvParser::kNoColumn, row_); }
+
+  bool next_row(size_t column, CsvRow& row) {
+    const bool has_row = parser_.next(column, row);
+    count_blank_lines(parser_.take_blank_lines());
+    return has_row;
+  }
 
   /// The one column of that name, or num_columns_ if there is none.
   size_t find_column(const CsvRow& header, const std::string& name) const {

@@ -17,9 +17,8 @@ class LineRecordReader : public TextRecordReader {
 
  protected:
   bool read_record(std::string_view& text, std::string& error) final {
-    const TextStream::Line line = input().next_line(text);
+    const TextStream::Line line = next_line(text);
     if (line == TextStream::Line::end) return false;
-    ++line_;
     if (line == TextStream::Line::too_long) {
       error = line_place(line_) + ": the line is longer than " + str_cat(kMaxTextRecordBytes, " bytes");
       return true;
@@ -35,17 +34,29 @@ class LineRecordReader : public TextRecordReader {
 
   bool skip_record() final {
     std::string_view skipped;
-    if (input().next_line(skipped) == TextStream::Line::end) return false;
-    ++line_;
-    return true;
+    return next_line(skipped) != TextStream::Line::end;
   }
 
   /// Makes the record's text of the line's, or sets `error`. The view lives until the next call.
   virtual void convert(std::string_view& text, std::string& error) = 0;
 
+  /// Whether blank lines are records, as they are in plain text.
+  virtual bool has_blank_records() const = 0;
+
   int64_t line() const { return line_; }
 
  private:
+  /// The next line that is a record.
+  TextStream::Line next_line(std::string_view& text) {
+    while (true) {
+      const TextStream::Line line = input().next_line(text);
+      if (line == TextStream::Line::end) return line;
+      ++line_;
+      if (line == TextStream::Line::too_long || has_blank_records() || !is_blank(text)) return line;
+      count_blank_lines(1);
+    }
+  }
+
   int64_t line_ = 0;
 };
 
@@ -55,6 +66,7 @@ class PlainTextReader final : public LineRecordReader {
 
  private:
   void convert(std::string_view&, std::string&) override {}
+  bool has_blank_records() const override { return true; }
 };
 
 /// Takes one string member of an object; everything else is checked and forgotten, however large it is.
@@ -71,17 +83,20 @@ class MemberExtractor final : public JsonEvents {
     return std::move(first_.seen ? first_.value : second_.value);
   }
 
-  bool null() override { return skip(); }
-  bool boolean(bool) override { return skip(); }
-  bool number_integer(int64_t) override { return skip(); }
-  bool number_unsigned(uint64_t) override { return skip(); }
-  bool number_float(double, const std::string&) override { return skip(); }
+  /// " (in the member 'score')" while the value of one is being read: where an error is, wanted or not. Else empty.
+  std::string place() const { return is_open_ ? " (in the member " + quote(name_, 40) + ")" : ""; }
+
+  bool null() override { return end_value(); }
+  bool boolean(bool) override { return end_value(); }
+  bool number_integer(int64_t) override { return end_value(); }
+  bool number_unsigned(uint64_t) override { return end_value(); }
+  bool number_float(double, const std::string&) override { return end_value(); }
   bool string(std::string& value) override {
     if (depth() == 1 && current_ != nullptr) {
       current_->value = std::move(value);
       current_->is_string = true;
     }
-    return true;
+    return end_value();
   }
   bool start_object(size_t) override { return open(); }
   bool start_array(size_t) override { return open(); }
@@ -97,6 +112,8 @@ class MemberExtractor final : public JsonEvents {
     }
     if (current_ != nullptr && current_->seen) throw Error(where(), "the member " + quote(name) + " twice", "it once");
     if (current_ != nullptr) current_->seen = true;
+    name_ = name;
+    is_open_ = true;
     return true;
   }
 
@@ -114,20 +131,25 @@ class MemberExtractor final : public JsonEvents {
   std::string expected() const {
     return field_.empty() ? "a member 'text' or 'sentence'" : "a member " + quote(field_);
   }
-  bool skip() { return true; }
+  bool end_value() {
+    is_open_ = is_open_ && depth() > 1;
+    return true;
+  }
   bool open() {
     enter();
     return true;
   }
   bool close() {
     leave();
-    return true;
+    return end_value();
   }
 
   std::string_view field_;
   Member first_;
   Member second_;
   Member* current_ = nullptr;  // what the next value belongs to, if it is wanted
+  std::string name_;           // of the last member
+  bool is_open_ = false;       // its value is being read
   std::string names_;
   size_t num_names_ = 0;
 };
@@ -139,15 +161,17 @@ class JsonLinesReader final : public LineRecordReader {
  private:
   void convert(std::string_view& text, std::string& error) override {
     const std::string where = line_place(line());
+    MemberExtractor extractor(text, where, field_);
     try {
-      MemberExtractor extractor(text, where, field_);
       extractor.parse();
       text_ = extractor.take();
       text = text_;
     } catch (const Error& problem) {
-      error = problem.what();
+      error = problem.what() + extractor.place();
     }
   }
+
+  bool has_blank_records() const override { return false; }
 
   std::string field_;
   std::string text_;  // of the last record

@@ -86,6 +86,7 @@ void write_values(OutputFile& file, const TensorToWrite& tensor) {
 }  // namespace
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path) {
+  refuse_stand_in(file_);
   if (file_.size() < kLengthBytes) {
     throw Error(file_.name(), str_cat(file_.size(), " bytes"), "at least the 8 bytes of the header's length");
   }

@@ -61,6 +61,7 @@ class CpuExperts {
   CpuWorkspace lay_out(int32_t num_tokens, void* base) const;
   void run(const LayerInputs& inputs, void* workspace);
   int num_threads() const { return pool_.num_threads(); }
+  const LayerWeights& weights() const { return weights_; }
 
  private:
   struct Run;

@@ -36,7 +36,9 @@ size_t CpuLayer::workspace_bytes(int32_t max_tokens) const {
 void CpuLayer::run(const LayerInputs& inputs, void* workspace, size_t workspace_size) const {
   validate_num_tokens(config_, inputs.num_tokens);
   if (inputs.num_tokens == 0) return;
-  validate(config_, inputs, workspace, workspace_size, workspace_bytes(inputs.num_tokens), kTraits);
+  const size_t needed = workspace_bytes(inputs.num_tokens);
+  validate(config_, inputs, workspace, workspace_size, needed, kTraits);
+  require_apart(config_, experts_->weights(), inputs, workspace, needed);
   experts_->run(inputs, workspace);
 }
 

@@ -1,5 +1,6 @@
 #include "cuda/kernels/transpose/launch.h"
 #include "moe/layer_back_end.h"
+#include "moe/validation.h"
 #include "tessera/moe/cuda_layer.h"
 
 namespace tessera::moe {
@@ -7,14 +8,21 @@ namespace {
 
 class CudaBackEnd final : public LayerBackEnd {
  public:
-  CudaBackEnd(const LayerConfig& config, const LayerWeights& weights) : layer_(config, weights) {}
+  CudaBackEnd(const LayerConfig& config, const LayerWeights& weights)
+      : config_(config), weights_(weights), layer_(config, weights) {}
 
   size_t workspace_bytes(int32_t max_tokens) const override { return layer_.workspace_bytes(max_tokens); }
   void run(const LayerInputs& inputs, void* workspace, size_t workspace_size, CUstream_st* stream) const override {
+    validate_num_tokens(config_, inputs.num_tokens);
+    if (inputs.num_tokens > 0) {
+      require_apart(config_, weights_, inputs, workspace, layer_.workspace_bytes(inputs.num_tokens));
+    }
     layer_.run(inputs, workspace, workspace_size, stream);
   }
 
  private:
+  LayerConfig config_;
+  LayerWeights weights_;
   CudaLayer layer_;
 };
 

@@ -48,6 +48,13 @@ void prepare_weights(const LayerConfig& config, const TransposedWeights& from, c
     if (!why.empty()) throw Error("device cuda", why, "a Hopper GPU and a build with CUDA, or device cpu");
   }
   const int32_t wide = config.intermediate_size * (config.gated ? 2 : 1);
+  const uint64_t down_bytes = static_cast<uint64_t>(config.num_experts) * static_cast<uint64_t>(config.hidden_size) *
+                              static_cast<uint64_t>(config.intermediate_size) * dtype_size(config.dtype);
+  const uint64_t gate_up_bytes = down_bytes * (config.gated ? 2 : 1);
+  const MemoryRange read[] = {{"gate_up weight", from.gate_up, gate_up_bytes}, {"down weight", from.down, down_bytes}};
+  const MemoryRange written[] = {{"prepared gate_up", to.gate_up, gate_up_bytes},
+                                 {"prepared down", to.down, down_bytes}};
+  require_apart(written, read);
   transpose(config, {"gate_up weight", "prepared gate_up", from.gate_up, to.gate_up, config.hidden_size, wide}, device,
             stream);
   transpose(config, {"down weight", "prepared down", from.down, to.down, config.intermediate_size, config.hidden_size},

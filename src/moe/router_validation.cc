@@ -42,6 +42,15 @@ void validate(const RouterConfig& config, const RouterInputs& inputs, const char
   require_pointer("topk_ids", inputs.topk_ids, memory, alignof(int32_t));
   require_pointer("topk_weights", inputs.topk_weights, memory, alignof(float));
   require_pointer("num_nan_rows", inputs.num_nan_rows, memory, alignof(int32_t), true);
+  const auto num_tokens = static_cast<uint64_t>(inputs.num_tokens);
+  const auto num_experts = static_cast<uint64_t>(config.num_experts);
+  const uint64_t slots = num_tokens * static_cast<uint64_t>(config.top_k);
+  const MemoryRange read[] = {{"logits", inputs.logits, num_tokens * num_experts * dtype_size(config.logits_dtype)},
+                              {"bias", inputs.bias, num_experts * sizeof(float)}};
+  const MemoryRange written[] = {{"topk_ids", inputs.topk_ids, slots * sizeof(int32_t)},
+                                 {"topk_weights", inputs.topk_weights, slots * sizeof(float)},
+                                 {"num_nan_rows", inputs.num_nan_rows, sizeof(int32_t)}};
+  require_apart(written, read);
 }
 
 }  // namespace tessera::moe

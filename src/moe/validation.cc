@@ -29,6 +29,22 @@ void validate_activation(const LayerConfig& config) {
   if (!(activation.limit > 0.0f)) throw Error("activation limit", str_cat(activation.limit), "a positive number");
 }
 
+uint64_t extent(int64_t a, int64_t b, int64_t c, size_t element_bytes) {
+  return static_cast<uint64_t>(a) * static_cast<uint64_t>(b) * static_cast<uint64_t>(c) * element_bytes;
+}
+
+bool overlap(const MemoryRange& a, const MemoryRange& b) {
+  const auto first = reinterpret_cast<uintptr_t>(a.begin);
+  const auto second = reinterpret_cast<uintptr_t>(b.begin);
+  if (a.begin == nullptr || b.begin == nullptr || a.num_bytes == 0 || b.num_bytes == 0) return false;
+  // Differences of addresses: their sums with a length may wrap.
+  return first < second ? second - first < a.num_bytes : first - second < b.num_bytes;
+}
+
+MemoryRange out_range(const LayerConfig& config, const LayerInputs& inputs) {
+  return {"out", inputs.out, extent(inputs.num_tokens, config.hidden_size, 1, dtype_size(config.dtype))};
+}
+
 // Scales belong to formats that have them: a pointer that would be ignored is a mistake of the caller's.
 void validate_scales(const LayerConfig& config, const LayerWeights& weights, const char* memory) {
   const FormatRow& format = format_row(config.weight_format);
@@ -45,6 +61,37 @@ void validate_scales(const LayerConfig& config, const LayerWeights& weights, con
 }
 
 }  // namespace
+
+void require_apart(std::span<const MemoryRange> written, std::span<const MemoryRange> read) {
+  const auto refuse = [](const MemoryRange& a, const MemoryRange& b) {
+    if (overlap(a, b)) throw Error(a.name, str_cat("memory that overlaps ", b.name), "memory of its own");
+  };
+  for (size_t i = 0; i < written.size(); ++i) {
+    for (const MemoryRange& other : read) refuse(written[i], other);
+    for (size_t j = 0; j < i; ++j) refuse(written[i], written[j]);
+  }
+}
+
+void require_apart(const LayerConfig& config, const LayerWeights& weights, const LayerInputs& inputs,
+                   const void* workspace, size_t needed) {
+  const size_t element = dtype_size(config.dtype);
+  const int64_t rows_per_width = config.gated ? 2 : 1;
+  const int64_t hidden = config.hidden_size;
+  const int64_t experts = config.num_experts;
+  const int64_t shared = config.shared_intermediate_size;
+  const int64_t rows = rows_per_width * config.intermediate_size;
+  const MemoryRange read[] = {
+      {"the gate_up weight", weights.gate_up, extent(experts, rows, hidden, element)},
+      {"the down weight", weights.down, extent(experts, hidden, config.intermediate_size, element)},
+      {"the gate_up bias", weights.gate_up_bias, extent(experts, rows, 1, element)},
+      {"the down bias", weights.down_bias, extent(experts, hidden, 1, element)},
+      {"the shared gate_up weight", weights.shared_gate_up, extent(rows_per_width * shared, hidden, 1, element)},
+      {"the shared down weight", weights.shared_down, extent(hidden, shared, 1, element)},
+      {"expert_map", weights.expert_map, extent(config.num_mapped_experts, 1, 1, sizeof(int32_t))},
+  };
+  const MemoryRange written[] = {out_range(config, inputs), {"workspace", workspace, needed}};
+  require_apart(written, read);
+}
 
 void require_range(const char* name, int64_t value, int64_t low, int64_t high) {
   if (value < low || value > high) throw Error(name, str_cat(value), str_cat(low, "..", high));
@@ -88,6 +135,8 @@ void validate(const LayerConfig& config, const LayerWeights& weights, const Back
     require("shared gate_up weight", weights.shared_gate_up, false);
     require("shared down weight", weights.shared_down, false);
   }
+  if (config.num_mapped_experts == 0 && weights.expert_map != nullptr)
+    throw Error("num_mapped_experts", "0 with an expert_map", "its number of entries, or no map");
   validate_scales(config, weights, traits.memory);
   if (config.num_mapped_experts != 0)
     require_pointer("expert_map", weights.expert_map, traits.memory, alignof(int32_t));
@@ -111,6 +160,16 @@ void validate(const LayerConfig& config, const LayerInputs& inputs, const void* 
   require_pointer("workspace", workspace, traits.memory, kAlignment);
   if (workspace_size < needed)
     throw Error("workspace", str_cat(workspace_size, " bytes"), str_cat("at least ", needed));
+  const int64_t num_tokens = inputs.num_tokens;
+  const MemoryRange read[] = {
+      {"x", inputs.x, extent(num_tokens, config.hidden_size, 1, dtype_size(config.dtype))},
+      {"topk_ids", inputs.topk_ids,
+       extent(num_tokens, config.top_k, 1, inputs.ids_are_64_bit ? sizeof(int64_t) : sizeof(int32_t))},
+      {"topk_weights", inputs.topk_weights, extent(num_tokens, config.top_k, 1, dtype_size(inputs.topk_weights_dtype))},
+      {"shared_weight", inputs.shared_weight, extent(num_tokens, 1, 1, sizeof(float))},
+  };
+  const MemoryRange written[] = {out_range(config, inputs), {"workspace", workspace, needed}};
+  require_apart(written, read);
 }
 
 }  // namespace tessera::moe

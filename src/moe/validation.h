@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "tessera/moe/layer_config.h"
 
@@ -32,7 +33,22 @@ void validate(const LayerConfig& config, const LayerWeights& weights, const Back
 /// Throws Error for a number of tokens that a layer of this configuration cannot take.
 void validate_num_tokens(const LayerConfig& config, int32_t num_tokens, const char* name = "num_tokens");
 
-/// For num_tokens > 0: the arrays of a run, and a workspace of at least `needed` bytes.
+/// What a call reads or writes, for require_apart. Null or empty: absent.
+struct MemoryRange {
+  const char* name;
+  const void* begin;
+  uint64_t num_bytes;
+};
+
+/// Throws Error naming both if one of `written` overlaps another of them or one of `read`. Compares addresses only.
+void require_apart(std::span<const MemoryRange> written, std::span<const MemoryRange> read);
+
+/// `out` and the `needed` bytes of the workspace against the layer's own arrays; for num_tokens > 0.
+void require_apart(const LayerConfig& config, const LayerWeights& weights, const LayerInputs& inputs,
+                   const void* workspace, size_t needed);
+
+/// For num_tokens > 0: the arrays of a run, which out and workspace may not overlap, and a workspace of at least
+/// `needed` bytes.
 void validate(const LayerConfig& config, const LayerInputs& inputs, const void* workspace, size_t workspace_size,
               size_t needed, const BackEndTraits& traits);
 

@@ -44,9 +44,37 @@ class EvaluateTest(CliTest):
     def test_standard_input_and_no_rows(self):
         result = self.evaluate("--input", "-", stdin=f"{self.sentences[0]}\t{self.labels[0]}\n")
         self.assertIn("(1 of 1)", result.out)
-        result = self.evaluate("--input", "-")
-        self.assert_code(result, 0)
-        self.assertIn("(0 of 0)", result.out)
+        for nothing in (b"", b"\n \n"):
+            result = self.evaluate("--input", "-", "--statistics", self.folder / "s.json", stdin=nothing)
+            self.assert_error(result, 2, "no rows", "at least one")
+            self.assertEqual(result.out, "")
+        self.assert_nothing_left()
+
+    def test_of_no_sentence_there_is_no_accuracy(self):
+        path = self.write("rows.tsv", "no label\nagain none\n")
+        result = self.evaluate("--input", path, "--statistics", self.folder / "s.json")
+        self.assert_code(result, 1)
+        self.assertIn("accuracy unknown", result.out)
+        self.assertNotIn("%", result.out)
+        told = json.loads((self.folder / "s.json").read_text())
+        self.assertEqual((told["accuracy_percent"], told["sentences"]), (None, 0))
+
+    def test_labels_as_tables_write_them(self):
+        index = {"negative": 0, "positive": 1}
+        for form in (str.capitalize, str.upper, " {} ".format, "{}\r".format, lambda label: str(index[label]),
+                     lambda label: f"{index[label]}.0", lambda label: f" {index[label]} "):
+            result = self.evaluate("--input", self.rows([form(label) for label in self.labels]))
+            self.assert_code(result, 0)
+            self.assertIn("accuracy 100.00 % (100 of 100)", result.out)
+        for label in ("1.5", "0.00", "posit", "", "1.0.0", "2.0"):
+            result = self.evaluate("--input", self.write("rows.tsv", f"babe\t{label}\n"))
+            self.assert_code(result, 1)
+            self.assertIn("expected 'negative', 'positive', or an index from 0 to 1", result.err)
+
+    def test_files_of_other_formats(self):
+        for name in ("rows.csv", "rows.CSV", "rows.jsonl"):
+            result = self.evaluate("--input", self.write(name, "text,label\nbabe,0\n"))
+            self.assert_error(result, 2, name, "rows with tabs")
 
     def test_bad_rows_are_listed_and_not_counted(self):
         text, label = self.sentences[0], self.labels[0]

@@ -10,12 +10,13 @@ from cli_support import CliTest, TESSERA, TIMEOUT_SECONDS
 
 
 class ProgressTest(CliTest):
-    def run_on_terminal(self, *arguments):
-        """What the terminal behind standard error shows."""
+    def run_on_terminal(self, *arguments, results_too=False, term="xterm"):
+        """What the terminal behind standard error, and behind standard output if `results_too`, shows."""
         master, slave = pty.openpty()
         self.addCleanup(os.close, master)
         process = subprocess.Popen([TESSERA, "classify", "--model", self.model, *map(str, arguments)],
-                                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=slave)
+                                   stdin=subprocess.DEVNULL, stdout=slave if results_too else subprocess.DEVNULL,
+                                   stderr=slave, env={**os.environ, "TERM": term})
         os.close(slave)
         shown, deadline = b"", time.monotonic() + TIMEOUT_SECONDS
         while time.monotonic() < deadline:
@@ -48,6 +49,22 @@ class ProgressTest(CliTest):
         counts = [int(part.split(" done")[0].split()[-1]) for part in shown.split("\r") if " done" in part]
         self.assertTrue(counts and max(counts) <= 100, counts)
         self.assertEqual(counts, sorted(counts))
+
+    def test_no_bar_among_results_on_the_same_terminal(self):
+        shown = self.run_on_terminal("--input", self.ids, "--format", "ids", "--batch-size", 10, results_too=True)
+        self.assertNotIn(" done", shown)
+        self.assertNotIn("\x1b", shown)
+        labels = [line for line in shown.splitlines() if "\t" in line]
+        self.assertEqual(len(labels), 100)
+        for line in labels:
+            self.assertRegex(line, r"^(positive|negative)\t[0-9.]+$")
+        shown = self.run_on_terminal("--input", self.ids, "--format", "ids", "--batch-size", 10, "--output",
+                                     self.folder / "o", results_too=True)
+        self.assertIn(" done", shown)
+
+    def test_no_bar_where_lines_cannot_be_redrawn(self):
+        self.assertNotIn("\x1b", self.run_on_terminal("--input", self.ids, "--format", "ids", "--batch-size", 10,
+                                                      term="dumb"))
 
     def test_quiet_shows_nothing(self):
         self.assertEqual(self.run_on_terminal("--input", self.ids, "--format", "ids", "--quiet"), "")

@@ -46,6 +46,20 @@ class OutputsTest(CliTest):
                 result = self.verify(self.planted(10, self.answers[10] + factor * bound), "--precision", precision)
                 self.assert_verdict(result, verified)
 
+    def test_nothing_is_not_verified(self):
+        """Agreement of no records with no records is no verdict."""
+        nothing = self.write("nothing.bin", b"")
+        for command in (["--outputs", nothing, "--answers", nothing],
+                        ["--model", self.model, "--ids", nothing, "--answers", nothing],
+                        ["--model", self.model, "--text", nothing, "--answers", nothing],
+                        ["--model", self.model, "--ids", nothing, "--against", "oracle"],
+                        ["--model", self.model, "--text", nothing, "--against", "oracle"],
+                        ["--model", self.model, "--ids", nothing, "--report"],
+                        ["--model", self.model, "--embeddings", nothing, "--report"]):
+            result = tessera("verify", *command)
+            self.assert_error(result, 2, "no records", "at least one")
+            self.assertNotIn("verified", result.out)
+
     def test_rules_differ_and_the_chosen_one_decides(self):
         outputs = self.planted(10, self.answers[10] + 0.1 * max(1, abs(self.answers[10])))
         self.assert_verdict(self.verify(outputs, "--precision", "bf16"), True)

@@ -13,8 +13,11 @@
 #include "classify_report.h"
 #include "commands.h"
 #include "exit_codes.h"
+#include "file_roles.h"
+#include "integer_option.h"
 #include "option_text.h"
 #include "output.h"
+#include "side_file.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 #include "text_format.h"
@@ -147,14 +150,17 @@ int run(Options options) {
   options.inputs.embeddings_of_ids = options.data == "ids";
   options.inputs.num_threads = options.bench.num_threads;
   if (options.inputs.num_sentences == 0) options.inputs.num_sentences = on_gpu ? kGpuSentences : kCpuSentences;
+  FileRoles roles;
+  roles.reads_model("--model", options.model);
+  roles.reads("--ids", options.inputs.ids_file);
+  roles.writes("--json", options.json);
   const auto model = make_model(options);
   const auto data = std::make_shared<ClassifyData>(model, options.inputs);
   const auto bench =
       on_gpu ? make_cuda_classify_bench(data, options.bench) : make_cpu_classify_bench(data, options.bench);
   std::vector<LeftOut> left_out;
   const std::vector<ClassifyCase> cases = choose_cases(options, *bench, on_gpu, left_out);
-  std::optional<Output> file;  // created before the measurement, so that it is not made for nothing
-  if (!options.json.empty()) file.emplace(options.json);
+  SideFile file("--json", options.json);  // before the measurement, so that it is not made for nothing
 
   const ClassifyMachine machine = {options.bench.devices, model->config.flops_per_sentence()};
   const std::string device = on_gpu ? "cuda" : "cpu";
@@ -203,27 +209,20 @@ Command add_bench_classify(CLI::App& app) {
   app.add_option("--precision", options->precisions, "P[,P...]: fp16, bf16, fp32; auto = fp16 on a GPU, fp32 on a CPU")
       ->capture_default_str();
   app.add_option("--form", options->forms, "F[,F...]: auto, direct, dft, distinct, vocab")->capture_default_str();
-  app.add_option("--sentences", options->inputs.num_sentences, "0 = 16,384, on the CPU 256")
-      ->check(CLI::Range(int64_t{0}, kMaxSentences))
-      ->capture_default_str();
+  add_integer(app, "--sentences", options->inputs.num_sentences, "0 = 16,384, on the CPU 256", int64_t{0},
+              kMaxSentences);
   app.add_option("--data", options->data, "Embeddings: random, N(0, 1), or ids: those of the token ids")
       ->capture_default_str();
   app.add_option("--ids", options->inputs.ids_file, "Token ids, int32 rows; else random sentences");
   app.add_option("--seconds", options->bench.seconds, "Of a sustained block")
       ->check(CLI::Range(0.0, 600.0))
       ->capture_default_str();
-  app.add_option("--batch", options->bench.micro_batch, "Sentences computed at once on a GPU, 0 = chosen")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20))
-      ->capture_default_str();
-  app.add_option("--check", options->bench.num_checked, "Records to compare with the fp64 oracle")
-      ->check(CLI::Range(1, 4096))
-      ->capture_default_str();
-  app.add_option("--threads", options->bench.num_threads, "Of the CPU, 0 = every processor of this process")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
-  app.add_option("--seed", options->inputs.seed, "Of weights and inputs")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
+  add_integer(app, "--batch", options->bench.micro_batch, "Sentences computed at once on a GPU, 0 = chosen", int64_t{0},
+              int64_t{1} << 20);
+  add_integer(app, "--check", options->bench.num_checked, "Records to compare with the fp64 oracle", int64_t{1},
+              int64_t{4096});
+  add_integer(app, "--threads", options->bench.num_threads, "Of the CPU, 0 = every processor of this process", 0, 1024);
+  add_integer(app, "--seed", options->inputs.seed, "Of weights and inputs", uint64_t{0});
   app.add_option("--json", options->json, "Write the figures as JSON to this file");
   app.footer(kFooter);
   return [options] { return run(*options); };

@@ -9,10 +9,12 @@
 #include "bench_report.h"
 #include "commands.h"
 #include "exit_codes.h"
+#include "integer_option.h"
 #include "moe_bench.h"
 #include "moe_options.h"
 #include "moe_report.h"
 #include "output.h"
+#include "side_file.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 #include "text_format.h"
@@ -68,8 +70,7 @@ int bench(Options options) {
   const std::vector<MoeCase> cases = moe_cases(options.moe, shape);
   std::string reason;
   const std::unique_ptr<MoeBench> bench = make_bench(options, shape, reason);
-  std::optional<Output> file;  // created before the measurement, so that it is not made for nothing
-  if (!options.json.empty()) file.emplace(options.json);
+  SideFile file("--json", options.json);  // before the measurement, so that it is not made for nothing
   const bool on_gpu = bench->device() == "cuda";
 
   Output output("-");
@@ -99,9 +100,8 @@ Command add_bench_moe(CLI::App& app) {
   app.add_option("--seconds", options->bench.seconds, "Of a sustained block, 0 = bursts only")
       ->check(CLI::Range(0.0, 600.0))
       ->capture_default_str();
-  app.add_option("--threads", options->bench.num_threads, "Of the CPU back end, 0 = every processor of this process")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
+  add_integer(app, "--threads", options->bench.num_threads, "Of the CPU back end, 0 = every processor of this process",
+              0, 1024);
   app.add_flag("--no-dense", options->no_dense, "Leave the dense products and the ratio out");
   app.add_flag("--floor", options->bench.floor, "Read rate of the memory, times of kernels as they run; GPU only");
   app.add_option("--json", options->json, "Write the figures as JSON to this file");

@@ -2,12 +2,12 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "output.h"
+#include "side_file.h"
 #include "text_format.h"
 
 namespace tessera::cli {
@@ -38,11 +38,9 @@ bool measure_cases(Bench& bench, const std::vector<Case>& cases, const Text& tex
 }
 
 /// Ends both outputs.
-inline void finish_report(Output& output, std::optional<Output>& file, const nlohmann::ordered_json& json) {
+inline void finish_report(Output& output, SideFile& file, const nlohmann::ordered_json& json) {
   output.commit();
-  if (!file) return;
-  file->write(json.dump(1) + "\n");
-  file->commit();
+  file.write(json.dump(1) + "\n");
 }
 
 }  // namespace tessera::cli

@@ -1,7 +1,8 @@
 // tessera classify: records in, labels out.
+#include <unistd.h>
+
 #include <atomic>
 #include <cstdio>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <utility>
@@ -9,16 +10,19 @@
 
 #include "commands.h"
 #include "exit_codes.h"
+#include "file_format.h"
+#include "file_roles.h"
 #include "interrupt.h"
+#include "io/record_stream.h"
 #include "io/records.h"
 #include "io/results.h"
 #include "long_run.h"
 #include "model_options.h"
-#include "option_text.h"
 #include "output.h"
 #include "progress.h"
 #include "result_writer.h"
 #include "run_report.h"
+#include "side_file.h"
 #include "tessera/classifier/engine.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
@@ -44,7 +48,8 @@ constexpr const char* kFooter =
     "Formats in: text (a line is a record), csv and jsonl (--field names the column or member), ids (int32 [N,\n"
     "sequence length]), embeddings (fp32 [N, channels, positions]). Formats out: text (label, tab, probability), csv,\n"
     "jsonl, bin (fp32 logits [N, classes]). Without --format and --output-format the file's extension decides, else\n"
-    "text.\n"
+    "text; extensions of formats that are not read or written are refused. Blank lines of csv and jsonl are no\n"
+    "records.\n"
     "A record that fails is reported in its place and the others are labelled; the exit code is then 1. Ctrl-C "
     "finishes\n"
     "what is in flight and leaves OUTPUT.partial (exit code 130); a finished run renames it to OUTPUT. Where input "
@@ -71,33 +76,9 @@ struct Options {
   std::string shard;
 };
 
-std::string extension_of(const std::string& path) { return std::filesystem::path(path).extension().string(); }
-
-InputFormat input_format(const Options& options) {
-  if (!options.format.empty())
-    return with_options_named({"format"}, [&] { return io::parse_input_format(options.format); });
-  const std::string extension = extension_of(options.input);
-  if (extension == ".csv") return InputFormat::csv;
-  if (extension == ".jsonl" || extension == ".ndjson") return InputFormat::jsonl;
-  if (extension == ".bin") {
-    throw Error("--input " + escaped(options.input), "a .bin file and no --format",
-                "--format ids or --format embeddings");
-  }
-  return InputFormat::text;
-}
-
-OutputFormat output_format(const Options& options) {
-  if (!options.output_format.empty())
-    return with_options_named({"output_format"}, [&] { return io::parse_output_format(options.output_format); });
-  const std::string extension = extension_of(options.output);
-  if (extension == ".csv") return OutputFormat::csv;
-  if (extension == ".jsonl" || extension == ".ndjson") return OutputFormat::jsonl;
-  return extension == ".bin" ? OutputFormat::bin : OutputFormat::text;
-}
-
 io::ResultFormat result_format(const Options& options, const ClassifierConfig& config) {
   io::ResultFormat format;
-  format.format = output_format(options);
+  format.format = output_format(options.output, options.output_format);
   format.show_text = options.show_text;
   format.num_classes = static_cast<int>(config.num_classes);
   format.num_expert_weights = options.expert_weights ? static_cast<int>(config.num_experts) : 0;
@@ -118,6 +99,21 @@ void check_options(const Options& options) {
   for (const auto& [name, value] : {std::pair("--format", &options.format), std::pair("--field", &options.field)}) {
     if (options.input.empty() && !value->empty()) throw Error(name, "no --input", "--input FILE with it");
   }
+  if (options.field.empty()) return;
+  const InputFormat format = input_format(options.input, options.format);
+  if (format != InputFormat::csv && format != InputFormat::jsonl) {
+    throw Error("--field", "an input of format " + std::string(io::input_format_name(format)) + ", which has no fields",
+                "--format csv or --format jsonl with it");
+  }
+}
+
+/// What is written may not be what is read.
+void check_roles(const Options& options, const LongRun& long_run) {
+  FileRoles roles;
+  roles.reads_model("--model", options.model.model);
+  roles.reads("--input", options.input);
+  roles.writes_long_run("--output", long_run.output_path());
+  roles.writes("--statistics", options.statistics);
 }
 
 std::unique_ptr<io::RecordReader> open_reader(const Options& options, InputFormat format,
@@ -133,19 +129,27 @@ std::unique_ptr<io::RecordReader> open_reader(const Options& options, InputForma
   return io::open_records(source);
 }
 
+/// Only what a checkpoint counts can be continued.
+const char* how_to_go_on(const LongRun& long_run) {
+  return long_run.can_resume() ? "; the same command with --resume continues there" : "";
+}
+
 /// The run itself: an Error from here on means that the work is incomplete.
 classifier::RunStatistics run(classifier::Engine& engine, io::RecordReader& reader, ResultWriter& writer,
-                              const std::stop_token& stop, const Output& output, bool can_resume) {
-  const char* const how_to_go_on = can_resume ? "; the same command with --resume continues there" : "";
+                              const std::stop_token& stop, const Output& output, const LongRun& long_run) {
   try {
     return engine.run(reader, writer, stop);
+  } catch (const classifier::NoThreads&) {
+    throw;  // nothing was run
+  } catch (const io::NotText&) {
+    throw;  // nor was anything read
   } catch (const Error& error) {
     writer.checkpoint();
     const std::string partial = output.partial_name();
     throw Incomplete(error.what() + (partial.empty() ? "" : "; what was labelled before is in " + partial) +
-                     how_to_go_on);
+                     how_to_go_on(long_run));
   } catch (const Incomplete& error) {
-    throw Incomplete(std::string(error.what()) + how_to_go_on);
+    throw Incomplete(std::string(error.what()) + how_to_go_on(long_run));
   }
 }
 
@@ -166,7 +170,7 @@ int report_finished_part(const io::PartManifest& manifest, const std::string& pa
 }
 
 int report(const Options& options, const classifier::RunStatistics& statistics, const classifier::Engine& engine,
-           const RunStart& start) {
+           const RunStart& start, const io::RecordReader& reader) {
   print_failures(statistics);
   const int64_t num_resumed = start.done.num_records();
   if (!options.quiet) {
@@ -176,29 +180,37 @@ int report(const Options& options, const classifier::RunStatistics& statistics, 
                    static_cast<long long>(num_resumed), static_cast<long long>(start.done.num_failed));
     }
     print_statistics(statistics);
-  }
-  if (!options.statistics.empty()) {
-    write_statistics(options.statistics, statistics, options.model.num_threads,
-                     {{"records_resumed", static_cast<double>(num_resumed)},
-                      {"records_resumed_failed", static_cast<double>(start.done.num_failed)}});
+    if (reader.num_blank_lines() > 0) {
+      std::fprintf(stderr, "tessera: %lld blank lines are no records\n",
+                   static_cast<long long>(reader.num_blank_lines()));
+    }
   }
   return exit_code_of(statistics, start.done.num_failed);
 }
 
+std::string statistics_of(const Options& options, const classifier::RunStatistics& statistics, const RunStart& start,
+                          const io::RecordReader& reader) {
+  return statistics_text(statistics, options.model.num_threads,
+                         {{"records_resumed", static_cast<double>(start.done.num_records())},
+                          {"records_resumed_failed", static_cast<double>(start.done.num_failed)},
+                          {"blank_lines", static_cast<double>(reader.num_blank_lines())}});
+}
+
 int run_and_report(const Options& options, LongRun& long_run, classifier::Engine& engine, io::RecordReader& reader,
                    const ClassifierConfig& config, const io::ResultFormat& results, RunStart start) {
+  SideFile statistics_file("--statistics", options.statistics);
   // Last, so that nothing else that is wrong leaves an empty file behind.
-  Output output =
-      start.is_resumed ? Output(long_run.output_path(), start.done.num_bytes) : Output(long_run.output_path());
+  Output output = long_run.open_output(start);
   RunStart begin{.done = start.done, .checksum = nullptr, .is_resumed = start.is_resumed};
   classifier::RunStatistics statistics;
   io::Checkpoint done;
   int signal = 0;
   {
     const InterruptGuard interrupt;
-    Progress progress(!options.quiet, reader);
+    // Labels on the same terminal would stand in the middle of the bar.
+    Progress progress(!options.quiet && !(options.output == "-" && isatty(STDOUT_FILENO) == 1), reader);
     ResultWriter writer(config, results, output, progress, std::move(start), long_run.journal());
-    statistics = run(engine, reader, writer, interrupt.token(), output, long_run.journal() != nullptr);
+    statistics = run(engine, reader, writer, interrupt.token(), output, long_run);
     signal = interrupt.signal();
     done = writer.done();
     if (statistics.interrupted) {
@@ -207,14 +219,18 @@ int run_and_report(const Options& options, LongRun& long_run, classifier::Engine
       long_run.commit(output, done, results);
     }
   }
-  const int exit_code = report(options, statistics, engine, begin);
-  if (!statistics.interrupted) return exit_code;
-  if (!output.partial_name().empty()) {
+  const int exit_code = report(options, statistics, engine, begin, reader);
+  if (statistics.interrupted && !output.partial_name().empty()) {
     std::fprintf(stderr, "tessera: interrupted; the first %lld results are in %s%s\n",
-                 static_cast<long long>(done.num_records()), output.partial_name().c_str(),
-                 long_run.journal() == nullptr ? "" : "; the same command with --resume continues there");
+                 static_cast<long long>(done.num_records()), output.partial_name().c_str(), how_to_go_on(long_run));
   }
-  return 128 + signal;
+  try {
+    statistics_file.write(statistics_of(options, statistics, begin, reader));
+  } catch (const SideFileFailed& error) {
+    if (!statistics.interrupted) throw;
+    std::fprintf(stderr, "tessera: %s\n", error.what());  // the results are not whole either
+  }
+  return statistics.interrupted ? 128 + signal : exit_code;
 }
 
 int classify(const Options& options) {
@@ -224,7 +240,8 @@ int classify(const Options& options) {
                     .shard = options.shard,
                     .resume = options.resume,
                     .quiet = options.quiet});
-  const InputFormat format = options.texts.empty() ? input_format(options) : InputFormat::text;
+  check_roles(options, long_run);
+  const InputFormat format = options.texts.empty() ? input_format(options.input, options.format) : InputFormat::text;
   const auto model = load_model(options.model);
   const bool is_text = format != InputFormat::ids && format != InputFormat::embeddings;
   if (is_text && model->vocabulary.empty()) {

@@ -28,7 +28,13 @@ class Team {
 
   Block run(double seconds) {
     std::vector<std::thread> threads;
-    for (size_t i = 0; i < workers_.size(); ++i) threads.emplace_back([this, i, seconds] { serve(i, seconds); });
+    try {
+      for (size_t i = 0; i < workers_.size(); ++i) threads.emplace_back([this, i, seconds] { serve(i, seconds); });
+    } catch (...) {
+      failed_ = started_ = true;  // those that run end at once
+      for (std::thread& thread : threads) thread.join();
+      throw;
+    }
     while (num_ready_ < workers_.size()) std::this_thread::yield();
     begin_ = Clock::now();
     started_ = true;  // makes begin_ visible to the workers

@@ -6,6 +6,7 @@
 #include "classifier/school_format.h"
 #include "commands.h"
 #include "exit_codes.h"
+#include "file_roles.h"
 #include "tessera/classifier/config.h"
 #include "tessera/classifier/model.h"
 #include "tessera/core/check.h"
@@ -43,10 +44,17 @@ struct Options {
 
 int from_school(const Options& options) {
   if (options.output.empty()) throw Error("convert", "--params without --output", "--output DIR for the checkpoint");
+  FileRoles roles;
+  roles.reads("--params", options.params);
+  roles.reads("--embedding", options.embedding);
+  roles.reads("--vocab", options.vocabulary);
+  roles.reads("--config", options.config);
+  roles.writes_into("--output", options.output, {"config.json", "vocab.txt", "model.safetensors"});
   const DType dtype = parse_dtype(options.dtype);
   const classifier::ClassifierConfig config = read_config(options.preset, options.config);
   classifier::Model model = classifier::read_school_model(
       config, {.params = options.params, .embedding = options.embedding, .vocabulary = options.vocabulary});
+  warn_of_replaced_checkpoint(options.output);
   classifier::save_model(options.output, model, dtype);
   std::fprintf(stderr, "tessera: wrote the checkpoint %s%s\n", escaped(options.output).c_str(),
                options.embedding.empty() ? " (without --embedding it takes embeddings only)" : "");
@@ -57,6 +65,11 @@ int from_checkpoint(const Options& options) {
   if (!options.to_embeddings.empty() && options.ids.empty()) {
     throw Error("convert", "--to-embeddings without --ids", "--ids FILE with the token ids to look up");
   }
+  FileRoles roles;
+  roles.reads_model("--model", options.model);
+  roles.reads("--ids", options.ids);
+  roles.writes_into("--to-school", options.to_school, {"params.bin", "embedding.bin", "vocab.txt"});
+  roles.writes("--to-embeddings", options.to_embeddings);
   classifier::Model model = classifier::load_model(options.model);
   if (!options.to_school.empty()) {
     classifier::write_school_model(options.to_school, model);

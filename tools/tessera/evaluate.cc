@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdio>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -11,12 +12,16 @@
 
 #include "commands.h"
 #include "exit_codes.h"
+#include "file_format.h"
+#include "file_roles.h"
+#include "integer_option.h"
 #include "interrupt.h"
 #include "io/record_stream.h"
 #include "model_options.h"
 #include "output.h"
 #include "progress.h"
 #include "run_report.h"
+#include "side_file.h"
 #include "tessera/classifier/engine.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
@@ -35,7 +40,9 @@ constexpr const char* kFooter =
     "  tessera evaluate --model models/movie-reviews --input dev.tsv\n"
     "The input is UTF-8 text with a row a line and tabs between columns, counted from 1, without a header. A label is "
     "the\n"
-    "name of a class or its index. Rows that cannot be read are listed and not counted; the exit code is then 1.";
+    "name of a class or its index. Rows that cannot be read are listed and not counted; the exit code is then 1. "
+    "Blank\n"
+    "lines are no rows.";
 
 constexpr size_t kShownTextBytes = 110;
 
@@ -66,15 +73,45 @@ std::optional<std::string_view> column(std::string_view row, int64_t number) {
   return row.substr(0, row.find('\t'));
 }
 
-/// The class that `text` names or counts, or -1.
-int64_t parse_label(const ClassifierConfig& config, std::string_view text) {
+/// The class whose name `matches` alone, or -1.
+template <class Matches>
+int64_t find_class(const ClassifierConfig& config, const Matches& matches) {
+  int64_t found = -1;
   for (size_t i = 0; i < config.class_names.size(); ++i) {
-    if (config.class_names[i] == text) return static_cast<int64_t>(i);
+    if (!matches(config.class_names[i])) continue;
+    if (found >= 0) return -1;
+    found = static_cast<int64_t>(i);
   }
+  return found;
+}
+
+bool equal_but_for_case(std::string_view a, std::string_view b) {
+  const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; };
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [&](char x, char y) { return lower(x) == lower(y); });
+}
+
+/// The class that `text` names or counts, or -1. Spaces around it, other capitals, and the ".0" that tables get where a
+/// label is missing elsewhere are none of its meaning.
+int64_t parse_label(const ClassifierConfig& config, std::string_view text) {
+  if (const int64_t exact = find_class(config, [&](std::string_view name) { return name == text; }); exact >= 0) {
+    return exact;
+  }
+  const size_t begin = std::min(text.find_first_not_of(" \t\r"), text.size());
+  text = text.substr(begin, text.find_last_not_of(" \t\r") + 1 - begin);
+  const int64_t named = find_class(config, [&](std::string_view name) { return equal_but_for_case(name, text); });
+  if (named >= 0) return named;
+  if (text.ends_with(".0")) text.remove_suffix(2);
   int64_t index = -1;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), index);
   const bool is_number = error == std::errc() && end == text.data() + text.size();
   return is_number && index >= 0 && index < config.num_classes ? index : -1;
+}
+
+/// "'negative', 'positive', or an index from 0 to 1"
+std::string expected_labels(const ClassifierConfig& config) {
+  std::string names;
+  for (const std::string& name : config.class_names) names += "'" + escaped(name) + "', ";
+  return names + str_cat(names.empty() ? "" : "or ", "an index from 0 to ", config.num_classes - 1);
 }
 
 /// What is wrong with a row, or empty; fills in its text and label.
@@ -90,8 +127,7 @@ std::string parse_row(const Options& options, const ClassifierConfig& config, st
   if (!problem.empty()) return problem;
   label = parse_label(config, *label_column);
   if (label < 0) {
-    return str_cat("got label '", escaped(*label_column), "', expected a class name or an index in [0, ",
-                   config.num_classes, ")");
+    return str_cat("got label '", escaped(*label_column), "', expected ", expected_labels(config));
   }
   text = *text_column;
   return "";
@@ -104,6 +140,7 @@ Rows read_rows(const Options& options, const ClassifierConfig& config) {
   for (int64_t number = 1;; ++number) {
     const io::TextStream::Line kind = stream.next_line(line);
     if (kind == io::TextStream::Line::end) return rows;
+    if (kind == io::TextStream::Line::complete && io::is_blank(line)) continue;
     std::string text;
     int64_t label = -1;
     const std::string problem = kind == io::TextStream::Line::too_long
@@ -194,9 +231,27 @@ class Score : public classifier::ResultSink {
   std::string shown_;
 };
 
+/// Files whose rows are no lines with tabs: each would be a failed row.
+void refuse_other_formats(const std::string& path) {
+  const std::string extension = lower_extension(path);
+  for (const char* const other : {".csv", ".json", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".bin"}) {
+    if (extension == other) {
+      throw Error("--input " + escaped(path), "a " + extension + " file",
+                  "rows with tabs between their columns (.tsv)");
+    }
+  }
+}
+
 int evaluate(const Options& options) {
+  refuse_other_formats(options.input);
+  FileRoles roles;
+  roles.reads_model("--model", options.model.model);
+  roles.reads("--input", options.input);
+  roles.writes("--statistics", options.statistics);
+  SideFile statistics_file("--statistics", options.statistics);
   const auto model = load_model(options.model);
   Rows rows = read_rows(options, model->config);
+  if (rows.texts.empty()) throw Error("--input " + escaped(options.input), "no rows", "at least one to evaluate");
   TextListReader reader(rows.texts, rows.errors);
   auto classifiers = make_classifiers(model, options.model, classifier::InputKind::ids, options.quiet);
   classifier::EngineOptions engine_options;
@@ -217,11 +272,14 @@ int evaluate(const Options& options) {
     output.write(score.shown() + (score.shown().empty() ? "" : "\n"));
     output.write(score.confusion_table());
   }
-  const double accuracy =
-      statistics.num_ok > 0 ? 100.0 * static_cast<double>(num_correct) / static_cast<double>(statistics.num_ok) : 0.0;
-  char text[160];
-  std::snprintf(text, sizeof(text), "accuracy %.2f %% (%lld of %lld), %.0f sentences/s\n", accuracy,
-                static_cast<long long>(num_correct), static_cast<long long>(statistics.num_ok), statistics.rate());
+  const bool is_known = statistics.num_ok > 0;  // of no sentence there is no accuracy
+  const double accuracy = is_known ? 100.0 * static_cast<double>(num_correct) / static_cast<double>(statistics.num_ok)
+                                   : std::numeric_limits<double>::quiet_NaN();
+  char text[160] = "accuracy unknown: no row was labelled\n";
+  if (is_known) {
+    std::snprintf(text, sizeof(text), "accuracy %.2f %% (%lld of %lld), %.0f sentences/s\n", accuracy,
+                  static_cast<long long>(num_correct), static_cast<long long>(statistics.num_ok), statistics.rate());
+  }
   output.write(text);
   output.commit();
   print_failures(statistics);
@@ -229,12 +287,10 @@ int evaluate(const Options& options) {
     print_back_ends(engine.description());
     print_statistics(statistics);
   }
-  if (!options.statistics.empty()) {
-    write_statistics(options.statistics, statistics, options.model.num_threads,
-                     {{"accuracy_percent", accuracy},
-                      {"correct", static_cast<double>(num_correct)},
-                      {"sentences", static_cast<double>(statistics.num_ok)}});
-  }
+  statistics_file.write(statistics_text(statistics, options.model.num_threads,
+                                        {{"accuracy_percent", accuracy},
+                                         {"correct", static_cast<double>(num_correct)},
+                                         {"sentences", static_cast<double>(statistics.num_ok)}}));
   return statistics.interrupted ? 128 + interrupt.signal() : exit_code_of(statistics);
 }
 
@@ -244,15 +300,10 @@ Command add_evaluate(CLI::App& app) {
   auto options = std::make_shared<Options>();
   add_model_options(app, options->model);
   app.add_option("--input", options->input, "Rows of sentence and label, or - for standard input")->required();
-  app.add_option("--text-column", options->text_column, "Column of the sentence")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  app.add_option("--label-column", options->label_column, "Column of the label")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  app.add_option("--show", options->num_shown, "Print so many sentences with label, probability and expert weights")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
+  add_integer(app, "--text-column", options->text_column, "Column of the sentence, from 1", int64_t{1});
+  add_integer(app, "--label-column", options->label_column, "Column of the label, from 1", int64_t{1});
+  add_integer(app, "--show", options->num_shown, "Print so many sentences with label, probability and expert weights",
+              int64_t{0});
   app.add_option("--statistics", options->statistics, "Write accuracy, counts and rate as JSON to this file");
   app.add_flag("--quiet", options->quiet, "No progress, no statistics; failed rows are still listed");
   app.footer(kFooter);

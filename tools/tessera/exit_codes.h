@@ -8,13 +8,14 @@ namespace tessera::cli {
 
 enum ExitCode : int {
   kAllOk = 0,
-  kSomeFailed = 1,     ///< records failed (they are listed), or a comparison found differences
-  kUsage = 2,          ///< an option, a file or a model is wrong; nothing was run
-  kDeviceFailed = 3,   ///< a device failed, and the others finished the work: nothing is missing
-  kIncomplete = 4,     ///< the run broke off: no device is left, input that cannot be read further, output that cannot
-                       ///< be written
-  kInterrupted = 130,  ///< 128 + SIGINT; 143 after SIGTERM
-  kClosedPipe = 141,   ///< 128 + SIGPIPE: the reader of standard output went away, as `| head` does
+  kSomeFailed = 1,      ///< records failed (they are listed), or a comparison found differences
+  kUsage = 2,           ///< an option, a file or a model is wrong; nothing was run
+  kDeviceFailed = 3,    ///< a device failed, and the others finished the work: nothing is missing
+  kIncomplete = 4,      ///< the run broke off: no device is left, input that cannot be read further, output that cannot
+                        ///< be written
+  kSideFileFailed = 5,  ///< the results are whole; a file beside them (--statistics, --json, --svg) is missing
+  kInterrupted = 130,   ///< 128 + SIGINT; 143 after SIGTERM
+  kClosedPipe = 141,    ///< 128 + SIGPIPE: the reader of standard output went away, as `| head` does
 };
 
 /// A run that broke off after it had started.

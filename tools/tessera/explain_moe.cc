@@ -6,10 +6,13 @@
 
 #include "commands.h"
 #include "exit_codes.h"
+#include "file_roles.h"
+#include "integer_option.h"
 #include "moe/explain.h"
 #include "moe/kernels.h"
 #include "moe_options.h"
 #include "output.h"
+#include "side_file.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 #include "text_format.h"
@@ -161,6 +164,11 @@ int explain(const Options& options) {
   const moe::DeviceRates rates = device_rates(options);
   if (!options.svg.empty() && cases.size() > 1)
     throw Error("--svg", str_cat(cases.size(), " plans"), "one token count and one routing with it");
+  FileRoles roles;
+  roles.writes("--svg", options.svg);
+  roles.writes("--json", options.json);
+  SideFile svg("--svg", options.svg);
+  SideFile file("--json", options.json);
   Output output("-");
   auto json = nlohmann::ordered_json{{"shape", shape_json(shape)},
                                      {"order", std::string(batching::task_order_name(policy.order))},
@@ -170,19 +178,13 @@ int explain(const Options& options) {
         shape.config, policy, moe::count_rows(shape.config, moe_case.topk_ids), moe_case.num_tokens, rates);
     output.write((&moe_case == cases.data() ? "" : "\n") + plan_text(shape, moe_case, policy, rates, plan));
     json["cases"].push_back(plan_json(moe_case, plan));
-    if (options.svg.empty()) continue;
-    Output svg(options.svg);
+    if (!svg) continue;
     svg.write(tile_map_svg(str_cat(describe(shape), "; ", moe_case.num_tokens, " tokens, ",
                                    moe::routing_name(moe_case.routing), ", ", batching::task_order_name(policy.order)),
                            plan));
-    svg.commit();
-  }
-  if (!options.json.empty()) {
-    Output file(options.json);
-    file.write(json.dump(1) + "\n");
-    file.commit();
   }
   output.commit();
+  file.write(json.dump(1) + "\n");
   return kAllOk;
 }
 
@@ -200,9 +202,7 @@ Command add_explain_moe(CLI::App& app) {
   app.add_option("--plan-us", options->plan_us, "What the plan kernels take, microseconds")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  app.add_option("--multiprocessors", options->num_multiprocessors, "Of the device")
-      ->check(CLI::Range(2, 4096))
-      ->capture_default_str();
+  add_integer(app, "--multiprocessors", options->num_multiprocessors, "Of the device", 2, 4096);
   app.add_option("--svg", options->svg, "Draw which cluster computes which tile when");
   app.add_option("--json", options->json, "Write the figures as JSON to this file");
   app.footer(kFooter + preset_list());

@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <string_view>
+#include <system_error>
 
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
@@ -49,7 +50,12 @@ InterruptGuard::InterruptGuard() {
   if (pipe2(pipe_.data(), O_CLOEXEC) != 0) throw Error("signals", "cannot make a pipe: " + errno_message(errno));
   signal_seen = 0;
   pipe_write_end = pipe_[1];
-  watcher_ = std::thread([this] { watch(); });
+  try {
+    watcher_ = std::thread([this] { watch(); });
+  } catch (const std::system_error& error) {
+    for (const int descriptor : pipe_) close(descriptor);
+    throw Error("threads", "cannot start one: " + error.code().message() + " (a limit on processes)");
+  }
   for (const int number : kSignals) {
     struct sigaction old_action {};
     sigaction(number, nullptr, &old_action);

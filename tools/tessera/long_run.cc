@@ -1,9 +1,13 @@
 #include "long_run.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
+#include <string_view>
 #include <utility>
 
 #include "cpu/gemm.h"
@@ -26,6 +30,16 @@ constexpr std::array<std::pair<const char*, const char*>, 3> kRankVariables{{
     {"PMI_RANK", "PMI_SIZE"},
     {"SLURM_PROCID", "SLURM_NTASKS"},
 }};
+
+/// What several processes with one output need, where a launcher started several; else empty.
+std::string launcher_hint() {
+  for (const auto& [rank_name, size_name] : kRankVariables) {
+    const char* const size = std::getenv(size_name);
+    if (std::getenv(rank_name) == nullptr || size == nullptr || std::string_view(size) == "1") continue;
+    return str_cat(" (", size_name, " is ", escaped(size), ": --shard auto gives each process a part of its own)");
+  }
+  return "";
+}
 
 io::Shard shard_from_environment() {
   for (const auto& [rank_name, size_name] : kRankVariables) {
@@ -50,7 +64,8 @@ bool is_regular_file(const std::string& path) {
 /// Whether a file of that name can be made or replaced.
 bool can_be_regular_file(const std::string& path) {
   std::error_code ignored;
-  return path != "-" && (!fs::exists(path, ignored) || fs::is_regular_file(path, ignored));
+  return path != "-" && !io::is_written_directly(path) &&
+         (!fs::exists(path, ignored) || fs::is_regular_file(path, ignored));
 }
 
 void require_files(const char* option, const LongRunOptions& options) {
@@ -73,6 +88,17 @@ std::string back_end_kinds(const std::string& descriptions) {
     begin = newline == std::string::npos ? descriptions.size() : newline + 1;
   }
   return kinds;
+}
+
+/// "2024-05-31 12:00:00.123456789 UTC"
+std::string modification_time(const std::string& path) {
+  struct stat status {};
+  tm parts{};
+  if (stat(path.c_str(), &status) != 0 || gmtime_r(&status.st_mtim.tv_sec, &parts) == nullptr) return "unknown";
+  char text[64];
+  const size_t length = std::strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S", &parts);
+  std::snprintf(text + length, sizeof(text) - length, ".%09ld UTC", static_cast<long>(status.st_mtim.tv_nsec));
+  return text;
 }
 
 std::string checksum_or_none(const fs::path& path) {
@@ -122,14 +148,28 @@ LongRun::LongRun(const LongRunOptions& options) : options_(options), output_path
   journal_path_ = target + ".journal";
 }
 
+void LongRun::claim_output() {
+  if (output_path_ == "-") return;
+  try {
+    claim_.emplace(output_path_);
+  } catch (const Error& error) {
+    const std::string problem = std::string(error.what()).substr(error.where().size() + 2);
+    throw Error(error.where(), problem + (shard_ ? "" : launcher_hint()));
+  }
+}
+
+Output LongRun::open_output(const RunStart& start) {
+  if (!claim_) return Output(output_path_);
+  return start.is_resumed ? Output(std::move(*claim_), start.done.num_bytes) : Output(std::move(*claim_));
+}
+
 RunStart LongRun::begin(const RunIdentity& identity) {
+  claim_output();
   if (journal_path_.empty()) return {};
   identity_ = identity_fields(identity, options_.input);
   io::Fingerprint fingerprint = identity_;
-  std::error_code ignored;
   // A machine's own: parts from several machines may have been made from copies of the input.
-  fingerprint.push_back(
-      {"input modified", str_cat(fs::last_write_time(options_.input, ignored).time_since_epoch().count())});
+  fingerprint.push_back({"input modified", modification_time(options_.input)});
   fingerprint.push_back({"shard", shard_ ? str_cat(shard_->index, "/", shard_->count) : std::string("none")});
   journal_ = std::make_unique<io::Journal>(journal_path_, fingerprint);
   if (options_.resume) return resume(fingerprint);
@@ -142,9 +182,8 @@ RunStart LongRun::resume(const io::Fingerprint& fingerprint) {
   finished_part_ = find_finished_part();
   if (finished_part_) return start;
   const std::optional<io::JournalContent> journal = io::read_journal(journal_path_);
-  std::error_code ignored;
-  if (!journal || !fs::exists(partial_path_, ignored)) {
-    std::fprintf(stderr, "tessera: nothing to resume (no %s): starts from the beginning\n",
+  if (!journal || !claim_->has_earlier_partial()) {
+    std::fprintf(stderr, "tessera: nothing to resume (no %s): starts from the beginning; a finished run leaves none\n",
                  escaped((journal ? partial_path_ : journal_path_).native()).c_str());
     drop_earlier_run();
     return start;
@@ -162,7 +201,7 @@ RunStart LongRun::resume(const io::Fingerprint& fingerprint) {
     throw Error(partial, str_cat("other bytes in its first ", last.num_bytes), "those that its journal counts");
   }
   start.done = last;
-  start.is_resumed = true;
+  start.is_resumed = is_resumed_ = true;
   if (!options_.quiet) {
     std::fprintf(stderr, "tessera: resumes behind %lld finished records\n", static_cast<long long>(last.num_records()));
   }

@@ -52,10 +52,12 @@ class LongRun {
   const std::string& output_path() const { return output_path_; }
   const std::optional<io::Shard>& shard() const { return shard_; }
 
-  /// Where to begin. Reads model and input, to know the run again, unless nothing can be resumed. Throws Error if the
-  /// journal is of another run, or the partial output is not what the journal says. A run from the beginning drops what
-  /// an earlier one left.
+  /// Where to begin. Claims the output first: Error if another process is writing it. Reads model and input, to know
+  /// the run again, unless nothing can be resumed. Throws Error if the journal is of another run, or the partial output
+  /// is not what the journal says. A run from the beginning drops what an earlier one left.
   RunStart begin(const RunIdentity& identity);
+  /// Behind what the start keeps. Once, after `begin`.
+  Output open_output(const RunStart& start);
   /// With --resume: the manifest of this shard's part, if an earlier run finished it.
   const std::optional<io::PartManifest>& finished_part() const { return finished_part_; }
   /// The records of this shard from the start on.
@@ -63,6 +65,8 @@ class LongRun {
                                            const io::Checkpoint& start, const std::atomic<bool>& stop);
   /// Null where nothing can be resumed.
   io::Journal* journal() { return journal_.get(); }
+  /// Whether a checkpoint is on disk, so that --resume has something to go on from.
+  bool can_resume() const { return journal_ != nullptr && (is_resumed_ || journal_->has_checkpoint()); }
   /// The output gets its name, a part its manifest; the journal goes. Throws Incomplete.
   void commit(Output& output, const io::Checkpoint& done, const io::ResultFormat& results);
 
@@ -70,14 +74,17 @@ class LongRun {
   RunStart resume(const io::Fingerprint& fingerprint);
   std::optional<io::PartManifest> find_finished_part() const;
   void drop_earlier_run() const;
+  void claim_output();
 
   LongRunOptions options_;
   std::optional<io::Shard> shard_;
   std::string output_path_;
   std::filesystem::path journal_path_;  // empty: nothing can be resumed
   std::filesystem::path partial_path_;
-  io::Fingerprint identity_;  // alike on every machine
+  std::optional<io::OutputClaim> claim_;  // of a file, until it is opened
+  io::Fingerprint identity_;              // alike on every machine
   std::unique_ptr<io::Journal> journal_;
+  bool is_resumed_ = false;
   std::optional<io::PartManifest> finished_part_;
   io::RecordBlocks blocks_;
   const io::SelectedReader* selected_ = nullptr;

@@ -1,5 +1,8 @@
 // tessera: labels sentences with a mixture-of-experts classifier, looks after its models, and measures the layer
 // itself.
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -10,6 +13,7 @@
 
 #include "commands.h"
 #include "exit_codes.h"
+#include "side_file.h"
 #include "tessera/classifier/engine.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
@@ -31,11 +35,32 @@ constexpr const char* kFooter =
     "  tessera bench moe --preset qwen3-30b --tokens 4096\n"
     "Exit codes: 0 all ok; 1 some records failed or differ; 2 usage, files or configuration;\n"
     "3 a device failed, the others finished the work; 4 incomplete, --resume continues where the run has a journal;\n"
+    "5 a file beside the results, which are whole, could not be written;\n"
     "130 interrupted (143 by SIGTERM); 141 standard output was closed. `tessera COMMAND --help` says more.";
 
 int fail(int exit_code, const std::string& message) {
   std::fprintf(stderr, "tessera: error: %s\n", message.c_str());
   return exit_code;
+}
+
+/// Descriptors that the parent closed would go to the next files that are opened: messages would land in the output.
+void open_standard_streams() {
+  for (const int descriptor : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (fcntl(descriptor, F_GETFD) >= 0) continue;
+    // The lowest that is free, and those below it are open: it is this one. Standard input cannot be read and standard
+    // output not written, as if they were closed; messages go nowhere.
+    static_cast<void>(open("/dev/null", descriptor == STDOUT_FILENO ? O_RDONLY : O_WRONLY));
+  }
+}
+
+/// An unset variable of a shell leaves "": no option means that, but for a sentence.
+void refuse_empty_values(const CLI::App& command) {
+  for (const CLI::Option* option : command.get_options()) {
+    if (command.get_name() == "classify" && option->get_name() == "--text") continue;
+    for (const std::string& value : option->results()) {
+      if (value.empty()) throw tessera::Error(option->get_name(), "'' (an empty text)", "a value");
+    }
+  }
 }
 
 int run_command(int argc, char** argv) {
@@ -83,7 +108,9 @@ int run_command(int argc, char** argv) {
     return fail(kUsage, std::string(error.what()) + " (tessera --help)");
   }
   for (const auto& [parsed, command] : commands) {
-    if (parsed->parsed()) return command();
+    if (!parsed->parsed()) continue;
+    refuse_empty_values(*parsed);
+    return command();
   }
   return kUsage;
 }
@@ -91,11 +118,14 @@ int run_command(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  open_standard_streams();
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of write, which has an exit code of its own
   try {
     return run_command(argc, argv);
   } catch (const Interrupted& interrupted) {
     return fail(interrupted.exit_code(), interrupted.what());
+  } catch (const SideFileFailed& error) {
+    return fail(kSideFileFailed, std::string(error.what()) + "; the results are whole");
   } catch (const ClosedPipe&) {
     return kClosedPipe;
   } catch (const Incomplete& error) {

@@ -7,6 +7,7 @@
 
 #include "commands.h"
 #include "exit_codes.h"
+#include "file_roles.h"
 #include "io/file.h"
 #include "io/manifest.h"
 #include "tessera/core/error.h"
@@ -35,6 +36,12 @@ struct Options {
 int merge(const Options& options) {
   std::vector<std::filesystem::path> parts(options.parts.begin(), options.parts.end());
   if (parts.empty()) parts = io::find_parts(options.output);
+  FileRoles roles;
+  for (const std::filesystem::path& part : parts) {
+    roles.reads("--part", part.string());
+    roles.reads("--part", io::manifest_path(part).string());
+  }
+  roles.writes("output", options.output);
   const io::MergeSummary summary = io::merge_parts(parts, options.output);
   if (options.remove_parts) {
     // The manifest first: a part without one counts for nothing.

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <utility>
 
+#include "integer_option.h"
 #include "tessera/classifier/cuda_classifier.h"
 #include "tessera/core/thread_pool.h"
 
@@ -80,12 +81,9 @@ void add_model_options(CLI::App& app, ModelOptions& options, bool model_required
   app.add_option("--expert-threshold", options.expert_threshold,
                  "GPU: skip experts whose router weight is smaller, an approximation; in [0, 1), 0 = skip none")
       ->capture_default_str();
-  app.add_option("--threads", options.num_threads, "0 = every processor of this process")
-      ->check(CLI::Range(0, kMaxThreads))
-      ->capture_default_str();
-  app.add_option("--batch-size", options.batch_size, "Records at a time, 0 = chosen; results do not depend on it")
-      ->check(CLI::Range(int64_t{0}, kMaxBatchSize))
-      ->capture_default_str();
+  add_integer(app, "--threads", options.num_threads, "0 = every processor of this process", 0, kMaxThreads);
+  add_integer(app, "--batch-size", options.batch_size, "Records at a time, 0 = chosen; results do not depend on it",
+              int64_t{0}, kMaxBatchSize);
 }
 
 std::shared_ptr<const classifier::Model> load_model(const ModelOptions& options) {

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <charconv>
+#include <limits>
 
+#include "integer_option.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 #include "tessera/moe/limits.h"
@@ -56,25 +58,21 @@ std::string_view activation_name(const moe::LayerConfig& config) {
 
 void add_moe_options(CLI::App& app, MoeOptions& options) {
   app.add_option("--preset", options.preset, "Sizes of a published model, listed below");
-  app.add_option("--hidden", options.hidden, "Or sizes one by one: H, a multiple of 8");
-  app.add_option("--intermediate", options.intermediate, "I, a multiple of 8");
-  app.add_option("--experts", options.experts, "E, 1 to 1024");
-  app.add_option("--top-k", options.top_k, "Experts a token, 1 to 32");
+  constexpr int32_t kAnySize = std::numeric_limits<int32_t>::max();
+  add_integer(app, "--hidden", options.hidden, "Or sizes one by one: H, a multiple of 8", 0, kAnySize, false);
+  add_integer(app, "--intermediate", options.intermediate, "I, a multiple of 8", 0, kAnySize, false);
+  add_integer(app, "--experts", options.experts, "E, 1 to 1024", 0, kAnySize, false);
+  add_integer(app, "--top-k", options.top_k, "Experts a token, 1 to 32", 0, kAnySize, false);
   app.add_option("--tokens", options.tokens, "T[,T...]: tokens of a run; each with every routing")->required();
   app.add_option("--routing", options.routings, "R[,R...]: balanced, best, worst, random, zipf, one")
       ->capture_default_str();
-  app.add_option("--seed", options.seed, "Of random and zipf")->check(CLI::NonNegativeNumber)->capture_default_str();
+  add_integer(app, "--seed", options.seed, "Of random and zipf", uint64_t{0});
   app.add_option("--order", options.order, "Of the experts on a GPU: natural, heavy-first, interleaved")
       ->capture_default_str();
-  app.add_option("--back-every", options.back_every, "1 of this many clusters takes light experts first, 0 = none")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  app.add_option("--cluster", options.cluster_size, "CTAs that share weights, 1 or 2")
-      ->check(CLI::Range(1, 2))
-      ->capture_default_str();
-  app.add_option("--ctas", options.num_ctas, "CTAs of a launch, 0 = one a multiprocessor")
-      ->check(CLI::Range(0, kMaxCtas))
-      ->capture_default_str();
+  add_integer(app, "--back-every", options.back_every, "1 of this many clusters takes light experts first, 0 = none",
+              0);
+  add_integer(app, "--cluster", options.cluster_size, "CTAs that share weights, 1 or 2", 1, 2);
+  add_integer(app, "--ctas", options.num_ctas, "CTAs of a launch, 0 = one a multiprocessor", 0, kMaxCtas);
 }
 
 std::string preset_list() {

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <utility>
 
 #include "exit_codes.h"
 #include "tessera/core/error.h"
@@ -29,8 +30,10 @@ Output::Output(const std::string& path) {
   if (path != "-") file_ = std::make_unique<io::OutputFile>(path);
 }
 
-Output::Output(const std::string& path, uint64_t kept_bytes)
-    : file_(std::make_unique<io::OutputFile>(path, kept_bytes)) {}
+Output::Output(io::OutputClaim claim) : file_(std::make_unique<io::OutputFile>(std::move(claim))) {}
+
+Output::Output(io::OutputClaim claim, uint64_t kept_bytes)
+    : file_(std::make_unique<io::OutputFile>(std::move(claim), kept_bytes)) {}
 
 void Output::write(std::string_view bytes) {
   if (file_) {

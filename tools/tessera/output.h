@@ -14,8 +14,9 @@ class Output {
  public:
   /// "-" is standard output. Throws Error if a file cannot be created.
   explicit Output(const std::string& path);
+  explicit Output(io::OutputClaim claim);
   /// Goes on behind the first `kept_bytes` of FILE.partial. Throws Error if there is none or it is shorter.
-  Output(const std::string& path, uint64_t kept_bytes);
+  Output(io::OutputClaim claim, uint64_t kept_bytes);
 
   /// Buffered. Throws Incomplete when it cannot be written, ClosedPipe when nobody reads standard output.
   void write(std::string_view bytes);

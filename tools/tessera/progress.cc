@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
+#include <string_view>
 
 namespace tessera::cli {
 
@@ -43,8 +45,14 @@ std::string duration(double seconds) {
 
 bool stderr_is_terminal() { return isatty(STDERR_FILENO) == 1; }
 
+/// Whether it can go back to the beginning of a line and clear it.
+static bool stderr_redraws() {
+  const char* const terminal = std::getenv("TERM");
+  return stderr_is_terminal() && (terminal == nullptr || std::string_view(terminal) != "dumb");
+}
+
 Progress::Progress(bool enabled, const io::RecordReader& reader)
-    : enabled_(enabled && stderr_is_terminal()), reader_(reader) {}
+    : enabled_(enabled && stderr_redraws()), reader_(reader) {}
 
 Progress::~Progress() {
   if (drawn_) std::fputs("\r\033[K", stderr);

@@ -61,8 +61,8 @@ void print_statistics(const classifier::RunStatistics& statistics) {
   std::fprintf(stderr, "tessera: %.2f s, %.0f sentences/s\n", statistics.seconds, statistics.rate());
 }
 
-void write_statistics(const std::string& path, const classifier::RunStatistics& statistics, int num_threads,
-                      const std::vector<std::pair<std::string, double>>& more) {
+std::string statistics_text(const classifier::RunStatistics& statistics, int num_threads,
+                            const std::vector<std::pair<std::string, double>>& more) {
   const std::chrono::duration<double> process_seconds = std::chrono::steady_clock::now() - process_start;
   nlohmann::ordered_json json = {
       {"records_read", statistics.num_read},
@@ -80,13 +80,7 @@ void write_statistics(const std::string& path, const classifier::RunStatistics& 
       {"threads", num_threads > 0 ? num_threads : available_processors()},
   };
   for (const auto& [name, value] : more) json[name] = value;
-  try {
-    Output output(path);
-    output.write(json.dump(2) + "\n");
-    output.commit();
-  } catch (const Error& error) {
-    throw Incomplete(error.what());  // the run is over: this is no error of usage any more
-  }
+  return json.dump(2) + "\n";
 }
 
 int exit_code_of(const classifier::RunStatistics& statistics, int64_t num_failed_before) {

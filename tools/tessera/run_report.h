@@ -19,10 +19,11 @@ void print_back_ends(const std::string& descriptions);
 /// Counts, truncated sentences, unknown words, seconds, rate.
 void print_statistics(const classifier::RunStatistics& statistics);
 
-/// Writes the statistics as a JSON object: counts, seconds, sentences_per_second, process_seconds (since the start of
+/// The statistics as a JSON object: counts, seconds, sentences_per_second, process_seconds (since the start of
 /// the command), peak_memory_bytes, threads, and what `more` adds.
-void write_statistics(const std::string& path, const classifier::RunStatistics& statistics, int num_threads,
-                      const std::vector<std::pair<std::string, double>>& more = {});
+/// A number that is NaN stands for none.
+std::string statistics_text(const classifier::RunStatistics& statistics, int num_threads,
+                            const std::vector<std::pair<std::string, double>>& more = {});
 
 /// kAllOk, kSomeFailed, or kDeviceFailed, which says more and therefore comes first. `num_failed_before`: records that
 /// failed in the parts of this run that were resumed.

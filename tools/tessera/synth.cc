@@ -13,6 +13,8 @@
 #include "classifier/school_format.h"
 #include "commands.h"
 #include "exit_codes.h"
+#include "file_roles.h"
+#include "integer_option.h"
 #include "io/file.h"
 #include "io/vocabulary.h"
 #include "tessera/classifier/model.h"
@@ -83,6 +85,12 @@ void write_inputs(const Options& options, const classifier::Model& model) {
 int synth(const Options& options) {
   const DType dtype = parse_dtype(options.dtype);
   if (options.embeddings && options.num_inputs == 0) throw Error("--embeddings", "no --inputs", "--inputs N with it");
+  FileRoles roles;
+  roles.reads("--config", options.config);
+  roles.reads("--vocab", options.vocabulary);
+  roles.writes_into(
+      "--output", options.output,
+      {"config.json", "vocab.txt", "model.safetensors", "inputs.bin", "inputs.txt", "input_embeddings.bin"});
   classifier::ClassifierConfig config = read_config(options.preset, options.config);
   std::vector<std::string> words;
   if (!options.vocabulary.empty()) {
@@ -91,6 +99,7 @@ int synth(const Options& options) {
   }
   classifier::Model model = classifier::synthesize_model(config, std::move(words),
                                                          {.seed = options.seed, .num_threads = options.num_threads});
+  warn_of_replaced_checkpoint(options.output);
   classifier::save_model(options.output, model, dtype);
   if (options.num_inputs > 0) write_inputs(options, model);
   if (options.embeddings) {
@@ -110,18 +119,13 @@ Command add_synth(CLI::App& app) {
   app.add_option("--preset", options->preset, "apws25 (the full-size model) or small");
   app.add_option("--config", options->config, "Or sizes from a config.json");
   app.add_option("--output", options->output, "Directory to write")->required();
-  app.add_option("--seed", options->seed, "Any number from 0 to 2^64 - 1")
-      ->check(CLI::NonNegativeNumber)  // a negative one would wrap
-      ->capture_default_str();
+  add_integer(app, "--seed", options->seed, "Any number from 0 to 2^64 - 1", uint64_t{0});
   app.add_option("--vocab", options->vocabulary, "Words to use instead of made-up ones");
   app.add_option("--dtype", options->dtype, "Weights: f32, f16 or bf16")->capture_default_str();
-  app.add_option("--inputs", options->num_inputs, "Random sentences to write as token ids and as text")
-      ->check(CLI::Range(int64_t{0}, kMaxInputs))
-      ->capture_default_str();
+  add_integer(app, "--inputs", options->num_inputs, "Random sentences to write as token ids and as text", int64_t{0},
+              kMaxInputs);
   app.add_flag("--embeddings", options->embeddings, "Write the inputs as embeddings too");
-  app.add_option("--threads", options->num_threads, "0 = every processor of this process")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
+  add_integer(app, "--threads", options->num_threads, "0 = every processor of this process", 0, 1024);
   app.footer(kFooter);
   return [options] { return synth(*options); };
 }

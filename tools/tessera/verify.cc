@@ -12,7 +12,9 @@
 #include "commands.h"
 #include "comparison.h"
 #include "exit_codes.h"
+#include "file_roles.h"
 #include "float_file.h"
+#include "integer_option.h"
 #include "interrupt.h"
 #include "model_options.h"
 #include "output.h"
@@ -193,6 +195,14 @@ void check_options(const Options& options) {
 
 int verify(const Options& options) {
   check_report_options(options);
+  FileRoles roles;
+  roles.reads_model("--model", options.model.model);
+  roles.reads("--outputs", options.outputs);
+  roles.reads("--answers", options.answers);
+  roles.reads("--ids", options.input.ids);
+  roles.reads("--embeddings", options.input.embeddings);
+  roles.reads("--text", options.input.text);
+  roles.writes("--json", options.json);
   if (options.report) {
     return print_verify_report({.model = options.model,
                                 .input = options.input,
@@ -204,6 +214,8 @@ int verify(const Options& options) {
   check_options(options);
   const Tolerance tolerance = tolerance_of(judged_precision(options));
   const Logits logits = options.against == "oracle" ? outputs_and_oracle(options) : outputs_and_answers(options);
+  // Agreement of nothing with nothing proves nothing.
+  if (logits.indices.empty()) throw Error("verify", "no records", "at least one to compare");
   const Comparison result = compare_logits(logits.outputs, logits.answers, logits.num_classes, tolerance);
   const bool holds = (options.rule == "school" || result.num_over_ours == 0) &&
                      (options.rule == "ours" || result.num_over_school == 0);
@@ -225,12 +237,9 @@ Command add_verify(CLI::App& app) {
   app.add_option("--embeddings", options->input.embeddings, "Embeddings to run it on, fp32 [N, channels, positions]");
   app.add_option("--text", options->input.text, "A text file to run it on, a sentence a line");
   app.add_option("--against", options->against, "answers, or oracle: the same model in fp64")->capture_default_str();
-  app.add_option("--sample", options->sample_size, "Records to compare with the oracle, spread over the input")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
-      ->capture_default_str();
-  app.add_option("--classes", options->num_classes, "Logits a record, with --outputs")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
-      ->capture_default_str();
+  add_integer(app, "--sample", options->sample_size, "Records to compare with the oracle, spread over the input",
+              int64_t{1}, int64_t{1} << 20);
+  add_integer(app, "--classes", options->num_classes, "Logits a record, with --outputs", int64_t{1}, int64_t{1} << 20);
   app.add_option("--rule", options->rule, "Which rule decides: ours, school or both")->capture_default_str();
   app.add_flag(
       "--report", options->report,

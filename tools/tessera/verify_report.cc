@@ -16,6 +16,7 @@
 #include "interrupt.h"
 #include "output.h"
 #include "record_sample.h"
+#include "side_file.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 #include "text_format.h"
@@ -268,12 +269,10 @@ Json row_json(const Row& row) {
   return json;
 }
 
-void write_json(const std::string& path, const std::string& model, const std::vector<Row>& rows) {
+std::string json_text(const std::string& model, const std::vector<Row>& rows) {
   Json json = {{"model", model}, {"rows", Json::array()}};
   for (const Row& row : rows) json["rows"].push_back(row_json(row));
-  Output output(path);
-  output.write(json.dump(2) + "\n");
-  output.commit();
+  return json.dump(2) + "\n";
 }
 
 /// What "auto" was, once each.
@@ -291,8 +290,12 @@ std::string descriptions(const std::vector<Row>& rows) {
 }  // namespace
 
 int print_verify_report(const ReportOptions& options) {
+  SideFile json("--json", options.json);
   const auto model = load_model(options.model);
   const auto inputs = open_inputs(options, *model);
+  for (const auto& input : inputs) {
+    if (input->sample.records.num_records == 0) throw Error("verify", "no records", "at least one to compare");
+  }
   Output output("-");
   output.write(header_line());
   std::vector<Row> rows;
@@ -313,7 +316,7 @@ int print_verify_report(const ReportOptions& options) {
   });
   output.write("\n" + descriptions(rows) + (holds ? "verified\n" : "NOT verified\n"));
   output.commit();
-  if (!options.json.empty()) write_json(options.json, options.model.model, rows);
+  json.write(json_text(options.model.model, rows));
   return holds ? kAllOk : kSomeFailed;
 }
 

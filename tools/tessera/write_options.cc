@@ -1,11 +1,18 @@
 #include "write_options.h"
 
 #include <cstdio>
+#include <filesystem>
 #include <vector>
 
 #include "tessera/core/error.h"
 
 namespace tessera::cli {
+
+void warn_of_replaced_checkpoint(const std::string& directory) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(std::filesystem::path(directory) / "model.safetensors", ignored)) return;
+  std::fprintf(stderr, "tessera: warning: replaces the checkpoint that lies in %s\n", escaped(directory).c_str());
+}
 
 DType parse_dtype(const std::string& name) {
   if (name == "f32") return DType::f32;

@@ -12,6 +12,7 @@ PACK/src/engines       SGLang's and vLLM's files and tuned configurations for Ho
 """
 import argparse
 import fnmatch
+import hashlib
 import json
 import pathlib
 import shutil
@@ -134,10 +135,24 @@ def lay_engines(wheels, target):
     return sum(path.is_file() for path in target.rglob("*"))
 
 
+def mark_of(wheels):
+    """Equal where laying out would make the same again."""
+    content = [HERE.joinpath("lay.py").read_text(), *(f"{path.name} {path.stat().st_size}" for path in sorted(wheels.glob("*.whl")))]
+    return hashlib.sha256("\n".join(content).encode()).hexdigest() + "\n"
+
+
 def lay(pack):
-    """How many files the site has."""
+    """How many files the site has. What an earlier call laid out is kept."""
     work, wheels = pack / "build", pack / "build" / "wheels"
-    site = work / "site"
+    site, mark = work / "site", work / "laid"
+    if not mark.is_file() or mark.read_text() != mark_of(wheels):
+        mark.unlink(missing_ok=True)
+        lay_anew(work, wheels, site)
+        mark.write_text(mark_of(wheels))  # last: an interrupted call is done again
+    return sum(path.is_file() for path in site.rglob("*"))
+
+
+def lay_anew(work, wheels, site):
     for folder in (site, work / "flashinfer", work / "sglang_jit", work / "headers"):
         shutil.rmtree(folder, ignore_errors=True)
     for package in WHOLE:
@@ -151,7 +166,6 @@ def lay(pack):
     packed = wheel(wheels, "sglang")
     extract(packed, work / "sglang_jit", fitting(packed, ["sglang/kernels/jit/include/*", "sglang/kernels/jit/csrc/*"]),
             strip="sglang/kernels/jit/")
-    return sum(path.is_file() for path in site.rglob("*"))
 
 
 def self_test():
@@ -168,6 +182,9 @@ def self_test():
         assert lay_engines(folder, folder / "engines") == len(ENGINES["sglang"]) + len(ENGINES["vllm"]) + 1
         assert json.loads((folder / "engines" / "versions.json").read_text()) == {"sglang": "1.2", "vllm": "3.4"}
         assert not (folder / "engines" / "vllm" / "other.py").exists()
+        mark = mark_of(folder)
+        (folder / "another-1-none.whl").write_text("")
+        assert mark_of(folder) != mark == mark.strip() + "\n"
         write_headers(folder)
         text = (folder / HEADERS / "DtypeDecl.h").read_text()
         assert "E4m3 = 1050629u" in text and "MxE4m3 = 17827853u" in text, text  # 0x100805, 0x1100d0d in part

@@ -55,6 +55,8 @@ ClassifierConfig preset_config(const std::string& name);
 
 /// config.json, strictly read: integers are integers, unknown keys are returned in `warnings`, duplicates are errors.
 ClassifierConfig load_config(const std::filesystem::path& path, std::vector<std::string>& warnings);
+/// What save_config writes.
+std::string config_text(const ClassifierConfig& config);
 void save_config(const std::filesystem::path& path, const ClassifierConfig& config);
 
 }  // namespace tessera::classifier

@@ -114,6 +114,12 @@ class NoDeviceLeft : public Error {
   int64_t first_lost_;
 };
 
+/// The system gives no more threads to this process (ulimit -u, a container's limit): nothing was labelled.
+class NoThreads : public Error {
+ public:
+  using Error::Error;
+};
+
 class Engine {
  public:
   /// `classifiers`: at least one, all of `model` and of the same input kind as the records that will come.
@@ -123,7 +129,7 @@ class Engine {
 
   /// Returns at the end of the input or after a stop. Throws what the reader, a classifier or the sink threw, after all
   /// threads have ended; if it was the reader, the results of everything read before have been written. Throws
-  /// NoDeviceLeft when the last device has failed.
+  /// NoDeviceLeft when the last device has failed, NoThreads where the run could not begin.
   RunStatistics run(io::RecordReader& reader, ResultSink& sink, const std::stop_token& stop = {});
 
   int64_t batch_size() const { return options_.batch_size; }

@@ -26,7 +26,8 @@ class ThreadPool {
  public:
   using Body = std::function<void(int64_t item, int worker)>;
 
-  /// `num_threads` >= 1 counts the calling thread; 1 starts no thread at all.
+  /// `num_threads` >= 1 counts the calling thread; 1 starts no thread at all. Where the system allows fewer threads (a
+  /// limit on processes), the pool has fewer: num_threads() says how many.
   explicit ThreadPool(int num_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -36,6 +37,7 @@ class ThreadPool {
   void run(int64_t num_items, const Body& body);
 
  private:
+  void join();
   void serve(int worker);
   void take_items(int worker);
 

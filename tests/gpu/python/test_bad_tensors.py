@@ -110,6 +110,65 @@ class BadTensors(unittest.TestCase):
         room = torch.zeros(13, 128, dtype=self.layer.dtype, device=device)
         self.both(ValueError, "out", x=room[:-1], out=room[1:])
 
+    def test_memory_that_overlaps(self):
+        """Written memory over any other of the call: eager, as the operator, compiled and captured. Only addresses are
+        compared, so that nothing has run when it is refused."""
+        for device in DEVICES:
+            self.use(device)
+            x, _, _, ids, weights = self.given.values()
+            room = torch.zeros(self.workspace.numel() + 4 * x.nbytes, dtype=torch.uint8, device=device)
+
+            def cut(like, begin=0):
+                return room[begin:begin + like.nbytes].view(like.dtype).view(like.shape).copy_(like)
+
+            pairs = {("workspace", "out"): {"workspace": room, "out": cut(x)},
+                     ("workspace", "x"): {"workspace": room, "x": cut(x)},
+                     ("workspace", "topk_ids"): {"workspace": room, "topk_ids": cut(ids)},
+                     ("workspace", "topk_weights"): {"workspace": room, "topk_weights": cut(weights)},
+                     ("out", "topk_ids"): {"out": cut(x), "topk_ids": cut(ids)},
+                     ("out", "topk_weights"): {"out": cut(x, 16), "topk_weights": cut(weights, x.nbytes - 16)},
+                     ("out", "the gate_up weight"): {"out": self.given["gate_up"].view(-1, x.shape[1])[:len(x)]},
+                     ("out", "the down weight"): {"out": self.given["down"].view(-1)[-x.numel():].view_as(x)}}
+            for (written, other), changed in pairs.items():
+                call = {**self.given, **changed}
+                named = {key: call.pop(key) for key in ("out", "workspace") if key in call}
+                inputs = [call[name] for name in ("x", "topk_ids", "topk_weights")]
+                for run in (lambda: tessera.moe(**call, **named), lambda: self.made(*inputs, **named)):
+                    for _ in range(2):
+                        with self.assertRaisesRegex(ValueError, f"{written}: got memory that overlaps {other}"):
+                            run()
+            with self.assertRaisesRegex(ValueError, "out: got memory that overlaps x"):
+                torch.ops.tessera.moe_out(*self.given.values(), out=x)
+            if device == "cuda":
+                with self.assertRaisesRegex(ValueError, "out: got memory that overlaps x"):
+                    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+                        tessera.moe(**self.given, out=x)
+
+    def test_negations_and_transforms(self):
+        """Memory that holds numbers with the other sign, or none: refused, not computed with."""
+        for device in DEVICES:
+            self.use(device)
+            for name in ("x", "gate_up", "down", "topk_weights"):
+                tessera.moe(**self.given)  # the layer of the same addresses is known
+                self.both(TypeError, name, **{name: torch._neg_view(self.given[name])})
+            self.both(TypeError, "out", out=torch._neg_view(poisoned_like(self.given["x"])))
+            rest = [self.given[name] for name in NAMES[1:]]
+            with self.assertRaisesRegex(TypeError, "x: got a tensor without memory of its own"):
+                torch.vmap(lambda x: tessera.moe(x, *rest))(self.given["x"][None])
+            with self.assertRaisesRegex(TypeError, "x: got a tensor without memory of its own"):
+                torch.vmap(lambda x: self.made(x, *rest[2:]))(self.given["x"][None])
+
+    @ON_GPU
+    def test_device_numbers_do_not_wrap(self):
+        for number in (2**32, 2**31, 2**64):
+            with self.assertRaisesRegex(ValueError, f"device: got 'cuda:{number}'"):
+                tessera.Classifier(MODEL, device=f"cuda:{number}")
+
+    @ON_GPU
+    def test_an_empty_expert_map(self):
+        self.refused(ValueError, "expert_map", lambda: tessera.moe(
+            **self.given, expert_map=torch.empty(0, dtype=torch.int32, device=self.device)))
+
     @ON_GPU
     @over(DEVICES)
     def test_mixed_devices(self, device):

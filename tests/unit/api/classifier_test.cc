@@ -127,6 +127,28 @@ TEST(CApiClassifier, Errors) {
   std::vector<int32_t> out(static_cast<size_t>(c.info.sequence_length));
   EXPECT_EQ(tessera_classifier_tokenize(c.handle, &text, &length, 1, out.data()), TESSERA_INVALID_ARGUMENT);
   EXPECT_STREQ(tessera_last_error_where(), "texts[0]");
+  text = "good\0film";
+  const size_t whole = 9;
+  EXPECT_EQ(tessera_classifier_tokenize(c.handle, &text, &whole, 1, out.data()), TESSERA_INVALID_ARGUMENT);
+  EXPECT_STREQ(tessera_last_error(), "texts[0]: got a NUL byte at byte 4, expected text");
+}
+
+TEST(CApiClassifier, OutputsOverlapNothingElse) {
+  const CClassifier c;
+  std::vector<int32_t> ids = c.tokenize({"fine", "fine"});
+  std::vector<float> logits(2 * static_cast<size_t>(c.info.num_classes + c.info.num_experts));
+  tessera_classifier_outputs outputs;
+  tessera_classifier_outputs_init(&outputs);
+  const auto run = [&] { return tessera_classifier_run(c.handle, 2, ids.data(), nullptr, &outputs); };
+  outputs.logits = reinterpret_cast<float*>(ids.data());
+  EXPECT_EQ(run(), TESSERA_INVALID_ARGUMENT);
+  EXPECT_STREQ(tessera_last_error(), "logits: got memory that overlaps ids, expected memory of its own");
+  outputs.logits = logits.data();
+  outputs.router_weights = logits.data() + 2 * c.info.num_classes - 1;
+  EXPECT_EQ(run(), TESSERA_INVALID_ARGUMENT);
+  EXPECT_STREQ(tessera_last_error(), "router_weights: got memory that overlaps logits, expected memory of its own");
+  ++outputs.router_weights;
+  EXPECT_EQ(run(), TESSERA_OK) << tessera_last_error();
 }
 
 }  // namespace

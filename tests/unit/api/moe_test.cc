@@ -88,6 +88,47 @@ TEST(CApi, LayerEqualsTheCxxLayer) {
   }
 }
 
+TEST(CApi, MemoryThatIsWrittenOverlapsNothingElse) {
+  const LayerData data({.tokens = 9, .bias = true, .shared_intermediate = 24, .shared_weight = true});
+  CLayer layer(data);
+  ASSERT_EQ(layer.create(), TESSERA_OK) << tessera_last_error();
+  size_t bytes = 0;
+  ASSERT_EQ(tessera_moe_workspace_bytes(layer.layer, 9, &bytes), TESSERA_OK);
+  GuardedBytes workspace(bytes), out(size_t{9} * 64 * 2);
+  const auto run = [&](const void* result, const void* scratch) {
+    layer.inputs.out = const_cast<void*>(result);
+    return tessera_moe_run(layer.layer, &layer.inputs, const_cast<void*>(scratch), bytes, nullptr);
+  };
+  ASSERT_EQ(run(out.data(), workspace.data()), TESSERA_OK) << tessera_last_error();
+  const std::pair<const char*, const void*> others[] = {{"x", layer.inputs.x},
+                                                        {"topk_ids", layer.inputs.topk_ids},
+                                                        {"topk_weights", layer.inputs.topk_weights},
+                                                        {"shared_weight", layer.inputs.shared_weight},
+                                                        {"the gate_up weight", layer.weights.gate_up},
+                                                        {"the down weight", layer.weights.down},
+                                                        {"the gate_up bias", layer.weights.gate_up_bias},
+                                                        {"the down bias", layer.weights.down_bias},
+                                                        {"the shared gate_up weight", layer.weights.shared_gate_up},
+                                                        {"the shared down weight", layer.weights.shared_down}};
+  for (const auto& [name, address] : others) {
+    // What lies behind it in memory may be another of them: which one is named is looked at where the test has cut the
+    // memory itself (tests/python/memory_test.py).
+    const auto aligned = reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(address) / 16 * 16);
+    EXPECT_EQ(run(aligned, workspace.data()), TESSERA_INVALID_ARGUMENT) << name;
+    EXPECT_STREQ(tessera_last_error_where(), "out") << name;
+    EXPECT_EQ(run(out.data(), aligned), TESSERA_INVALID_ARGUMENT) << name;
+    EXPECT_STREQ(tessera_last_error_where(), "workspace") << name;
+  }
+  EXPECT_EQ(run(workspace.data() + (bytes - 1) / 16 * 16, workspace.data()), TESSERA_INVALID_ARGUMENT);
+  EXPECT_STREQ(tessera_last_error(), "workspace: got memory that overlaps out, expected memory of its own");
+  layer.config.num_mapped_experts = 0;
+  const int32_t map[] = {0};
+  layer.weights.expert_map = map;
+  tessera_moe* mapped = nullptr;
+  EXPECT_EQ(tessera_moe_create(&layer.config, &layer.weights, &mapped), TESSERA_INVALID_ARGUMENT);
+  EXPECT_STREQ(tessera_last_error_where(), "num_mapped_experts");
+}
+
 TEST(CApi, ErrorsNameTheArgument) {
   const LayerData data({.hidden = 64});
   CLayer c_layer(data);

@@ -1,6 +1,9 @@
 #include "tessera/core/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <mutex>
@@ -88,6 +91,34 @@ TEST(ThreadPool, BrokenContractsAreReported) {
   ThreadPool pool(2);
   EXPECT_THROW(pool.run(-1, [](int64_t, int) {}), ProgrammerError);
   EXPECT_THROW(pool.run(1, [&](int64_t, int) { pool.run(1, [](int64_t, int) {}); }), ProgrammerError);
+}
+
+/// Forks; the child gives up root, may have `limit` processes, and ends with what `body` returns.
+template <class Body>
+int exit_code_with_process_limit(rlim_t limit, const Body& body) {
+  const pid_t child = fork();
+  if (child == 0) {
+    constexpr uid_t kSomeUser = 54321;  // that has no process of its own
+    const rlimit processes{.rlim_cur = limit, .rlim_max = limit};
+    const bool is_limited = setuid(kSomeUser) == 0 && setrlimit(RLIMIT_NPROC, &processes) == 0;
+    _exit(is_limited ? body() : 77);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+TEST(ThreadPool, HasFewerThreadsWhereTheSystemAllowsFewer) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root, to be a user without other processes";
+  for (const int limit : {1, 3, 6}) {
+    const int code = exit_code_with_process_limit(static_cast<rlim_t>(limit), [limit] {
+      ThreadPool pool(8);
+      std::atomic<int> sum = 0;
+      pool.run(100, [&](int64_t item, int) { sum += static_cast<int>(item); });
+      return sum == 4950 && pool.num_threads() == limit ? 0 : 1;
+    });
+    EXPECT_EQ(code, 0) << limit;
+  }
 }
 
 TEST(ThreadPool, AvailableProcessorsIsTheAffinityMask) {

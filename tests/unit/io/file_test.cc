@@ -1,5 +1,6 @@
 #include "io/file.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -252,6 +253,102 @@ TEST(OutputFile, AReadOnlyDirectoryIsNamed) {
   if (!nobody.active()) GTEST_SKIP() << "cannot give up root here";
   expect_contains(error_of([&] { OutputFile file(dir / "out"); }),
                   "out.partial: cannot open for writing: Permission denied");
+}
+
+TEST(OutputFile, HasOneWriter) {
+  const TempDir dir;
+  const auto second_writer = [&] { return error_of([&] { OutputClaim claim(dir / "out"); }); };
+  OutputFile file(dir / "out");
+  file.write("first");
+  file.flush();
+  expect_contains(second_writer(), "out.partial: got a file that another run is writing");
+  EXPECT_EQ(read_file(dir / "out.partial"), "first") << "nothing was truncated";
+  file.commit();
+  EXPECT_EQ(second_writer(), "no error");
+  EXPECT_EQ(read_file(dir / "out"), "first");
+}
+
+TEST(OutputFile, RefusesToRenameAnotherFile) {
+  const TempDir dir;
+  OutputFile file(dir / "out");
+  file.write("mine");
+  fs::remove(dir / "out.partial");
+  write_file(dir / "out.partial", "somebody else's");
+  expect_contains(error_of([&] { file.commit(); }), "out.partial: got another file than the one that was written");
+  EXPECT_FALSE(fs::exists(dir / "out"));
+  EXPECT_EQ(read_file(dir / "out.partial"), "somebody else's");
+}
+
+TEST(OutputClaim, LeavesNothingWhereNothingIsWritten) {
+  const TempDir dir;
+  {
+    const OutputClaim claim(dir / "out");
+    EXPECT_TRUE(fs::exists(dir / "out.partial"));
+    EXPECT_FALSE(claim.has_earlier_partial());
+  }
+  EXPECT_FALSE(fs::exists(dir / "out.partial"));
+  write_file(dir / "out.partial", "of an earlier run");
+  { EXPECT_TRUE(OutputClaim(dir / "out").has_earlier_partial()); }
+  EXPECT_EQ(read_file(dir / "out.partial"), "of an earlier run");
+  EXPECT_EQ(error_of([] { OutputClaim claim(""); }), "output: got '', expected the name of a file");
+}
+
+TEST(OutputFile, KeepsThePermissionsOfWhatItReplaces) {
+  const TempDir dir;
+  for (const fs::perms perms : {fs::perms(0600), fs::perms(0644), fs::perms(0666)}) {
+    write_file(dir / "out", "old");
+    fs::permissions(dir / "out", perms);
+    OutputFile file(dir / "out");
+    EXPECT_EQ(fs::status(dir / "out.partial").permissions(), perms) << "from the first byte on";
+    file.write("new");
+    file.commit();
+    EXPECT_EQ(fs::status(dir / "out").permissions(), perms);
+  }
+}
+
+TEST(OutputFile, FollowsALinkToAFileThatIsNotThereYet) {
+  const TempDir dir;
+  fs::create_directory(dir / "deep");
+  fs::create_symlink("deep/out", dir / "link");
+  OutputFile file(dir / "link");
+  file.write("new");
+  file.commit();
+  EXPECT_TRUE(fs::is_symlink(dir / "link"));
+  EXPECT_EQ(read_file(dir / "deep" / "out"), "new");
+  fs::create_symlink("loop", dir / "loop");
+  expect_contains(error_of([&] { OutputFile loop(dir / "loop"); }), "loop: got links that lead in a circle");
+}
+
+TEST(OutputFile, AnOpenDescriptorIsSharedAndNotReplaced) {
+  const TempDir dir;
+  const int descriptor = open((dir / "out").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+  ASSERT_GE(descriptor, 0);
+  ASSERT_EQ(::write(descriptor, "before ", 7), 7);
+  for (const std::string folder : {"/dev/fd/", "/proc/self/fd/"}) {
+    EXPECT_TRUE(is_written_directly(folder + std::to_string(descriptor)));
+    OutputFile file(folder + std::to_string(descriptor));
+    EXPECT_TRUE(file.partial_path().empty());
+    file.write("new ");
+    file.commit();
+  }
+  ASSERT_EQ(::write(descriptor, "after", 5), 5);
+  close(descriptor);
+  EXPECT_EQ(read_file(dir / "out"), "before new new after");
+  EXPECT_FALSE(is_written_directly(dir / "out"));
+  EXPECT_TRUE(is_written_directly("/dev/null"));
+}
+
+TEST(StandIns, AreNamed) {
+  const TempDir dir;
+  const auto problem = [&](const std::string& text) {
+    write_file(dir / "in", text);
+    return error_of([&] { read_text_file(dir / "in", 1000); });
+  };
+  expect_contains(problem("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+                  "in: got a Git LFS pointer");
+  expect_contains(problem("\n <!DOCTYPE HTML>\n"), "in: got an HTML page");
+  expect_contains(problem("<html lang='en'>"), "in: got an HTML page");
+  for (const char* const text : {"", "<unk>\n", "{}", "version 1"}) EXPECT_EQ(problem(text), "no error") << text;
 }
 
 TEST(OutputFile, GoesOnBehindWhatIsKept) {

@@ -39,12 +39,16 @@ TEST(CsvRecords, QuotedFields) {
 
 TEST(CsvRecords, CarriageReturnsThatEndNoLineAreText) {
   EXPECT_EQ(read_csv("text,id\na\rb,1\na\r,1\na\r\r\n"), (Records{"a\rb", "a\r", "!PATH:4: got 1 fields, expected 2"}));
-  EXPECT_EQ(read_csv("text\na\r\r\nb\r"), (Records{"a\r", "b"}));
+  EXPECT_EQ(read_csv("text\na\r\r\nb\r"), (Records{"a", "b"}));  // as many as stand before a line feed are its own
+  EXPECT_EQ(read_csv("text,id\r\r\na\r\r,1\r\r\n"), Records{"a\r\r"});
 }
 
-TEST(CsvRecords, BlankLinesAndEmptyFields) {
-  EXPECT_EQ(read_csv("text\n\na\n\n"), (Records{"", "a", ""}));
-  EXPECT_EQ(read_csv("text,id\n,1\n,\n\nb,2"), (Records{"", "", "!PATH:4: got 1 fields, expected 2", "b"}));
+TEST(CsvRecords, BlankLinesAreNoRowsAndEmptyFieldsAre) {
+  EXPECT_EQ(read_csv("text\n\na\n\n"), Records{"a"});
+  EXPECT_EQ(read_csv("text\n\"\"\na\n \"\n"), (Records{"", "a", " \""}));
+  EXPECT_EQ(read_csv("text,id\n,1\n,\n\nb,2\n1\n"), (Records{"", "", "b", "!PATH:6: got 1 fields, expected 2"}));
+  EXPECT_EQ(read_csv("\n \t\r\ntext\r\n\r\na\r\n   "), Records{"a"});
+  EXPECT_EQ(read_csv("text\n\"\n\"\n"), Records{"\n"});  // a line end in quotes ends no line
 }
 
 TEST(CsvRecords, RowsOfAnotherWidthFailAlone) {
@@ -93,7 +97,7 @@ TEST(CsvRecords, HeadersThatDoNotFit) {
             "PATH: got columns 'a', 'b', expected a header with a column 'text' or 'sentence'");
   EXPECT_EQ(csv_error("a,text\n", "b\x1b"), "PATH: got columns 'a', 'text', expected a header with a column 'b\\x1b'");
   EXPECT_EQ(csv_error(""), "PATH: got nothing, expected a header with a column 'text' or 'sentence'");
-  EXPECT_EQ(csv_error("\n1\n"), "PATH: got columns '', expected a header with a column 'text' or 'sentence'");
+  EXPECT_EQ(csv_error("\n1\n"), "PATH: got columns '1', expected a header with a column 'text' or 'sentence'");
   EXPECT_EQ(csv_error("text,a,text\n"), "PATH:1: got two columns 'text', expected one");
   EXPECT_EQ(csv_error("\"text\n"), "PATH:1: the quote opened in line 1 is never closed");
   EXPECT_EQ(csv_error("\"text\"x\n"), "PATH:1: got 'x' after a closing quote, expected a comma or the end of the line");

@@ -29,7 +29,7 @@ TEST(TextRecords, ALineIsARecordWhateverEndsIt) {
   EXPECT_EQ(read_text("a\n"), Records{"a"});
   EXPECT_EQ(read_text("a\n\n b \nc"), (Records{"a", "", " b ", "c"}));
   EXPECT_EQ(read_text("a\r\nb\r\n\r\nc\rd"), (Records{"a", "b", "", "c\rd"}));
-  EXPECT_EQ(read_text("a\r\r\n"), Records{"a\r"});
+  EXPECT_EQ(read_text("a\r\r\n"), Records{"a"});
   EXPECT_EQ(read_text("\xEF\xBB\xBF"
                       "a\n\xEF\xBB\xBF"
                       "b"),
@@ -113,7 +113,7 @@ TEST(TextRecords, CountsForAProgressBar) {
   const auto reader = open_records({.format = InputFormat::text, .path = (dir / "in").string()});
   EXPECT_EQ(reader->num_records_hint(), -1);
   EXPECT_EQ(reader->num_bytes_hint(), 6);
-  EXPECT_EQ(reader->bytes_read(), 0);
+  EXPECT_EQ(reader->bytes_read(), 6);  // the first bytes of a file are looked at when it is opened
   RecordBatch batch;
   while (reader->next(10, batch)) continue;
   EXPECT_EQ(reader->bytes_read(), 6);
@@ -235,12 +235,13 @@ TEST(JsonLines, BadLinesFailAlone) {
   EXPECT_EQ(
       records,
       (Records{
-          "a", "!PATH:2: got nothing, expected one JSON object", "!PATH:3: got 'not json', expected one JSON object",
+          "a", "!PATH:3: got 'not json', expected one JSON object",
           "!PATH:4: got a member 'text' that is no string, expected a string",
           "!PATH:5: got members 'id', 'b', expected a member 'text' or 'sentence'",
           "!PATH:6: got '[\"text\"]', expected one JSON object",
           "!PATH:7: got the member 'text' twice, expected it once", "!PATH:8: got a NUL byte at byte 1, expected text",
-          "!PATH:9: line 1, byte 9: got '\\xff' (invalid string: ill-formed UTF-8 byte), expected valid JSON",
+          "!PATH:9: line 1, byte 9: got '\\xff' (invalid string: ill-formed UTF-8 byte), expected valid JSON (in the "
+          "member 'text')",
           "!PATH:10: line 1, byte 11: got end of input, expected '}'",
           "!PATH:11: got a member 'text' that is no string, expected a string",
           "!PATH:12: got no members, expected a member 'text' or 'sentence'",
@@ -261,7 +262,85 @@ TEST(JsonLines, ManyMembersAreListedShort) {
 
 TEST(JsonLines, DeepValuesAreRefused) {
   const Records records = read_jsonl("{\"a\":" + std::string(40, '[') + std::string(40, ']') + ",\"text\":\"a\"}\n");
-  EXPECT_EQ(records, Records{"!PATH:1: got objects and arrays nested deeper than 32, expected at most 32"});
+  EXPECT_EQ(records,
+            Records{"!PATH:1: got objects and arrays nested deeper than 32, expected at most 32 (in the member "
+                    "'a')"});
+}
+
+TEST(JsonLines, AnErrorNamesTheMemberThatIsNotWantedEither) {
+  EXPECT_EQ(read_jsonl("{\"text\":\"a\",\"score\":NaN}\n{\"score\":1e400,\"text\":\"b\"}\n"),
+            (Records{"!PATH:1: line 1, byte 20: got 'N' (invalid literal), expected valid JSON (in the member 'score')",
+                     "!PATH:2: line 1, byte 13: got '1e400', expected a finite number (in the member 'score')"}));
+}
+
+TEST(JsonLines, BlankLinesAreNoRecords) {
+  const TempDir dir;
+  write_file(dir / "in", "\n{\"text\":\"a\"}\n \t\r\n\n{\"text\":\"b\"}\n\nx\n  ");
+  const RecordSource source = {.format = InputFormat::jsonl, .path = (dir / "in").string()};
+  EXPECT_EQ(read_all(source), (Records{"a", "b", "!PATH:7: got 'x', expected one JSON object"}));
+  const auto reader = open_records(source);
+  EXPECT_EQ(reader->skip(2), 2);
+  RecordBatch batch;
+  ASSERT_TRUE(reader->next(1, batch));
+  EXPECT_EQ(batch.first_index, 2);
+  EXPECT_FALSE(reader->next(1, batch));
+  EXPECT_EQ(reader->num_blank_lines(), 5);
+}
+
+TEST(TextRecords, AFileThatShrinksIsAnError) {
+  const TempDir dir;
+  const std::string path = (dir / "in").string();
+  std::string text;
+  while (text.size() < (size_t{1} << 20)) text += "0123456789\n";
+  write_file(path, text);
+  const auto reader = open_records({.format = InputFormat::text, .path = path});
+  std::filesystem::resize_file(path, 600'000);
+  RecordBatch batch;
+  int64_t num_records = 0;
+  const auto read = [&] {
+    while (reader->next(1000, batch)) num_records += batch.num_records;
+  };
+  const std::string message =
+      str_cat(path, ": got 600000 bytes, expected the ", text.size(), " bytes that it had when it was opened");
+  EXPECT_EQ(error_of(read), message);
+  EXPECT_EQ(num_records, 600'000 / 11) << "what was whole before is handed out, the line that was cut is not";
+  EXPECT_EQ(error_of(read), message);
+}
+
+std::string error_through_pipe(std::string_view bytes, size_t chunk) {
+  return with_piped_input(bytes, chunk, [] { return error_of([] { read_all({.path = "-"}); }); });
+}
+
+TEST(TextRecords, OtherFormatsAreRefusedByTheirFirstBytes) {
+  for (const std::string_view bytes : {"\x1F\x8B\x08\n"sv,
+                                       "\xFF\xFE"sv
+                                       "a\0"sv,
+                                       "PAR1\x15\n"sv, "PK\x03\x04"sv}) {
+    expect_contains(error_of([&] { read_text(bytes); }), "expected text in UTF-8");
+    for (const size_t chunk : {size_t{1}, size_t{3}, size_t{100}}) {
+      expect_contains(error_through_pipe(bytes, chunk), "expected text in UTF-8");
+    }
+  }
+  EXPECT_EQ(read_through_pipe({.path = "-"}, "PAR1 text\nB", 1), (Records{"PAR1 text", "B"}));
+  expect_contains(error_of([] { read_text("a\rb\r"); }), "carriage return alone");
+  expect_contains(error_through_pipe("a\rb\r", 1), "carriage return alone");
+}
+
+TEST(TextRecords, WhatHasComeThroughAPipeIsHandedOut) {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  const StandardInput redirected(ends[0]);
+  const auto reader = open_records({.format = InputFormat::text, .path = "-"});
+  RecordBatch batch;
+  for (const std::string_view text : {"a\n"sv, "b\nc\nhalf"sv}) {
+    ASSERT_EQ(::write(ends[1], text.data(), text.size()), static_cast<ssize_t>(text.size()));
+    ASSERT_TRUE(reader->next(256, batch));  // returns although the pipe stays open
+  }
+  EXPECT_EQ(texts_of(batch), (Records{"b", "c"}));
+  close(ends[1]);
+  ASSERT_TRUE(reader->next(256, batch));
+  EXPECT_EQ(texts_of(batch), Records{"half"});
+  EXPECT_FALSE(reader->next(256, batch));
 }
 
 }  // namespace
