@@ -7,8 +7,8 @@
 
 namespace tessera::testing {
 
-/// Calls the functions that the expert GEMM has in its epilogue (cuda/grouped/activation.cuh) in a kernel of its own. Any
-/// thread may call it; they wait for one another.
+/// Calls the functions that the expert GEMM has in its epilogue (cuda/grouped/activation.cuh) in a kernel of its own.
+/// Any thread may call it; they wait for one another.
 class DeviceActivation {
  public:
   DeviceActivation() = default;
