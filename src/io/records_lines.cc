@@ -104,8 +104,6 @@ class MemberExtractor final : public JsonEvents {
   bool end_array() override { return close(); }
   bool key(std::string& name) override {
     if (depth() != 1) return true;
-    name_ = name;
-    is_open_ = true;
     current_ = name == first_name() ? &first_ : field_.empty() && name == kSecondName ? &second_ : nullptr;
     if (num_names_++ < kMaxListedMembers) {
       names_ += (names_.empty() ? "" : ", ") + quote(name, 40);
@@ -114,6 +112,8 @@ class MemberExtractor final : public JsonEvents {
     }
     if (current_ != nullptr && current_->seen) throw Error(where(), "the member " + quote(name) + " twice", "it once");
     if (current_ != nullptr) current_->seen = true;
+    name_ = name;
+    is_open_ = true;
     return true;
   }
 

@@ -97,7 +97,7 @@ TEST(CsvRecords, HeadersThatDoNotFit) {
             "PATH: got columns 'a', 'b', expected a header with a column 'text' or 'sentence'");
   EXPECT_EQ(csv_error("a,text\n", "b\x1b"), "PATH: got columns 'a', 'text', expected a header with a column 'b\\x1b'");
   EXPECT_EQ(csv_error(""), "PATH: got nothing, expected a header with a column 'text' or 'sentence'");
-  EXPECT_EQ(csv_error("\n1\n"), "PATH: got columns '', expected a header with a column 'text' or 'sentence'");
+  EXPECT_EQ(csv_error("\n1\n"), "PATH: got columns '1', expected a header with a column 'text' or 'sentence'");
   EXPECT_EQ(csv_error("text,a,text\n"), "PATH:1: got two columns 'text', expected one");
   EXPECT_EQ(csv_error("\"text\n"), "PATH:1: the quote opened in line 1 is never closed");
   EXPECT_EQ(csv_error("\"text\"x\n"), "PATH:1: got 'x' after a closing quote, expected a comma or the end of the line");
