@@ -125,6 +125,8 @@ class Build:
 # Options that take a word of their own and say where something lies, not what is compiled.
 PLACES_APART = {"-o", "-c", "-MT", "-MF", "-MQ", "-I", "-isystem", "-iquote", "-L"}
 PLACES = re.compile(r"-(MD|MMD|I.*|isystem.*|L.*|l.*|Wl,-soname.*|W(?!l,|a,|p,).*)$")
+# Names in messages and debug information, not code; it holds the folder of the checkout, which a hash must not.
+PREFIX_MAP = re.compile(r",?-ffile-prefix-map=[^,]*")
 LAUNCHERS = {"ccache", "sccache", "distcc"}
 
 
@@ -140,8 +142,8 @@ def decisive(words, root):
         elif word in PLACES_APART:
             skip = True
         elif not PLACES.match(word):
-            kept.append(word.replace(f"{root}/", ""))
-    return kept
+            kept.append(PREFIX_MAP.sub("", word).replace(f"{root}/", ""))
+    return [word for word in kept if word]
 
 
 def compile_flags(words, root):

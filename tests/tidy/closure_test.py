@@ -136,6 +136,10 @@ class Closure(Built):
         with self.assertRaisesRegex(record.closure.BuildError, "no dependencies of it; build first"):
             record.closure.Build(self.folder, self.root).closure("program")
 
+    def test_no_flag_holds_the_folder_of_the_checkout(self):
+        command = "g++ -O2 -ffile-prefix-map=/x=. -Xcompiler=-fstack-protector-strong,-ffile-prefix-map=/x=. -c a.cc".split()
+        self.assertEqual(record.closure.compile_flags(command, "/x"), "g++ -O2 -Xcompiler=-fstack-protector-strong")
+
     def test_flags_that_decide(self):
         command = shlex.split("/usr/bin/ccache /opt/bin/nvcc -forward-unknown -I/x/src -isystem=/y -O3 -DA=/x/b -Werror=all "
                               "-Wl,-z,now -Wl,-soname,lib.so.0 -Wall -MD -MT o -MF o.d -x cu -c /x/a.cu -o a.o -L/q -lrt")

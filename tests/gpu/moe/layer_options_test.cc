@@ -54,7 +54,7 @@ struct Problem {
     layer_weights.gate_up_bias = bias.empty() ? nullptr : dbias.data();
     layer_weights.shared_gate_up = shared_gate_up.empty() ? nullptr : dshared_gate_up.data();
     layer_weights.shared_down = shared_down.empty() ? nullptr : dshared_down.data();
-    layer_weights.expert_map = static_cast<const int32_t*>(dmap.data());
+    layer_weights.expert_map = map.empty() ? nullptr : static_cast<const int32_t*>(dmap.data());
     moe::LayerInputs inputs{};
     inputs.x = dx.data();
     inputs.topk_ids = dids.data();
