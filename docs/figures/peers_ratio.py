@@ -51,9 +51,11 @@ def main():
         title = f"Peers of {cases.FORMAT_TITLES[fmt]} over Tessera ({ours}); above 1.0 Tessera is faster"
         parts += panel_of(lines, shapes, title, y + 26)
         y += HEIGHT + GAP
-    parts.append(peers.text(20, y + 10, "CUDA-graph replay with a cold L2 cache; as called where a library's layer cannot be "
-                            "captured. " + peers.machine_note(content), fill="#555"))
-    print(peers.svg(WIDTH, y + 24, parts))
+    for line in ("CUDA-graph replay with a cold L2 cache; as called where a library's layer cannot be captured.",
+                 peers.machine_note(content)):
+        parts.append(peers.text(20, y + 10, line, fill="#555"))
+        y += 16
+    print(peers.svg(WIDTH, y + 8, parts))
 
 
 if __name__ == "__main__":

@@ -98,9 +98,10 @@ template <class Body>
 int exit_code_with_process_limit(rlim_t limit, const Body& body) {
   const pid_t child = fork();
   if (child == 0) {
-    constexpr uid_t kSomeUser = 54321;  // that has no process of its own
+    // One that has no process of its own, another than that of a test run beside this one.
+    const auto some_user = static_cast<uid_t>(20'000 + getpid() % 40'000);
     const rlimit processes{.rlim_cur = limit, .rlim_max = limit};
-    const bool is_limited = setuid(kSomeUser) == 0 && setrlimit(RLIMIT_NPROC, &processes) == 0;
+    const bool is_limited = setuid(some_user) == 0 && setrlimit(RLIMIT_NPROC, &processes) == 0;
     _exit(is_limited ? body() : 77);
   }
   int status = 0;
