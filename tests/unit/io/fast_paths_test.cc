@@ -128,7 +128,7 @@ Records lines_by_definition(std::string_view bytes) {
   Records lines;
   std::string line;
   const auto finish = [&] {
-    if (line.ends_with('\r')) line.pop_back();
+    while (line.ends_with('\r')) line.pop_back();
     lines.push_back(line);
     line.clear();
   };
