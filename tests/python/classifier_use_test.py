@@ -127,10 +127,10 @@ class FewProcesses(unittest.TestCase):
 import os, resource, sys
 import numpy, tessera
 limit, folder = int(sys.argv[1]), sys.argv[2]
+random = numpy.random.default_rng(1)  # imports, which the other user may not be able to read
+x, gate_up, down = (random.standard_normal(shape).astype(numpy.float32) for shape in ((64, 64), (8, 64, 64), (8, 64, 32)))
 os.setgid({user}); os.setuid({user})
 resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
-random = numpy.random.default_rng(1)
-x, gate_up, down = (random.standard_normal(shape).astype(numpy.float32) for shape in ((64, 64), (8, 64, 64), (8, 64, 32)))
 layer = tessera.MoELayer(gate_up, down, top_k=1, num_threads=8)
 out = layer(x, numpy.arange(64, dtype=numpy.int32)[:, None] % 8, numpy.ones((64, 1), numpy.float32))
 print(hash(out.tobytes()), tessera.Classifier(folder, device="cpu", num_threads=8)(["good", "dull film"]))
