@@ -148,6 +148,28 @@ std::vector<int32_t> count_rows(const LayerConfig& config, std::span<const int32
   return counts;
 }
 
+LayerWork count_work(const LayerConfig& config, std::span<const int32_t> expert_counts, int64_t num_tokens) {
+  TESSERA_CHECK(expert_counts.size() == static_cast<size_t>(config.num_experts), expert_counts.size(),
+                config.num_experts);
+  LayerWork work;
+  for (const int32_t count : expert_counts) {
+    work.num_rows += count;
+    work.num_tasks += count > 0 ? 1 : 0;
+  }
+  const double rows = work.num_rows, tokens = static_cast<double>(num_tokens);
+  const double hidden = config.hidden_size, intermediate = config.intermediate_size;
+  const int64_t matrices = config.gated ? 2 : 1;
+  work.flops = 2.0 * static_cast<double>(matrices + 1) * rows * hidden * intermediate;
+  const double weights = expert_bytes(config, matrices * config.intermediate_size, config.hidden_size) +
+                         expert_bytes(config, config.hidden_size, config.intermediate_size);
+  // Tokens, intermediates (written and read), an expert's rows (written and read), out.
+  const double elements = std::min(rows, tokens) * hidden + 2.0 * rows * intermediate + (2.0 * rows + tokens) * hidden;
+  // Ids and routing weights of the plan and of the combine, and the plan's row indices.
+  const double indices = 4.0 * (4.0 * tokens * config.top_k + rows);
+  work.bytes = work.num_tasks * weights + static_cast<double>(dtype_size(config.dtype)) * elements + indices;
+  return work;
+}
+
 Explanation explain_layer(const LayerConfig& config, const LaunchPolicy& policy, std::span<const int32_t> expert_counts,
                           int64_t num_tokens, const DeviceRates& rates) {
   TESSERA_CHECK(expert_counts.size() == static_cast<size_t>(config.num_experts), expert_counts.size(),

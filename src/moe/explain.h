@@ -79,6 +79,15 @@ struct Explanation {
 /// Rows of each expert of the shard, from topk_ids [T * k].
 std::vector<int32_t> count_rows(const LayerConfig& config, std::span<const int32_t> topk_ids);
 
+/// What a layer must do whatever runs it, in any type: FLOPs, and bytes of memory that are read or written once.
+struct LayerWork {
+  int32_t num_rows = 0, num_tasks = 0;
+  double flops = 0.0, bytes = 0.0;
+};
+
+/// `expert_counts` [E]. An explanation's parts add up to it.
+LayerWork count_work(const LayerConfig& config, std::span<const int32_t> expert_counts, int64_t num_tokens);
+
 /// `expert_counts` [E]. policy.num_ctas 0 means one a multiprocessor; Error for more than that, or fewer than a
 /// cluster.
 Explanation explain_layer(const LayerConfig& config, const LaunchPolicy& policy, std::span<const int32_t> expert_counts,

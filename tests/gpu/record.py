@@ -273,7 +273,7 @@ def unhashed(suite, loaded, build_dir):
         if path.is_relative_to(build_dir / "python"):
             path = ROOT / "python" / path.relative_to(build_dir / "python")
         # Modules that a library makes up name files that are nowhere (torch's "_ops.py"), the runner is no test's source.
-        if not path.is_file() or path.name == "side_by_side.py":
+        if not pathlib.PurePath(name).is_absolute() or path.name == "side_by_side.py":
             continue
         if path.is_relative_to(ROOT) and path.suffix == ".py" and "site-packages" not in path.parts:
             found.add(path.relative_to(ROOT).as_posix())

@@ -221,14 +221,13 @@ std::function<void(int64_t)> CpuMoeBench::make_dense(int64_t rows) {
 
 MoeResult CpuMoeBench::measure(const MoeCase& moe_case) {
   prepare_weights();
-  const moe::Explanation work =
-      moe::explain_layer(config_, moe::LaunchPolicy{}, moe::count_rows(config_, moe_case.topk_ids), moe_case.num_tokens,
-                         moe::DeviceRates{});
+  const moe::LayerWork work =
+      moe::count_work(config_, moe::count_rows(config_, moe_case.topk_ids), moe_case.num_tokens);
   MoeResult result;
   result.num_rows = work.num_rows;
   result.num_tasks = work.num_tasks;
-  result.flops = work.gate_up.flops + work.down.flops;
-  result.bytes = work.plan.bytes + work.gate_up.bytes + work.down.bytes + work.combine.bytes;
+  result.flops = work.flops;
+  result.bytes = work.bytes;
 
   Load load(config_, moe_case, layer_->workspace_bytes(moe_case.num_tokens), pattern_);
   const auto run_layer = [&](int64_t) { layer_->run(load.inputs, load.workspace.data(), load.workspace.size()); };
