@@ -3,12 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstdio>
 #include <fstream>
 #include <functional>
 #include <iterator>
 #include <numeric>
-#include <regex>
 #include <set>
 #include <string>
 
@@ -39,12 +40,18 @@ TEST(Presets, AreTheComparisonsShapes) {
   const size_t begin = text.find("PRESETS = {");
   ASSERT_NE(begin, std::string::npos);
   text = text.substr(begin, text.find('}', begin) - begin);
-  const std::regex entry(R"re("([^"]+)": \((\d+), (\d+), (\d+), (\d+)\))re");
   int compared = 0;
-  for (std::sregex_iterator i(text.begin(), text.end(), entry), end; i != end; ++i, ++compared) {
-    const LayerConfig& ours = find_preset((*i)[1].str()).config;
-    const int32_t sizes[] = {ours.hidden_size, ours.intermediate_size, ours.num_experts, ours.top_k};
-    for (size_t k = 0; k < 4; ++k) EXPECT_EQ(std::stoi((*i)[k + 2]), sizes[k]) << (*i)[0];
+  for (size_t quote = text.find('"'); quote != std::string::npos; quote = text.find('"', quote), ++compared) {
+    std::array<char, 64> name{};
+    std::array<int, 4> stated{};
+    int length = 0;
+    const int read = std::sscanf(text.c_str() + quote, "\"%63[^\"]\": (%d, %d, %d, %d)%n", name.data(), &stated[0],
+                                 &stated[1], &stated[2], &stated[3], &length);
+    ASSERT_TRUE(read == 5 && length > 0) << text.substr(quote, 80);
+    const LayerConfig& ours = find_preset(name.data()).config;
+    const std::array<int, 4> sizes{ours.hidden_size, ours.intermediate_size, ours.num_experts, ours.top_k};
+    EXPECT_EQ(stated, sizes) << name.data();
+    quote += static_cast<size_t>(length);
   }
   EXPECT_GE(compared, 10);
   EXPECT_EQ(compared, std::count(text.begin(), text.end(), ':'));  // every entry was read
