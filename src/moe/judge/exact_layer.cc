@@ -150,8 +150,9 @@ std::vector<uint16_t> ExactLayer::intermediate(const ActivationFunction& activat
   for (size_t expert = 0; expert < rows_of_expert_.size(); ++expert) {
     const std::vector<int32_t>& rows = rows_of_expert_[expert];
     if (rows.empty()) continue;
-    std::vector<int32_t> tokens;
-    for (const int32_t row : rows) tokens.push_back(static_cast<int32_t>(row / num_slots_));
+    std::vector<int32_t> tokens(rows.size());
+    std::transform(rows.begin(), rows.end(), tokens.begin(),
+                   [&](int32_t row) { return static_cast<int32_t>(row / num_slots_); });
     const auto number = static_cast<int32_t>(expert);
     multiply(gate_up_matrix(number, false), tokens, inputs_.x, config_.hidden_size, gate);
     if (config_.gated) multiply(gate_up_matrix(number, true), tokens, inputs_.x, config_.hidden_size, up);
