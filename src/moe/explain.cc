@@ -38,7 +38,8 @@ double expert_bytes(const LayerConfig& config, int64_t rows, int64_t columns) {
 double add_tiles(const Gemm& gemm, int32_t expert, int32_t rows, double cta_flops_per_second,
                  std::vector<ExplainedTile>& tiles) {
   const grouped::Tiling tiling = gemm.tiling();
-  const auto [tile_columns, tile_k] = gemm.launch.kernel->tile_columns_and_k(gemm.role, gemm.launch.cluster_size);
+  const auto columns_and_k = gemm.launch.kernel->tile_columns_and_k(gemm.role, gemm.launch.cluster_size);
+  const int32_t tile_columns = columns_and_k.first, tile_k = columns_and_k.second;
   const double padded_k = std::ceil(static_cast<double>(gemm.k) / tile_k) * tile_k;
   const int32_t num_tiles = tiling.num_tiles(rows);
   std::vector<int32_t> row_blocks(static_cast<size_t>(tiling.num_n_blocks), 0);

@@ -29,7 +29,7 @@ struct Chunking {
   friend constexpr bool operator==(const Chunking&, const Chunking&) = default;
 };
 
-inline constexpr int64_t kMaxChunkPairs = 32 * 1024;  // positions inside a chunk are kept in 16 bits
+inline constexpr int64_t kMaxChunkPairs = int64_t{32} * 1024;  // positions inside a chunk are kept in 16 bits
 
 constexpr Chunking select_chunking(const Policy& policy, int64_t num_pairs, int32_t num_experts) {
   const int64_t by_table = policy.max_table / num_experts;
