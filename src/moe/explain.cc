@@ -22,14 +22,18 @@ struct Gemm {
   double expert_bytes;     // of an expert's weights and scales
   double a_bytes_per_row;  // of a routed row of A, from memory: tokens that several experts read come once
 
-  int32_t matrices() const { return role == grouped::Role::gate_up ? 2 : 1; }
   grouped::Tiling tiling() const { return launch.tiling(role, n); }
-  double row_flops() const { return 2.0 * matrices() * n * k; }
 };
 
 double expert_bytes(const LayerConfig& config, int64_t rows, int64_t columns) {
   const FormatRow& format = format_row(config.weight_format);
   return static_cast<double>(weight_bytes(format, config.dtype, rows, columns) + scale_bytes(format, rows, columns));
+}
+
+int32_t num_first_matrices(const LayerConfig& config) { return config.gated ? 2 : 1; }
+
+double first_weight_bytes(const LayerConfig& config) {
+  return expert_bytes(config, int64_t{num_first_matrices(config)} * config.intermediate_size, config.hidden_size);
 }
 
 /// The cost of every tile of an expert, which is to say of its CTAs together: all take as long as the slowest. Bytes
@@ -70,30 +74,25 @@ double add_tiles(const Gemm& gemm, int32_t expert, int32_t rows, double cta_flop
   return computed_flops;
 }
 
-KernelWork work_of(double flops, double bytes, const DeviceRates& rates) {
+KernelWork timed(const Work& necessary, const DeviceRates& rates) {
   KernelWork work;
-  work.flops = flops;
-  work.bytes = bytes;
-  work.flops_seconds = flops / rates.dense_flops_per_second;
-  work.bytes_seconds = bytes / rates.hbm_bytes_per_second;
+  static_cast<Work&>(work) = necessary;
+  work.flops_seconds = work.flops / rates.dense_flops_per_second;
+  work.bytes_seconds = work.bytes / rates.hbm_bytes_per_second;
   work.predicted_seconds = work.floor_seconds();
   return work;
 }
 
-GemmExplanation explain_gemm(const Gemm& gemm, std::span<const int32_t> expert_counts, const DeviceRates& rates) {
+GemmExplanation explain_gemm(const Gemm& gemm, const Work& work, std::span<const int32_t> expert_counts,
+                             const DeviceRates& rates) {
   std::vector<int32_t> tiles_per_expert;
   std::vector<double> cost_per_expert;
-  double rows = 0.0, num_tasks = 0.0;
   for (const int32_t count : expert_counts) {
     tiles_per_expert.push_back(gemm.tiling().num_tiles(count));
     cost_per_expert.push_back(count);  // the device's plan orders by rows
-    rows += count;
-    num_tasks += count > 0 ? 1 : 0;
   }
-  const double row_bytes = gemm.a_bytes_per_row + gemm.element_bytes * gemm.n;
   GemmExplanation result;
-  static_cast<KernelWork&>(result) =
-      work_of(rows * gemm.row_flops(), num_tasks * gemm.expert_bytes + rows * row_bytes, rates);
+  static_cast<KernelWork&>(result) = timed(work, rates);
   const double cta_flops_per_second = rates.dense_flops_per_second / rates.num_multiprocessors;
   for (const int32_t expert : batching::task_order(tiles_per_expert, gemm.launch.order, cost_per_expert)) {
     result.computed_flops +=
@@ -157,53 +156,50 @@ LayerWork count_work(const LayerConfig& config, std::span<const int32_t> expert_
     work.num_rows += count;
     work.num_tasks += count > 0 ? 1 : 0;
   }
-  const double rows = work.num_rows, tokens = static_cast<double>(num_tokens);
-  const double hidden = config.hidden_size, intermediate = config.intermediate_size;
-  const int64_t matrices = config.gated ? 2 : 1;
-  work.flops = 2.0 * static_cast<double>(matrices + 1) * rows * hidden * intermediate;
-  const double weights = expert_bytes(config, matrices * config.intermediate_size, config.hidden_size) +
-                         expert_bytes(config, config.hidden_size, config.intermediate_size);
-  // Tokens, intermediates (written and read), an expert's rows (written and read), out.
-  const double elements = std::min(rows, tokens) * hidden + 2.0 * rows * intermediate + (2.0 * rows + tokens) * hidden;
-  // Ids and routing weights of the plan and of the combine, and the plan's row indices.
-  const double indices = 4.0 * (4.0 * tokens * config.top_k + rows);
-  work.bytes = work.num_tasks * weights + static_cast<double>(dtype_size(config.dtype)) * elements + indices;
+  const double rows = work.num_rows, tasks = work.num_tasks, tokens = static_cast<double>(num_tokens);
+  const auto element_bytes = static_cast<double>(dtype_size(config.dtype));
+  const double row_bytes = element_bytes * config.hidden_size;
+  const double intermediate_bytes = element_bytes * config.intermediate_size;
+  const double pair_bytes = 4.0 * tokens * config.top_k;  // an int32 or a weight a (token, slot)
+  const int32_t hidden = config.hidden_size, intermediate = config.intermediate_size;
+  const double matrix_flops = 2.0 * rows * hidden * intermediate;
+  work.plan = {0.0, 2.0 * pair_bytes + 4.0 * rows};
+  // Of tokens whose slots all lie elsewhere, none is read.
+  work.gate_up = {num_first_matrices(config) * matrix_flops,
+                  tasks * first_weight_bytes(config) + row_bytes * std::min(rows, tokens) + rows * intermediate_bytes};
+  work.down = {matrix_flops,
+               tasks * expert_bytes(config, hidden, intermediate) + rows * (intermediate_bytes + row_bytes)};
+  work.combine = {0.0, (rows + tokens) * row_bytes + 2.0 * pair_bytes};
   return work;
 }
 
 Explanation explain_layer(const LayerConfig& config, const LaunchPolicy& policy, std::span<const int32_t> expert_counts,
                           int64_t num_tokens, const DeviceRates& rates) {
-  TESSERA_CHECK(expert_counts.size() == static_cast<size_t>(config.num_experts), expert_counts.size(),
-                config.num_experts);
+  const LayerWork work = count_work(config, expert_counts, num_tokens);
   Explanation result;
   result.launch = explained_launch(config, policy, num_tokens, rates);
+  result.num_rows = work.num_rows;
+  result.num_tasks = work.num_tasks;
   std::vector<int32_t> sorted(expert_counts.begin(), expert_counts.end());
   std::sort(sorted.begin(), sorted.end());
-  int64_t num_rows = 0;
-  for (const int32_t count : sorted) num_rows += count;
-  result.num_rows = static_cast<int32_t>(num_rows);
-  result.num_tasks = static_cast<int32_t>(sorted.end() - std::upper_bound(sorted.begin(), sorted.end(), 0));
   result.fewest_rows = sorted.front();
   result.median_rows = sorted[sorted.size() / 2];
   result.most_rows = sorted.back();
 
-  const double rows = static_cast<double>(num_rows), tokens = static_cast<double>(num_tokens);
+  const double rows = work.num_rows;
   const auto element_bytes = static_cast<double>(dtype_size(config.dtype));
-  const double row_bytes = element_bytes * config.hidden_size;
-  // Of tokens whose slots all lie elsewhere, none is read.
-  const double read_tokens = std::min(rows, tokens);
-  const double pair_bytes = 4.0 * tokens * config.top_k;  // an int32 or a weight a (token, slot)
-  result.plan = work_of(0.0, 2.0 * pair_bytes + 4.0 * rows, rates);
-  result.plan.predicted_seconds = std::max(rates.plan_seconds, result.plan.bytes_seconds);
   const int32_t hidden = config.hidden_size, intermediate = config.intermediate_size;
-  result.gate_up = explain_gemm({result.launch, first_role(config), hidden, intermediate, element_bytes,
-                                 expert_bytes(config, int64_t{config.gated ? 2 : 1} * intermediate, hidden),
-                                 rows > 0 ? row_bytes * read_tokens / rows : 0.0},
-                                expert_counts, rates);
+  const double read_tokens = std::min(rows, static_cast<double>(num_tokens));
+  result.plan = timed(work.plan, rates);
+  result.plan.predicted_seconds = std::max(rates.plan_seconds, result.plan.bytes_seconds);
+  result.gate_up =
+      explain_gemm({result.launch, first_role(config), hidden, intermediate, element_bytes, first_weight_bytes(config),
+                    rows > 0 ? element_bytes * hidden * read_tokens / rows : 0.0},
+                   work.gate_up, expert_counts, rates);
   result.down = explain_gemm({result.launch, grouped::Role::down, intermediate, hidden, element_bytes,
                               expert_bytes(config, hidden, intermediate), element_bytes * intermediate},
-                             expert_counts, rates);
-  result.combine = work_of(0.0, (rows + tokens) * row_bytes + 2.0 * pair_bytes, rates);
+                             work.down, expert_counts, rates);
+  result.combine = timed(work.combine, rates);
   return result;
 }
 

@@ -31,10 +31,24 @@ struct DeviceRates {
   double plan_seconds = 15e-6;
 };
 
-/// A kernel's necessary work: every operand read and every result written once, no padding.
-struct KernelWork {
+/// Necessary work: every operand read and every result written once, no padding.
+struct Work {
   double flops = 0.0;
   double bytes = 0.0;
+};
+
+/// What a layer must do, kernel by kernel, whatever runs it.
+struct LayerWork {
+  int32_t num_rows = 0;   ///< routed rows R
+  int32_t num_tasks = 0;  ///< experts with rows
+  Work plan, gate_up, down, combine;
+
+  double flops() const { return gate_up.flops + down.flops; }
+  double bytes() const { return plan.bytes + gate_up.bytes + down.bytes + combine.bytes; }
+};
+
+/// A kernel's work and the time it must take.
+struct KernelWork : Work {
   double flops_seconds = 0.0;  ///< at the dense rate
   double bytes_seconds = 0.0;  ///< at the HBM rate
   double predicted_seconds = 0.0;
@@ -79,13 +93,7 @@ struct Explanation {
 /// Rows of each expert of the shard, from topk_ids [T * k].
 std::vector<int32_t> count_rows(const LayerConfig& config, std::span<const int32_t> topk_ids);
 
-/// What a layer must do whatever runs it, in any type: FLOPs, and bytes of memory that are read or written once.
-struct LayerWork {
-  int32_t num_rows = 0, num_tasks = 0;
-  double flops = 0.0, bytes = 0.0;
-};
-
-/// `expert_counts` [E]. An explanation's parts add up to it.
+/// `expert_counts` [E]. Needs no kernel that could run the layer, so any type will do.
 LayerWork count_work(const LayerConfig& config, std::span<const int32_t> expert_counts, int64_t num_tokens);
 
 /// `expert_counts` [E]. policy.num_ctas 0 means one a multiprocessor; Error for more than that, or fewer than a

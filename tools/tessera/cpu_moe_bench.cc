@@ -226,8 +226,8 @@ MoeResult CpuMoeBench::measure(const MoeCase& moe_case) {
   MoeResult result;
   result.num_rows = work.num_rows;
   result.num_tasks = work.num_tasks;
-  result.flops = work.flops;
-  result.bytes = work.bytes;
+  result.flops = work.flops();
+  result.bytes = work.bytes();
 
   Load load(config_, moe_case, layer_->workspace_bytes(moe_case.num_tokens), pattern_);
   const auto run_layer = [&](int64_t) { layer_->run(load.inputs, load.workspace.data(), load.workspace.size()); };

@@ -251,7 +251,7 @@ class CudaMoeBench : public MoeBench {
   bool has_dense() const { return options_.dense && lt_.is_available(); }
   std::vector<TokenSet> prepare_sets(const MoeCase& moe_case, double bytes_touched, size_t other_bytes);
   Duel duel(const LayerRuns& layer, const DensePair* dense, int num_blocks, double seconds, bool watched);
-  std::vector<KernelTime> measure_kernels(const LayerRuns& layer, const DensePair* dense, const moe::Explanation& work,
+  std::vector<KernelTime> measure_kernels(const LayerRuns& layer, const DensePair* dense, const moe::LayerWork& work,
                                           int64_t runs);
   std::vector<FinishedRun> finished_runs(const LayerRuns& layer) const;
   CheckResult check(const LayerRuns& layer) const;
@@ -357,7 +357,7 @@ Duel CudaMoeBench::duel(const LayerRuns& layer, const DensePair* dense, int num_
 
 // A GEMM alone needs its tickets back before each run; what that takes is measured and subtracted.
 std::vector<KernelTime> CudaMoeBench::measure_kernels(const LayerRuns& layer, const DensePair* dense,
-                                                      const moe::Explanation& work, int64_t runs) {
+                                                      const moe::LayerWork& work, int64_t runs) {
   const auto reset = [&](int64_t) { layer.reset_tickets(); };
   const auto gemm_seconds = [&](Step step) {
     const double with_reset = timer_.seconds_a_run(runs, [&](int64_t i) {
@@ -409,14 +409,12 @@ CheckResult CudaMoeBench::check(const LayerRuns& layer) const {
 
 MoeResult CudaMoeBench::measure(const MoeCase& moe_case) {
   const moe::LayerConfig& config = shape_.config;
-  // Tiles do not matter here, only FLOPs and bytes.
-  const moe::Explanation work = moe::explain_layer(
-      config, moe::LaunchPolicy{}, moe::count_rows(config, moe_case.topk_ids), moe_case.num_tokens, moe::DeviceRates{});
+  const moe::LayerWork work = moe::count_work(config, moe::count_rows(config, moe_case.topk_ids), moe_case.num_tokens);
   MoeResult result;
   result.num_rows = work.num_rows;
   result.num_tasks = work.num_tasks;
-  result.flops = work.gate_up.flops + work.down.flops;
-  result.bytes = work.plan.bytes + work.gate_up.bytes + work.down.bytes + work.combine.bytes;
+  result.flops = work.flops();
+  result.bytes = work.bytes();
 
   const auto pairs = static_cast<int64_t>(moe_case.topk_ids.size());
   const size_t workspace_bytes =

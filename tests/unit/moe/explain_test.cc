@@ -38,8 +38,8 @@ TEST(Explain, PartsAddUpToTheWork) {
       const LayerWork work = count_work(preset.config, counts, tokens);
       EXPECT_EQ(work.num_rows, plan.num_rows);
       EXPECT_EQ(work.num_tasks, plan.num_tasks);
-      EXPECT_DOUBLE_EQ(work.flops, plan.gate_up.flops + plan.down.flops);
-      EXPECT_DOUBLE_EQ(work.bytes, plan.plan.bytes + plan.gate_up.bytes + plan.down.bytes + plan.combine.bytes);
+      EXPECT_DOUBLE_EQ(work.flops(), plan.gate_up.flops + plan.down.flops);
+      EXPECT_DOUBLE_EQ(work.bytes(), plan.plan.bytes + plan.gate_up.bytes + plan.down.bytes + plan.combine.bytes);
     }
   }
 }
@@ -48,8 +48,8 @@ TEST(Explain, WorkOfALayerThatNoGpuRuns) {
   const LayerConfig config{
       .hidden_size = 16, .intermediate_size = 8, .num_experts = 2, .top_k = 1, .dtype = DType::f32, .gated = false};
   const LayerWork work = count_work(config, std::vector<int32_t>{3, 0}, 4);
-  EXPECT_EQ(work.flops, 2.0 * 2 * 3 * 16 * 8);
-  EXPECT_EQ(work.bytes, 4.0 * (2 * 16 * 8 + 3 * 16 + 2 * 3 * 8 + (2 * 3 + 4) * 16 + 4 * 4 + 3));
+  EXPECT_EQ(work.flops(), 2.0 * 2 * 3 * 16 * 8);
+  EXPECT_EQ(work.bytes(), 4.0 * (2 * 16 * 8 + 3 * 16 + 2 * 3 * 8 + (2 * 3 + 4) * 16 + 4 * 4 + 3));
 }
 
 TEST(Explain, FlopsAndBytesAreTheLayers) {
