@@ -4,6 +4,7 @@
 
 #include "cuda/core/cuda_check.h"
 #include "cuda/kernels/expert_gemm/launch.h"
+#include "cuda/kernels/expert_gemm_rows/launch.h"
 
 namespace tessera::moe {
 
@@ -18,9 +19,12 @@ LaunchDevice current_launch_device(const LayerConfig& config) {
 
 void launch_gemm(const grouped::Problem& problem, grouped::Role role, const ResolvedLaunch& launch,
                  cuda::KernelMarks* marks, CUstream_st* stream) {
-  const grouped::LaunchOptions options{launch.num_ctas, launch.cluster_size, launch.back_every, marks};
   switch (launch.kernel->id) {
-    case KernelId::expert_gemm: return kernels::expert_gemm::launch(problem, role, options, stream);
+    case KernelId::expert_gemm:
+      return kernels::expert_gemm::launch(problem, role,
+                                          {launch.num_ctas, launch.cluster_size, launch.back_every, marks}, stream);
+    case KernelId::expert_gemm_rows:
+      return kernels::expert_gemm_rows::launch(problem, role, {launch.num_ctas, marks}, stream);
   }
 }
 

@@ -125,13 +125,22 @@ CudaRun CudaLayer::prepare(const LayerInputs& inputs, void* workspace) const {
   problem.shared_down = weights_.shared_down;
   problem.intermediate = arrays.intermediate;
   problem.rows = arrays.rows;
+  problem.routing = {.topk_ids = inputs.topk_ids,
+                     .ids_are_64_bit = inputs.ids_are_64_bit,
+                     .num_tokens = inputs.num_tokens,
+                     .num_slots = run.num_slots,
+                     .num_experts = config_.num_experts + run.num_shared_experts,
+                     .first_expert = config_.first_expert,
+                     .num_shared_experts = run.num_shared_experts,
+                     .expert_map = weights_.expert_map,
+                     .num_mapped_experts = config_.num_mapped_experts};
   return run;
 }
 
 void CudaLayer::enqueue(Step step, const CudaRun& run, CUstream_st* stream) const {
   const LayerInputs& inputs = run.inputs;
   switch (step) {
-    case Step::plan: return launch_plan(run, stream);
+    case Step::plan: return run.launch.kernel->makes_plan ? void() : launch_plan(run, stream);
     case Step::gate_up:
       return launch_gemm(run.problem, first_role(config_), run.launch,
                          marks_of(policy_.marks, &cuda::LayerMarks::gate_up), stream);
@@ -149,18 +158,10 @@ void CudaLayer::enqueue(Step step, const CudaRun& run, CUstream_st* stream) cons
 
 void CudaLayer::launch_plan(const CudaRun& run, CUstream_st* stream) const {
   kernels::moe_plan::Args args{};
-  args.topk_ids = run.inputs.topk_ids;
-  args.ids_are_64_bit = run.inputs.ids_are_64_bit;
-  args.num_tokens = run.inputs.num_tokens;
-  args.num_slots = run.num_slots;
-  args.num_experts = config_.num_experts + run.num_shared_experts;
-  args.first_expert = config_.first_expert;
+  static_cast<grouped::Routing&>(args) = run.problem.routing;
   args.order = run.launch.order;
   std::copy(std::begin(run.problem.tilings), std::end(run.problem.tilings), std::begin(args.tilings));
   args.plan = run.problem.plan;
-  args.num_shared_experts = run.num_shared_experts;
-  args.expert_map = weights_.expert_map;
-  args.num_mapped_experts = config_.num_mapped_experts;
   args.count_marks = marks_of(policy_.marks, &cuda::LayerMarks::count);
   args.place_marks = marks_of(policy_.marks, &cuda::LayerMarks::place);
   kernels::moe_plan::launch(args, stream);

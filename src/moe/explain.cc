@@ -11,8 +11,6 @@
 namespace tessera::moe {
 namespace {
 
-constexpr double kWarpgroupRows = 64.0;  // products are left out by whole warpgroups
-
 /// One GEMM as the cost model sees it.
 struct Gemm {
   const ResolvedLaunch& launch;
@@ -61,7 +59,8 @@ double add_tiles(const Gemm& gemm, int32_t expert, int32_t rows, double cta_flop
   for (int32_t tile_idx = 0; tile_idx < num_tiles; ++tile_idx) {
     ExplainedTile explained{expert, tile_idx, {}};
     for_each_cta(tile_idx, [&](const grouped::CtaTile& tile) {
-      const double computed_rows = std::ceil(tile.num_rows / kWarpgroupRows) * kWarpgroupRows;
+      const double granule = gemm.launch.kernel->row_granule;
+      const double computed_rows = std::ceil(tile.num_rows / granule) * granule;
       const double flops = 2.0 * computed_rows * tile_columns * padded_k;
       computed_flops += flops;
       explained.cost.compute_seconds = std::max(explained.cost.compute_seconds, flops / cta_flops_per_second);

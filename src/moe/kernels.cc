@@ -5,6 +5,7 @@
 
 #include "cuda/kernels/combine/policy.h"
 #include "cuda/kernels/expert_gemm/policy.h"
+#include "cuda/kernels/expert_gemm_rows/policy.h"
 #include "cuda/kernels/moe_plan/policy.h"
 #include "moe/formats.h"
 #include "moe/validation.h"
@@ -15,10 +16,29 @@ namespace tessera::moe {
 namespace {
 
 namespace expert_gemm = kernels::expert_gemm;
+namespace expert_gemm_rows = kernels::expert_gemm_rows;
 using grouped::Role;
 
-const char* expert_gemm_misfit(const LayerConfig& config, const LaunchDevice&) {
+const char* type_misfit(const LayerConfig& config) {
   return config.dtype == DType::f32 ? "its products are of bf16 or f16" : nullptr;
+}
+
+const char* expert_gemm_misfit(const LayerConfig& config, int64_t, const LaunchDevice&) { return type_misfit(config); }
+
+int64_t num_pairs(const LayerConfig& config, int64_t num_tokens) {
+  return num_tokens * (config.top_k + config.shared_intermediate_size / config.intermediate_size);
+}
+
+const char* expert_gemm_rows_misfit(const LayerConfig& config, int64_t num_tokens, const LaunchDevice&) {
+  if (const char* misfit = type_misfit(config)) return misfit;
+  const bool sorts = num_pairs(config, num_tokens) <= expert_gemm_rows::default_policy().max_pairs;
+  return sorts ? nullptr : "more (token, slot) pairs than a CTA can sort for itself";
+}
+
+const char* expert_gemm_rows_slower(const LayerConfig& config, int64_t num_tokens) {
+  const double mean_rows = static_cast<double>(num_tokens) * config.top_k / config.num_experts;
+  if (num_tokens <= expert_gemm_rows::kAlwaysTokens || mean_rows <= expert_gemm_rows::kMostMeanRows) return nullptr;
+  return "experts have more rows than weights are worth reading for once";
 }
 
 std::pair<int32_t, int32_t> expert_gemm_tile(Role role, int32_t cluster_size) {
@@ -29,16 +49,37 @@ std::pair<int32_t, int32_t> expert_gemm_tile(Role role, int32_t cluster_size) {
 // In the order of preference.
 constexpr std::array kKernels = {
     KernelRow{
+        .id = KernelId::expert_gemm_rows,
+        .name = "expert_gemm_rows",
+        .format = WeightFormat::dense,
+        .tile_rows = expert_gemm_rows::default_policy().max_columns,
+        .row_granule = 8,
+        .makes_plan = true,
+        .misfit = expert_gemm_rows_misfit,
+        .slower = expert_gemm_rows_slower,
+        .tiling = expert_gemm_rows::tiling,
+        .tile_columns_and_k =
+            [](Role, int32_t) {
+              return std::pair{16 * expert_gemm_rows::default_policy().unit_slabs, expert_gemm_rows::kTileK};
+            },
+        .policy = [](Role, int32_t) { return str_cat(expert_gemm_rows::default_policy()); },
+        .ctas_per_multiprocessor = expert_gemm_rows::default_policy().ctas_per_sm,
+        .why = "16-bit weights, few rows an expert: weights are read once, by even shares of their bytes",
+    },
+    KernelRow{
         .id = KernelId::expert_gemm,
         .name = "expert_gemm",
         .format = WeightFormat::dense,
         .tile_rows = expert_gemm::kTileRows,
-        .most_rows_an_expert = 0,
+        .row_granule = 64,  // a warpgroup's: one without rows is left out
+        .makes_plan = false,
         .misfit = expert_gemm_misfit,
+        .slower = [](const LayerConfig&, int64_t) -> const char* { return nullptr; },
         .tiling = expert_gemm::tiling,
         .tile_columns_and_k = expert_gemm_tile,
         .policy = [](Role role,
                      int32_t cluster_size) { return str_cat(expert_gemm::default_policy(role, cluster_size)); },
+        .ctas_per_multiprocessor = 1,
         .why = "16-bit weights, any number of rows: the largest tile that two warpgroups hold",
     },
 };
@@ -48,9 +89,8 @@ const char* refusal(const KernelRow& row, const LayerConfig& config, int32_t num
                     const char* wish) {
   if (wish != nullptr && row.name != wish) return "another kernel was asked for";
   if (row.format != config.weight_format) return "its weights have another format";
-  if (row.most_rows_an_expert != 0 && num_tokens > row.most_rows_an_expert)
-    return "an expert may get more rows than it is meant for";
-  return row.misfit(config, device);
+  if (const char* misfit = row.misfit(config, num_tokens, device)) return misfit;
+  return wish != nullptr ? nullptr : row.slower(config, num_tokens);
 }
 
 [[noreturn]] void throw_all_refused(const LayerConfig& config, int32_t num_tokens, const LaunchDevice& device,
@@ -94,7 +134,12 @@ ResolvedLaunch resolve_launch(const LayerConfig& config, int32_t num_tokens, con
   ResolvedLaunch launch;
   launch.kernel = &first_accepted(config, num_tokens, device, wish.kernel);
   launch.order = wish.order;
-  launch.num_ctas = wish.num_ctas != 0 ? wish.num_ctas : device.num_multiprocessors;
+  const int32_t resident = device.num_multiprocessors * launch.kernel->ctas_per_multiprocessor;
+  launch.num_ctas = wish.num_ctas != 0 ? wish.num_ctas : resident;
+  if (launch.kernel->makes_plan) {  // even shares, in the order of the experts: no order, pairs or ends to choose
+    launch.order = batching::TaskOrder::natural;
+    return launch;
+  }
   // A lone CTA has no partner.
   launch.cluster_size = launch.num_ctas == 1 || !device.runs_pairs ? 1 : wish.cluster_size;
   launch.back_every = wish.back_every;
@@ -110,7 +155,8 @@ std::vector<std::pair<std::string, std::string>> describe_launch(const LayerConf
   std::string order = str_cat(batching::task_order_name(launch.order), " over ", launch.num_ctas, " CTAs");
   if (launch.cluster_size > 1) order += str_cat(" in clusters of ", launch.cluster_size);
   if (launch.back_every > 0) order += str_cat("; 1 of every ", launch.back_every, unit, " from the back");
-  return {{"plan", str_cat(kernels::moe_plan::default_policy())},
+  const char* const by_itself = "by each CTA of the products for itself";
+  return {{"plan", launch.kernel->makes_plan ? by_itself : str_cat(kernels::moe_plan::default_policy())},
           {"GEMM 1", gemm(first_role(config))},
           {"GEMM 2", gemm(Role::down)},
           {"combine", str_cat(kernels::combine::default_policy())},

@@ -22,7 +22,7 @@
 
 namespace tessera::moe {
 
-enum class KernelId : uint8_t { expert_gemm };
+enum class KernelId : uint8_t { expert_gemm, expert_gemm_rows };
 
 /// What a launch must know of the device.
 struct LaunchDevice {
@@ -34,14 +34,18 @@ struct KernelRow {
   KernelId id;
   std::string_view name;
   WeightFormat format;
-  int32_t tile_rows;            ///< of a CTA's tile
-  int32_t most_rows_an_expert;  ///< for which it is the right choice; any number is computed right. 0: any
-  /// nullptr, or why it cannot run such a layer on such a device.
-  const char* (*misfit)(const LayerConfig& config, const LaunchDevice& device);
+  int32_t tile_rows;    ///< of a CTA's tile
+  int32_t row_granule;  ///< rows of a tile are multiplied in multiples of this many
+  bool makes_plan;      ///< finds each expert's rows itself: no plan is launched before it
+  /// nullptr, or why it cannot run so many tokens of such a layer on such a device.
+  const char* (*misfit)(const LayerConfig& config, int64_t num_tokens, const LaunchDevice& device);
+  /// nullptr, or why another is faster. It computes any number of tokens right, and does if it is asked for.
+  const char* (*slower)(const LayerConfig& config, int64_t num_tokens);
   grouped::Tiling (*tiling)(grouped::Role role, int32_t out_columns, int32_t cluster_size);
   /// Rows of weights in a CTA's tile, elements of K in a step: what a tile costs.
   std::pair<int32_t, int32_t> (*tile_columns_and_k)(grouped::Role role, int32_t cluster_size);
   std::string (*policy)(grouped::Role role, int32_t cluster_size);  ///< in words
+  int32_t ctas_per_multiprocessor;                                  ///< that are resident together
   std::string_view why;                                             ///< one takes it
 };
 

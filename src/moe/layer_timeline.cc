@@ -19,7 +19,7 @@ struct Kernel {
 };
 
 constexpr std::array<Kernel, 5> kKernels = {{{"plan_count", &cuda::LayerMarks::count, false},
-                                             {"plan_place", &cuda::LayerMarks::place, true},
+                                             {"plan_place", &cuda::LayerMarks::place, false},
                                              {"gemm1", &cuda::LayerMarks::gate_up, true},
                                              {"gemm2", &cuda::LayerMarks::down, true},
                                              {"combine", &cuda::LayerMarks::combine, true}}};

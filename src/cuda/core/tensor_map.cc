@@ -42,6 +42,7 @@ struct Key {
   std::array<uint64_t, kMaxRank> extents{};
   std::array<uint64_t, kMaxRank - 1> stride_bytes{};
   std::array<uint32_t, kMaxRank> box{};
+  L2Fetch fetch = L2Fetch::bytes_256;
 
   bool operator==(const Key&) const = default;
 };
@@ -53,7 +54,8 @@ CUtensorMap encode(const char* argument, const Key& key) {
   const CUresult result =
       encoder()(&map, type, key.rank, const_cast<void*>(key.data), key.extents.data(), key.stride_bytes.data(),
                 key.box.data(), unit_steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+                key.fetch == L2Fetch::bytes_256 ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B : CU_TENSOR_MAP_L2_PROMOTION_NONE,
+                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
     throw Error(argument, str_cat("tensor map refused (CUresult ", static_cast<int>(result), "), row of ",
                                   key.extents[0], " elements, ", key.extents[1], " rows"));
@@ -70,7 +72,9 @@ const CUtensorMap& find_or_encode(const char* argument, const Key& key) {
   };
   constexpr size_t kEntries = 64;
   thread_local std::array<Entry, kEntries> entries{};
-  const uint64_t mixed = (reinterpret_cast<uintptr_t>(key.data) / kAlignment + key.extents[0]) * 0x9E3779B97F4A7C15u;
+  const uint64_t boxes = key.box[1] + (uint64_t{key.box[3]} << 8);  // maps of one tensor differ in them
+  const uint64_t mixed =
+      (reinterpret_cast<uintptr_t>(key.data) / kAlignment + key.extents[0] + (boxes << 40)) * 0x9E3779B97F4A7C15u;
   Entry& entry = entries[mixed >> 58];
   static_assert(kEntries == 1u << (64 - 58));
   if (entry.key != key) {
@@ -83,13 +87,14 @@ const CUtensorMap& find_or_encode(const char* argument, const Key& key) {
 }  // namespace
 
 CUtensorMap make_tensor_map(const char* argument, DType dtype, const void* data, std::span<const uint64_t> extents,
-                            std::span<const uint32_t> box, std::span<const uint64_t> strides) {
+                            std::span<const uint32_t> box, std::span<const uint64_t> strides, L2Fetch fetch) {
   TESSERA_CHECK(extents.size() >= 2 && extents.size() <= kMaxRank && extents.size() == box.size(), extents.size(),
                 box.size());
   TESSERA_CHECK(dtype != DType::f32, argument);
   if (reinterpret_cast<uintptr_t>(data) % kAlignment != 0)
     throw Error(argument, "a pointer not aligned to 16 bytes", "16-byte alignment");
   Key key{data, dtype, static_cast<uint32_t>(extents.size())};
+  key.fetch = fetch;
   std::copy(extents.begin(), extents.end(), key.extents.begin());
   std::copy(box.begin(), box.end(), key.box.begin());
   uint64_t packed = kElementBytes;

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "cuda/grouped/plan_view.h"
+#include "cuda/grouped/routing.h"
 #include "cuda/grouped/tiling.h"
 #include "tessera/core/activation.h"
 #include "tessera/core/dtype.h"
@@ -43,6 +44,7 @@ struct Problem {
   const void* shared_down;     // [H, S I]
   void* intermediate;          // [max_rows, I]
   void* rows;                  // [max_rows, H]
+  Routing routing;             // of kernels that find each expert's rows themselves; `plan` needs row places only then
 
   /// K, the length of a role's sums, and the number of its output columns.
   TESSERA_HOST_DEVICE constexpr int32_t sum_length(Role role) const {

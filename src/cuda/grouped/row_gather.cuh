@@ -14,7 +14,7 @@ namespace tessera::grouped {
 // Rows in global memory, and which of them each routed row is.
 struct RowSource {
   const void* rows;          // [T, row_bytes], 16-byte aligned
-  const int32_t* row_index;  // [R]
+  const int32_t* row_index;  // [R]; null where select is told
   int32_t row_bytes;         // a multiple of 16
 };
 
@@ -36,19 +36,30 @@ class RowGather {
   }
 
   __device__ void select(const TileSlot& tile) {
-    num_rows_ = tile.num_rows;
-    const char* column = static_cast<const char*>(source_.rows) + chunk_ * cta::kChunkBytes;
+    select(tile.num_rows, [&](int row) {
+      return static_cast<const char*>(source_.rows) +
+             source_.row_index[tile.row_begin + row] * int64_t{source_.row_bytes};
+    });
+  }
+
+  // row_of(i): where row i of the tile begins in global memory.
+  template <class RowOf>
+  __device__ void select(int32_t num_rows, RowOf row_of) {
+    num_rows_ = num_rows;
 #pragma unroll
     for (int i = 0; i < kQuads; ++i) {
       const int row = first_row_ + i * kRowStep;
-      address_[i] =
-          row < num_rows_ ? column + source_.row_index[tile.row_begin + row] * int64_t{source_.row_bytes} : column;
+      const char* const begin = row < num_rows_ ? row_of(row) : static_cast<const char*>(source_.rows);
+      address_[i] = begin + chunk_ * cta::kChunkBytes;
     }
   }
 
   // Copies the next 128 bytes of each row, of which `bytes_left` (16 or more) exist, the others being zero.
-  __device__ void load(int stage, int bytes_left) {
-    const uint32_t stage_target = target_ + stage * kStageBytes;
+  __device__ void load(int stage, int bytes_left) { load_at(stage * kStageBytes, bytes_left); }
+
+  // The same to a place so many bytes behind the first.
+  __device__ void load_at(int offset, int bytes_left) {
+    const uint32_t stage_target = target_ + offset;
     if (num_rows_ == kTileRows && bytes_left >= cta::kSwizzleRowBytes) {
 #pragma unroll
       for (int i = 0; i < kQuads; ++i) {

@@ -18,6 +18,13 @@ CUtensorMap weight_map(const Problem& problem, Role role, uint32_t box_rows);
 /// weight, of the columns of its second. Empty if there are none.
 CUtensorMap shared_weight_map(const Problem& problem, Role role, uint32_t box_rows);
 
+/// The same weights cut into slabs of kSlabRows weight rows, in boxes of `box_slabs` slabs: [K, 8, gate/up, n / 8,
+/// expert]. A slab of a gated weight is 8 rows of one half and the 8 rows of the other that belong to them (up_first:
+/// up rows come first), else 16 rows. What lies beyond an expert's last row reads as zero.
+inline constexpr int32_t kSlabRows = 16;
+CUtensorMap slab_map(const Problem& problem, Role role, int32_t box_slabs);
+CUtensorMap shared_slab_map(const Problem& problem, Role role, int32_t box_slabs);
+
 /// The rows that GEMM 2 reads [I, max_rows], and those that a role writes.
 CUtensorMap intermediate_map(const Problem& problem, uint32_t box_rows);
 CUtensorMap out_map(const Problem& problem, Role role, uint32_t box_rows);

@@ -27,7 +27,14 @@ __device__ inline void tma_load_4d(void* smem, const CUtensorMap* map, const int
                                     barrier);
 }
 
-// The same box into every CTA of `cta_mask`, at the same shared-memory offset; completes on each CTA's own barrier.
+// One box of a 5-D tensor; completes its bytes on `barrier`.
+__device__ inline void tma_load_5d(void* smem, const CUtensorMap* map, const int32_t (&coordinates)[5],
+                                   uint64_t* barrier) {
+  ::cuda::ptx::cp_async_bulk_tensor(::cuda::ptx::space_cluster, ::cuda::ptx::space_global, smem, map, coordinates,
+                                    barrier);
+}
+
+// A box of a 4-D tensor into every CTA of `cta_mask`, at the same shared-memory offset; completes on each CTA's own barrier.
 __device__ inline void tma_load_4d_multicast(void* smem, const CUtensorMap* map, const int32_t (&coordinates)[4],
                                              uint64_t* barrier, uint16_t cta_mask) {
   ::cuda::ptx::cp_async_bulk_tensor(::cuda::ptx::space_cluster, ::cuda::ptx::space_global, smem, map, coordinates,

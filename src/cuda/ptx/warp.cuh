@@ -21,6 +21,14 @@ __device__ inline void stmatrix_x4_transposed(uint32_t smem_address, uint32_t r0
                : "memory");
 }
 
+// Transposes an 8x8 matrix of 16-bit elements held by the warp: lane l gives elements 2 * (l % 4) + {0, 1} of row l /
+// 4, and gets those of row l / 4 of the transposed matrix.
+__device__ inline uint32_t transpose_8x8(uint32_t pair) {
+  uint32_t transposed;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(pair));
+  return transposed;
+}
+
 // The larger of two values; NaN if either is NaN.
 __device__ inline float max_or_nan(float x, float y) {
   float larger;

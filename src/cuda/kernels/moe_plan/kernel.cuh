@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "cuda/cta/mark.cuh"
+#include "cuda/grouped/pair_expert.cuh"
 #include "cuda/kernels/moe_plan/launch.h"
 #include "cuda/kernels/moe_plan/policy.h"
 #include "cuda/ptx/cluster.cuh"
@@ -30,38 +31,11 @@ struct Params : Args {
   cuda::KernelMarks* marks;  // [1] of this kernel; unused unless kMarked
 };
 
-// Expert of this shard that an id names, else -1.
-__device__ inline int32_t local_expert(const Params& params, int64_t id) {
-  const int32_t routed_experts = params.num_experts - params.num_shared_experts;
-  if (params.num_mapped_experts > 0) {
-    const int32_t expert = id >= 0 && id < params.num_mapped_experts ? params.expert_map[id] : -1;
-    return expert >= 0 && expert < routed_experts ? expert : -1;
-  }
-  const bool in_shard = id >= params.first_expert && id < static_cast<int64_t>(params.first_expert) + routed_experts;
-  return in_shard ? static_cast<int32_t>(id - params.first_expert) : -1;
-}
-
-// Expert of a pair (token, slot), -1 for pairs past the end and for ids outside the shard. The last slots of a token
-// are the shared experts'.
-__device__ inline int32_t expert_of(const Params& params, int64_t pair) {
-  if (pair >= params.num_pairs) return -1;
-  int64_t position = pair;  // in topk_ids
-  if (params.num_shared_experts > 0) {
-    const int32_t routed_slots = params.num_slots - params.num_shared_experts;
-    const int32_t token = static_cast<int32_t>(pair / params.num_slots);
-    const int32_t slot = static_cast<int32_t>(pair - static_cast<int64_t>(token) * params.num_slots);
-    if (slot >= routed_slots) return params.num_experts - params.num_shared_experts + slot - routed_slots;
-    position = static_cast<int64_t>(token) * routed_slots + slot;
-  }
-  return local_expert(params, params.ids_are_64_bit ? static_cast<const int64_t*>(params.topk_ids)[position]
-                                                    : static_cast<const int32_t*>(params.topk_ids)[position]);
-}
-
 // counts[e] += pairs of expert e in this chunk. Integer atomics: the sum does not depend on their order.
 __device__ inline void count_chunk(const Params& params, int32_t chunk, int32_t* counts) {
   const int64_t begin = static_cast<int64_t>(chunk) * params.chunking.chunk_pairs;
   for (int32_t i = threadIdx.x; i < params.chunking.chunk_pairs; i += kThreads) {
-    const int32_t expert = expert_of(params, begin + i);
+    const int32_t expert = grouped::expert_of(params, begin + i);
     if (expert >= 0) atomicAdd(&counts[expert], 1);
   }
 }
@@ -145,7 +119,7 @@ __device__ inline void place_chunk(const Params& params, int32_t chunk, PlaceSto
   for (int32_t e = lane; e < experts; e += 32) counts[e] = 0;
   __syncwarp();  // this warp's counts are zero
   for (int32_t i = 0; i < warp_pairs; i += 32) {
-    const int32_t expert = expert_of(params, begin + i + lane);
+    const int32_t expert = grouped::expert_of(params, begin + i + lane);
     const uint32_t same = __match_any_sync(kAllLanes, expert);
     if (expert >= 0 && lane == __ffs(same) - 1) counts[expert] = static_cast<uint16_t>(counts[expert] + __popc(same));
     __syncwarp();  // the next step reads these counts
@@ -169,7 +143,7 @@ __device__ inline void place_chunk(const Params& params, int32_t chunk, PlaceSto
   __syncthreads();  // first rows and running positions are complete
   for (int32_t i = 0; i < warp_pairs; i += 32) {
     const int64_t pair = begin + i + lane;
-    const int32_t expert = expert_of(params, pair);
+    const int32_t expert = grouped::expert_of(params, pair);
     const uint32_t same = __match_any_sync(kAllLanes, expert);
     const uint32_t lower = same & ((1u << lane) - 1);
     int32_t row = -1;

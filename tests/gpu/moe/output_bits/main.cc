@@ -1,7 +1,8 @@
 // output_bits: what the layer's kernels compute and how long they take, for a comparison of two builds.
 //
-//   output_bits [SUBSTRING]   `case NAME HASH` for every case, or those whose name has the substring; then `cases N`
-//   output_bits --time        `time PRESET TOKENS MICROSECONDS` for some whole layers
+//   output_bits [SUBSTRING]      `case NAME HASH` for every case, or those whose name has the substring; then `cases N`
+//   output_bits --kernel NAME    the same by this kernel, without the cases that it cannot run
+//   output_bits --time           `time PRESET TOKENS MICROSECONDS` for some whole layers
 //
 // Uses the public interface of CudaLayer alone and makes its data on the host, so that the source also builds against
 // an older library; compare.py judges two outputs.
@@ -19,6 +20,7 @@
 #include <vector>
 
 #include "gpu/moe/output_bits/cases.h"
+#include "tessera/core/error.h"
 
 namespace tessera::output_bits {
 namespace {
@@ -213,14 +215,20 @@ uint64_t hash_of(const std::vector<uint16_t>& values) {
   return hash;
 }
 
-void print_bits(const std::string& part) {
+void print_bits(const std::string& part, const char* kernel) {
   size_t count = 0;
-  for (const Case& c : all_cases()) {
+  for (Case c : all_cases()) {
     if (c.name.find(part) == std::string::npos) continue;
+    c.policy.kernel = kernel;
     const Run run(c);
     const moe::CudaLayer layer(c.config, run.weights(), c.policy);
     const Memory workspace(layer.workspace_bytes(c.num_tokens));
-    layer.run(run.inputs(), workspace.get(), workspace.bytes(), nullptr);
+    try {
+      layer.run(run.inputs(), workspace.get(), workspace.bytes(), nullptr);
+    } catch (const Error&) {
+      if (kernel == nullptr) throw;
+      continue;
+    }
     const std::vector<uint16_t> out = run.output();
     std::printf("case %s\t%016llx\n", c.name.c_str(), static_cast<unsigned long long>(hash_of(out)));
     ++count;
@@ -281,8 +289,10 @@ int main(int argc, char** argv) {
   try {
     if (argc == 2 && std::string_view(argv[1]) == "--time") {
       tessera::output_bits::print_times();
+    } else if (argc == 3 && std::string_view(argv[1]) == "--kernel") {
+      tessera::output_bits::print_bits("", argv[2]);
     } else {
-      tessera::output_bits::print_bits(argc == 2 ? argv[1] : "");
+      tessera::output_bits::print_bits(argc == 2 ? argv[1] : "", nullptr);
     }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "output_bits: %s\n", error.what());
