@@ -30,9 +30,12 @@ class PlantedLayerErrors : public ::testing::Test {
            c.num_tokens > 100 && l.dtype == DType::f16 && l.shared_intermediate_size == 0;
   }
   static ExactCase layer_that_fits() {
-    uint64_t seed = 1;
-    while (!fits(ExactCase(seed))) ++seed;
-    return ExactCase(seed);
+    static const uint64_t kSeed = [] {
+      uint64_t seed = 1;
+      while (!fits(ExactCase(seed))) ++seed;
+      return seed;
+    }();
+    return ExactCase(kSeed);
   }
   std::string problem(const DeviceAnswer& got) const { return problem_of(case_, got, layer_, intermediate_); }
 
