@@ -94,12 +94,14 @@ class Timer:
         self.torch.cuda.synchronize()
         return [begin.elapsed_time(end) * 1e3 for begin, end in pairs]
 
-    def cold(self, run, repetitions):
-        """The GPU's time: the launch is queued while the flush before it runs."""
+    def cold(self, run, repetitions, flush=True):
+        """The GPU's time, with a cold cache: the launch is queued while the flush before it runs. Without `flush` for what
+        empties the cache itself."""
         pairs = []
         for _ in range(repetitions):
             begin, end = self.events()
-            self.flush()
+            if flush:
+                self.flush()
             begin.record()
             run()
             end.record()
@@ -118,17 +120,6 @@ class Timer:
             end.record()
             blocks.append((begin, end))
         return [us / runs for us in self.elapsed_us(blocks)]
-
-    def replays(self, graph, count):
-        """Of a graph that empties the cache itself."""
-        pairs = []
-        for _ in range(count):
-            begin, end = self.events()
-            begin.record()
-            graph.replay()
-            end.record()
-            pairs.append((begin, end))
-        return self.elapsed_us(pairs)
 
     def as_called(self, run, repetitions):
         """On an idle GPU with a cold cache, the host's work for the launches included."""
@@ -327,10 +318,10 @@ class LibraryWorker:
             return {"skip": "its calls cannot be captured in a CUDA graph: " + str(error)[:300]}
         except torch.cuda.OutOfMemoryError as error:
             return {"skip": "does not fit into the GPU's memory: " + str(error)[:160]}
-        estimate = self.timer.replays(graph, 2)[-1]
+        estimate = self.timer.cold(graph.replay, 2, flush=False)[-1]
         for call, out in zip(calls, outs):
             (out if call.poison is None else call.poison).fill_(math.nan)
-        times = self.timer.replays(graph, number_of_runs(request, estimate))
+        times = self.timer.cold(graph.replay, number_of_runs(request, estimate), flush=False)
         answer = {"times": [round(us / len(calls), 3) for us in times], **noted(calls[0]),
                   "checksums": {str(place): checksum(torch, made[place]) for place in request["sampled"]},
                   "outputs": {str(place): output_text(torch, calls[place].result(outs[place]))

@@ -42,6 +42,11 @@ class ExplainBitsTest(CliTest):
         result = explain("--type", "e4m3", "--a", "0x7F", "--b", "1")
         self.assertIn("infinite or not a number", result.out)
 
+    def test_what_is_cut_to_zero_is_plus_zero(self):
+        result = explain("--a", "0x9780", "--b", "0x1280")  # -2^-80 times 2^-90
+        self.assertIn("D = 0, bits 0x00000000", result.out)
+        self.assertRegex(result.out, r"(?m)^  -8.27\S* \* 8.07\S* .* -170 +0 \*$")
+
     def test_wrong_calls_say_where(self):
         self.assert_error(explain("--a", "1,2", "--b", "1"), 2, "--b", "as many as --a has, 2")
         self.assert_error(explain("--a", "1,x", "--b", "1,2"), 2, "--a", "'x'")

@@ -13,7 +13,8 @@ A suite of suites.json is a GoogleTest program, run again under each sanitizer, 
   blocks     true: the documents' Python blocks that only a GPU machine can run are the suite's too
   sanitized  filter of the tests that reach every kernel, or
   sanitizer  why the suite runs under none
-  unittest   folder of Python tests; `alone` names those that nothing may disturb: timing, streams
+  unittest   folder of Python tests; `alone` names those that nothing may disturb: timing, streams; `first` those that
+             take long: a compiler or a process of their own
 The hash covers these sources, the compiler's flags and the suite's entry itself. A kernel change without its GPU run is an
 error. Where no GPU can be had, a line of STALE.md names suite and hash that it excuses, and why; the check then passes with
 a warning. Needs Python only, neither git nor a compiler, but for closure and compare.
@@ -250,7 +251,8 @@ def run_python_tests(build_dir, suite):
     # A pool of compiling processes for each process here would outnumber the cores, and start for a kernel or two.
     environment = {"PYTHONPATH": path, "TESSERA_LIBRARY": "", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     workers = max(2, min(PYTHON_PROCESSES, os.cpu_count() - 2))
-    results, loaded = side_by_side.run(ROOT / known["unittest"], workers, environment, known["alone"])
+    results, loaded = side_by_side.run(ROOT / known["unittest"], workers, environment, known["alone"],
+                                            known["first"])
     results += [{"test": f"the hash of suite {suite}", "outcome": "failed", "seconds": 0.0,
                  "words": f"{name} was loaded and is not in the hash; suites.json must list it"}
                 for name in unhashed(suite, loaded, build_dir)]

@@ -3,6 +3,7 @@
 A process imports PyTorch and starts CUDA once and then takes tests one by one, of the module that it has loaded as long as
 there are any: no test waits for another, and whoever writes a test need not say where it runs. A process that dies or hangs
 fails its test and is replaced. Tests of timing are named by the caller and run by themselves, afterwards, in one process.
+Those that take longest are named too and begin first: one that began last would keep the others' processes waiting.
 """
 import importlib
 import io
@@ -19,13 +20,19 @@ import unittest
 TEST_SECONDS = 300  # of one test; the slowest takes a tenth of it
 
 
+def is_named(test, names):
+    """Whether the names hold the test, its class or its module."""
+    return not {test, test.rpartition(".")[0], test.partition(".")[0]}.isdisjoint(names)
+
+
 class Tests:
     """Modules to be listed and tests to be run. Threads take from it until nothing is left and nobody can add."""
 
-    def __init__(self, modules, alone):
+    def __init__(self, modules, alone, first=()):
         self.condition = threading.Condition()
         self.unlisted, self.listing = list(modules), 0
-        self.waiting, self.alone = {}, set(alone)  # waiting: {module: [tests]}
+        self.waiting, self.alone, self.first = {}, set(alone), set(first)  # waiting: {module: [tests]}
+        self.long, self.all_long = [], []  # tests named by `first`: those left, and all
         self.set_apart, self.results, self.loaded = [], [], set()
 
     def take(self, module):
@@ -35,6 +42,8 @@ class Tests:
                 if self.unlisted:
                     self.listing += 1
                     return {"list": self.unlisted.pop(0)}
+                if self.long:
+                    return {"run": self.long.pop(0)}
                 rest = {name: tests for name, tests in self.waiting.items() if tests}
                 if rest:
                     chosen = module if module in rest else max(rest, key=lambda name: len(rest[name]))
@@ -49,9 +58,11 @@ class Tests:
             if "list" in request:
                 self.listing -= 1
                 for test in reply.get("tests", ()):
-                    apart = {test, test.rpartition(".")[0], test.partition(".")[0]} & self.alone
-                    if apart:
+                    if is_named(test, self.alone):
                         self.set_apart.append(test)
+                    elif is_named(test, self.first):
+                        self.long.append(test)
+                        self.all_long.append(test)
                     else:
                         self.waiting.setdefault(request["list"], []).append(test)
             if "outcome" in reply:
@@ -120,14 +131,15 @@ def serve(tests, folder, environment, worker=None):
         worker.end()
 
 
-def run(folder, num_workers, environment, alone=()):
-    """(results, repository files loaded): every test of the folder's test_*.py. `alone` names modules, classes or tests.
+def run(folder, num_workers, environment, alone=(), first=()):
+    """(results, repository files loaded): every test of the folder's test_*.py. `alone` and `first` name modules, classes
+    or tests.
 
     A result is {"test", "outcome": "passed"|"failed"|"skipped", "seconds", "words"}; words are the failure, the skip's
     reason and what the test printed. A module that cannot be imported is a failed test.
     """
     modules = sorted(path.stem for path in pathlib.Path(folder).glob("test_*.py"))
-    tests = Tests(modules, alone)
+    tests = Tests(modules, alone, first)
     by_itself = Tests([], [])
     last = Worker(folder, environment)  # it imports beside the others, and runs its tests after them
     warming = threading.Thread(target=warm, args=(last, sorted({name.partition(".")[0] for name in alone} & set(modules))))
@@ -139,9 +151,9 @@ def run(folder, num_workers, environment, alone=()):
         thread.join()
     by_itself.waiting = {"alone": sorted(tests.set_apart)}
     serve(by_itself, folder, environment, last)
-    unknown = [name for name in alone if not any((test + ".").startswith(name + ".") for test in tests.set_apart)]
-    tests.results += [{"test": name, "outcome": "failed", "seconds": 0.0, "words": "is to run by itself, and is no test"}
-                      for name in unknown]
+    for names, found, what in ((alone, tests.set_apart, "by itself"), (first, tests.all_long, "first")):
+        tests.results += [{"test": name, "outcome": "failed", "seconds": 0.0, "words": f"is to run {what}, and is no test"}
+                          for name in names if not any(is_named(test, [name]) for test in found)]
     return tests.results + by_itself.results, tests.loaded | by_itself.loaded
 
 

@@ -42,7 +42,7 @@ class Scratch(unittest.TestCase):
         (self.root / "README.md").write_text(PAGE)
         self.suites = {"kernels": {"linked": ["kernels"], "sanitized": "*"},
                        "package": {"linked": ["library"], "files": ["python/*.py*", "python/d.bin"], "blocks": True,
-                                   "unittest": "python", "sanitizer": "none: a reason", "alone": []}}
+                                   "unittest": "python", "sanitizer": "none: a reason", "alone": [], "first": []}}
         self.closure = {"kernels": {"files": ["python/c.h"], "flags": ["nvcc -O3"]},
                         "package": {"files": ["python/c.h"], "flags": ["c++ -O3", "nvcc -O3"]}}
         for name, value in (("ROOT", self.root), ("RECORD", self.root / "RECORD.json"), ("STALE", self.root / "STALE.md"),

@@ -108,9 +108,9 @@ class SideBySide(unittest.TestCase):
             if name != "test_hangs":
                 (self.folder / f"{name}.py").write_text(text)
 
-    def run_all(self, num_workers, alone, seconds=side_by_side.TEST_SECONDS):
+    def run_all(self, num_workers, alone, first=(), seconds=side_by_side.TEST_SECONDS):
         with mock.patch.object(side_by_side.Worker.ask, "__defaults__", (seconds,)):
-            results, loaded = side_by_side.run(self.folder, num_workers, {}, alone)
+            results, loaded = side_by_side.run(self.folder, num_workers, {}, alone, first)
         return {result["test"]: result for result in results}, len(results), loaded
 
     def test_each_test_once_with_its_outcome(self):
@@ -132,6 +132,12 @@ class SideBySide(unittest.TestCase):
         results, count, _ = self.run_all(1, ())
         self.assertEqual(({name: result["outcome"] for name, result in results.items()}, count), (OUTCOMES, len(OUTCOMES)))
 
+    def test_long_ones_begin_first(self):
+        results, count, _ = self.run_all(1, (), first=("test_alone.Together", "test_dies.Dies.test_lives"))
+        run = [name for name in results if name != "test_broken"]  # that one fails while modules are listed
+        self.assertEqual(set(run[:3]), {"test_alone.Together.test_c", "test_alone.Together.test_d", "test_dies.Dies.test_lives"})
+        self.assertEqual(({name: result["outcome"] for name, result in results.items()}, count), (OUTCOMES, len(OUTCOMES)))
+
     def test_one_that_hangs(self):
         for name in ("test_dies", "test_broken", "test_mixed"):
             (self.folder / f"{name}.py").unlink()
@@ -141,8 +147,10 @@ class SideBySide(unittest.TestCase):
         self.assertEqual(({result["outcome"] for result in results.values()}, count), ({"passed"}, 5))
 
     def test_a_name_that_is_no_test_fails(self):
-        results, _, _ = self.run_all(2, ("test_alone.Alon", "test_alone.Alone.test_a"))
-        self.assertEqual(results["test_alone.Alon"]["outcome"], "failed")
+        results, _, _ = self.run_all(2, ("test_alone.Alon", "test_alone.Alone.test_a"), first=("test_mixe",))
+        self.assertIn("to run by itself, and is no test", results["test_alone.Alon"]["words"])
+        self.assertIn("to run first, and is no test", results["test_mixe"]["words"])
+        self.assertEqual({results[name]["outcome"] for name in ("test_alone.Alon", "test_mixe")}, {"failed"})
         self.assertEqual((self.folder / "order").read_text().split()[3:], ["a"])
 
 

@@ -32,7 +32,8 @@ const std::string kFooter =
     "  tessera explain bits --type f16 --a 0x3C00,0x0001 --b 0x3C00,0x7BFF\n"
     "Numbers are rounded to the type; 0x... are bit patterns of it (of fp32 for --c). An instruction sums 16\n"
     "products, of e4m3 32: longer dot products take several, missing ones are zero. 'aligned' is what is kept of\n"
-    "a term, in units of 2^(top - kept bits), where top is the largest exponent; '*' marks terms that lost bits.\n";
+    "a term, in units of 2^(top - kept bits), where top is the largest exponent, -133 at least; '*' marks terms\n"
+    "that lost bits.\n";
 
 struct Options {
   std::string type = "bf16";

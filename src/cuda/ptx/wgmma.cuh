@@ -12,6 +12,8 @@
 
 #include <cstdint>
 
+#include "cuda/ptx/wgmma_registers.cuh"
+
 namespace tessera::ptx {
 
 // Orders register and shared-memory accesses before the next wgmma of this warp.
@@ -49,37 +51,6 @@ struct Fragment {
                : __VA_ARGS__                                                                     \
                : "l"(a_desc), "l"(b_desc), "r"(static_cast<int32_t>(accumulate)))
 
-#define TESSERA_REGISTERS_4 "%0, %1, %2, %3"
-#define TESSERA_REGISTERS_8 TESSERA_REGISTERS_4 ", %4, %5, %6, %7"
-#define TESSERA_REGISTERS_12 TESSERA_REGISTERS_8 ", %8, %9, %10, %11"
-#define TESSERA_REGISTERS_16 TESSERA_REGISTERS_12 ", %12, %13, %14, %15"
-#define TESSERA_REGISTERS_24 TESSERA_REGISTERS_16 ", %16, %17, %18, %19, %20, %21, %22, %23"
-#define TESSERA_REGISTERS_32 TESSERA_REGISTERS_24 ", %24, %25, %26, %27, %28, %29, %30, %31"
-#define TESSERA_REGISTERS_64                                                         \
-  TESSERA_REGISTERS_32                                                               \
-  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47" \
-  ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define TESSERA_REGISTERS_112                                                        \
-  TESSERA_REGISTERS_64                                                               \
-  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79" \
-  ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95" \
-  ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
-#define TESSERA_REGISTERS_120 TESSERA_REGISTERS_112 ", %112, %113, %114, %115, %116, %117, %118, %119"
-#define TESSERA_REGISTERS_128 TESSERA_REGISTERS_120 ", %120, %121, %122, %123, %124, %125, %126, %127"
-#define TESSERA_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define TESSERA_D8(i) TESSERA_D4(i), TESSERA_D4(i + 4)
-#define TESSERA_D32(i) TESSERA_D8(i), TESSERA_D8(i + 8), TESSERA_D8(i + 16), TESSERA_D8(i + 24)
-#define TESSERA_D_4 TESSERA_D4(0)
-#define TESSERA_D_8 TESSERA_D8(0)
-#define TESSERA_D_12 TESSERA_D_8, TESSERA_D4(8)
-#define TESSERA_D_16 TESSERA_D_8, TESSERA_D8(8)
-#define TESSERA_D_24 TESSERA_D_16, TESSERA_D8(16)
-#define TESSERA_D_32 TESSERA_D32(0)
-#define TESSERA_D_64 TESSERA_D_32, TESSERA_D32(32)
-#define TESSERA_D_112 TESSERA_D_64, TESSERA_D32(64), TESSERA_D8(96), TESSERA_D8(104)
-#define TESSERA_D_120 TESSERA_D_112, TESSERA_D8(112)
-#define TESSERA_D_128 TESSERA_D_120, TESSERA_D8(120)
-
 constexpr bool is_wgmma_shape(int columns) {
 #define TESSERA_WGMMA_SHAPE(N, ...) \
   if (columns == N) return true;
@@ -93,7 +64,7 @@ template <class Element, int kColumns, int kWidth>
 __device__ inline void wgmma(Fragment<kWidth>& d, uint64_t a_desc, uint64_t b_desc, bool accumulate) {
   static_assert(is_wgmma_shape(kColumns), "a shape that is used stands in wgmma_shapes.def");
   static_assert(kColumns <= kWidth);
-#define TESSERA_WGMMA_SHAPE(N, registers, a, b, predicate)                                      \
+#define TESSERA_WGMMA_SHAPE(N, registers, a, b, predicate, ...)                                 \
   if constexpr (kColumns == N && ::cuda::std::is_same_v<Element, __nv_bfloat16>)                \
     TESSERA_WGMMA("m64n" #N "k16", "bf16.bf16", TESSERA_REGISTERS_##registers, a, b, predicate, \
                   TESSERA_D_##registers);                                                       \
@@ -103,29 +74,6 @@ __device__ inline void wgmma(Fragment<kWidth>& d, uint64_t a_desc, uint64_t b_de
 #undef TESSERA_WGMMA_SHAPE
 }
 
-#undef TESSERA_D_4
-#undef TESSERA_REGISTERS_4
-#undef TESSERA_D_8
-#undef TESSERA_REGISTERS_8
-#undef TESSERA_D_12
-#undef TESSERA_REGISTERS_12
-#undef TESSERA_D_16
-#undef TESSERA_REGISTERS_16
-#undef TESSERA_D_24
-#undef TESSERA_REGISTERS_24
-#undef TESSERA_D_32
-#undef TESSERA_REGISTERS_32
-#undef TESSERA_D_64
-#undef TESSERA_REGISTERS_64
-#undef TESSERA_D_112
-#undef TESSERA_REGISTERS_112
-#undef TESSERA_D_120
-#undef TESSERA_REGISTERS_120
-#undef TESSERA_D_128
-#undef TESSERA_REGISTERS_128
-#undef TESSERA_D32
-#undef TESSERA_D8
-#undef TESSERA_D4
 #undef TESSERA_WGMMA
 
 }  // namespace tessera::ptx

@@ -1,7 +1,6 @@
 #include "moe/judge/exact_layer.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 
 #include "moe/layer_layout.h"
@@ -11,7 +10,6 @@
 namespace tessera::moe {
 namespace {
 
-constexpr int64_t kStageDepth = 64;     // the kernels' K step: what is beyond K in the last one is zero
 constexpr int64_t kColumnsAnItem = 64;  // of a product that threads share
 
 float widened(uint16_t bits, DType dtype) { return dtype == DType::bf16 ? bf16_to_f32(bits) : f16_to_f32(bits); }
@@ -118,8 +116,6 @@ void ExactLayer::multiply(const Matrix& matrix, const std::vector<int32_t>& a_ro
                           std::vector<float>& result) const {
   const int64_t columns = matrix.rows.num_rows;
   result.assign(a_rows.size() * static_cast<size_t>(columns), 0.0f);
-  const int64_t steps = (depth + rules_.num_products - 1) / rules_.num_products;
-  const bool zeros_follow = steps * rules_.num_products < (depth + kStageDepth - 1) / kStageDepth * kStageDepth;
   const OperandRows left{a, static_cast<int64_t>(a_rows.size()), depth, a_rows.data()};
   const auto part = [&](int64_t item) {
     const int64_t begin = item * kColumnsAnItem, count = std::min(kColumnsAnItem, columns - begin);
@@ -130,7 +126,6 @@ void ExactLayer::multiply(const Matrix& matrix, const std::vector<int32_t>& a_ro
     for (int64_t i = 0; i < left.num_rows; ++i) {
       for (int64_t j = begin; j < begin + count; ++j) {
         float& value = result[static_cast<size_t>(i * columns + j)];
-        if (zeros_follow && std::bit_cast<uint32_t>(value) == 0x80000000u) value = 0.0f;  // -0 + 0 * 0
         if (matrix.bias != nullptr) value += widened(matrix.bias[j * matrix.bias_stride], config_.dtype);
       }
     }

@@ -5,6 +5,7 @@
 // Every product and C is aligned to the largest exponent among them, keeps `term_bits` bits below it, cut toward zero;
 // the sum of these integers is exact; the result is cut toward zero to `result_bits` fraction bits. A product's
 // exponent is the sum of its operands' exponents, not renormalised: 1.5 * 1.5 has exponent 0 and the significand 2.25.
+// The exponent aligned to is never below -133, and a zero result is +0.
 // WGMMAs chain through C in order of K. Nothing depends on the instruction's N, on which operand is which, or on
 // neighbours.
 //
@@ -55,10 +56,12 @@ struct TensorCoreRules {
   bool nearest = false;           ///< D is rounded to nearest even
   bool overflows_to_infinity = true;  ///< else to the largest finite number
   bool flushes_results = false;       ///< subnormal results become zero
-  int32_t least_top = -1000;          ///< the exponent that terms are aligned to is at least this
-  int32_t least_bit = -149;           ///< weight of the last bit that a subnormal D keeps
-  ZeroSign zero_sign = ZeroSign::cut;
-  uint32_t nan_bits = 0x7FFFFFFFu;  ///< of every NaN result
+  /// The exponent that terms are aligned to is at least this: that of the least subnormal bf16. Only products of bf16
+  /// come below it; those of f16 and e4m3 do not, nor does a C that is not zero.
+  int32_t least_top = -133;
+  int32_t least_bit = -149;                 ///< weight of the last bit that a subnormal D keeps
+  ZeroSign zero_sign = ZeroSign::positive;  ///< as above: only sums of bf16 products can be cut to zero
+  uint32_t nan_bits = 0x7FFFFFFFu;          ///< of every NaN result
 };
 
 /// What the device does, as tests/gpu/probe finds it.

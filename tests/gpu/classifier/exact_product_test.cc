@@ -8,8 +8,8 @@
 #include <memory>
 #include <random>
 
-#include "cuda/kernels/implicit_gemm/launch.h"
-#include "gpu/classifier/operand_buffer.h"
+#include "gpu/classifier/product_buffers.h"
+#include "gpu/classifier/spectrum_run.h"
 #include "moe/judge/tensor_core.h"
 #include "tessera/core/thread_pool.h"
 
@@ -18,10 +18,7 @@ namespace {
 
 namespace implicit_gemm = kernels::implicit_gemm;
 
-struct Shape {
-  int64_t records;
-  int32_t channels, positions, taps, features;
-};
+using Shape = ProductShape;
 
 // As max.NaN of the device for numbers: +0 is larger than -0.
 float larger(float x, float y) {
@@ -32,15 +29,7 @@ float larger(float x, float y) {
 class ExactProduct {
  public:
   ExactProduct(const Shape& shape, Operand kind, Operand out_kind, bool relu, float scale, uint32_t seed)
-      : shape_(shape),
-        relu_(relu),
-        scale_(scale),
-        channels_(cta::padded_stride(shape.channels)),
-        columns_(shape.taps == 1 ? channels_ : implicit_gemm::weight_columns(channels_, shape.taps)),
-        x_(kind, shape.records * shape.positions, channels_, channels_ + 8),
-        weight_(kind, shape.features, columns_, columns_ + 8),
-        out_(out_kind, shape.records, shape.features, cta::padded_stride(shape.features) + 8),
-        bias_memory_(static_cast<size_t>(shape.features) * sizeof(float)) {
+      : shape_(shape), relu_(relu), scale_(scale), buffers_(shape, kind, out_kind, 8) {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
     const auto drawn = [&](int64_t count) {
@@ -48,56 +37,71 @@ class ExactProduct {
       for (float& value : values) value = normal(random);
       return values;
     };
-    std::vector<float> x = drawn(shape.records * shape.positions * channels_),
-                       weight = drawn(shape.features * columns_);
+    std::vector<float> x = drawn(shape.records * shape.positions * buffers_.channels),
+                       weight = drawn(shape.features * buffers_.columns);
     for (size_t i = 0; i < x.size(); ++i) {
-      if (static_cast<int64_t>(i) % channels_ >= shape.channels) x[i] = 0.0f;
+      if (static_cast<int64_t>(i) % buffers_.channels >= shape.channels) x[i] = 0.0f;
     }
-    x_.upload(x, false);
-    weight_.upload(weight, false);
+    buffers_.x.upload(x, false);
+    buffers_.weight.upload(weight, false);
     bias_ = drawn(shape.features);
-    bias_memory_.upload(bias_);
-    x_.fetch();
-    weight_.fetch();
+    buffers_.bias.upload(bias_);
+    buffers_.x.fetch();
+    buffers_.weight.fetch();
   }
 
-  implicit_gemm::Task task() const {
-    implicit_gemm::Task task;
-    task.x = x_.view();
-    task.weight = weight_.view();
-    task.channels = static_cast<int32_t>(channels_);
-    task.positions = shape_.positions;
-    task.taps = shape_.taps;
-    task.out_features = shape_.features;
-    task.scale = scale_;
-    task.bias = static_cast<const float*>(bias_memory_.data());
-    task.relu = relu_;
-    task.out = out_.view();
-    return task;
+  implicit_gemm::Task task() const { return buffers_.task(scale_, relu_); }
+
+  // x becomes what another kernel left; the bits stay as they are.
+  void take_x(const OperandBuffer& from) {
+    ASSERT_TRUE(from.kind() == buffers_.x.kind() && from.rows() == buffers_.x.rows() &&
+                from.columns() == buffers_.x.columns());
+    for (int plane = 0; plane < cta::num_planes(buffers_.x.kind()); ++plane) {
+      for (int64_t row = 0; row < buffers_.x.rows(); ++row) {
+        for (int64_t column = 0; column < buffers_.x.columns(); ++column)
+          buffers_.x.set_bits(plane, row, column, from.bits(plane, row, column));
+      }
+    }
+    buffers_.x.upload_fetched();
   }
 
-  // How many of the output's elements have other bits than the model's.
-  int64_t num_different(ThreadPool& threads) {
-    out_.fetch();
+  // [records, features], before they are rounded to the output's kind.
+  std::vector<float> expected(ThreadPool& threads) const {
     const std::vector<float> sums = by_model(threads);
     const int64_t windows = shape_.positions - shape_.taps + 1;
-    int64_t different = 0;
+    std::vector<float> values;
     for (int64_t n = 0; n < shape_.records; ++n) {
       for (int64_t f = 0; f < shape_.features; ++f) {
         float sum = -INFINITY;
         for (int64_t j = 0; j < windows; ++j)
           sum = larger(sum, sums[static_cast<size_t>((n * windows + j) * shape_.features + f)]);
-        float value = sum * scale_ + bias_[static_cast<size_t>(f)];  // two roundings: contraction is off
-        if (relu_) value = larger(value, 0.0f);
-        for (int plane = 0; plane < cta::num_planes(out_.kind()); ++plane)
-          different += out_.bits(plane, n, f) != operand_bits(out_.kind(), plane, value) ? 1 : 0;
+        const float value = sum * scale_ + bias_[static_cast<size_t>(f)];  // two roundings: contraction is off
+        values.push_back(relu_ ? larger(value, 0.0f) : value);
+      }
+    }
+    return values;
+  }
+
+  // How many of the output's elements have other bits than the model's.
+  int64_t num_different(ThreadPool& threads) {
+    buffers_.out.fetch();
+    const std::vector<float> values = expected(threads);
+    int64_t different = 0;
+    for (int64_t n = 0; n < shape_.records; ++n) {
+      for (int64_t f = 0; f < shape_.features; ++f) {
+        const float value = values[static_cast<size_t>(n * shape_.features + f)];
+        for (int plane = 0; plane < cta::num_planes(buffers_.out.kind()); ++plane)
+          different += buffers_.out.bits(plane, n, f) != operand_bits(buffers_.out.kind(), plane, value) ? 1 : 0;
       }
     }
     return different;
   }
 
   int64_t num_elements() const { return shape_.records * shape_.features; }
-  OperandBuffer& out() { return out_; }
+  // The host's copies are what the model multiplies.
+  OperandBuffer& x() { return buffers_.x; }
+  OperandBuffer& weight() { return buffers_.weight; }
+  OperandBuffer& out() { return buffers_.out; }
 
  private:
   // K in the kernel's order: plane pair by plane pair, 64 channels by 64, tap by tap. The small products of a split
@@ -106,12 +110,12 @@ class ExactProduct {
     int x, weight;
   };
   std::vector<Planes> planes() const {
-    if (x_.kind() != Operand::split) return {{0, 0}};
+    if (buffers_.x.kind() != Operand::split) return {{0, 0}};
     return {{1, 0}, {0, 1}, {0, 0}};
   }
 
   std::vector<float> by_model(ThreadPool& threads) const {
-    const int64_t steps = (channels_ + 63) / 64, windows = shape_.positions - shape_.taps + 1;
+    const int64_t steps = (buffers_.channels + 63) / 64, windows = shape_.positions - shape_.taps + 1;
     const int64_t depth = static_cast<int64_t>(planes().size()) * steps * shape_.taps * 64;
     std::vector<uint16_t> rows(static_cast<size_t>(shape_.records * windows * depth));
     std::vector<uint16_t> columns(static_cast<size_t>(shape_.features * depth));
@@ -119,15 +123,17 @@ class ExactProduct {
     for (const Planes& pair : planes()) {
       for (int64_t column = 0; column < steps * shape_.taps * 64; ++column, ++k) {
         const int64_t tap = column / 64 % shape_.taps, channel = column / 64 / shape_.taps * 64 + column % 64;
-        for (int64_t row = 0; channel < channels_ && row < shape_.records * windows; ++row) {
+        for (int64_t row = 0; channel < buffers_.channels && row < shape_.records * windows; ++row) {
           const int64_t position = row / windows * shape_.positions + row % windows + tap;
-          rows[static_cast<size_t>(row * depth + k)] = static_cast<uint16_t>(x_.bits(pair.x, position, channel));
+          rows[static_cast<size_t>(row * depth + k)] =
+              static_cast<uint16_t>(buffers_.x.bits(pair.x, position, channel));
         }
-        for (int64_t f = 0; column < columns_ && f < shape_.features; ++f)
-          columns[static_cast<size_t>(f * depth + k)] = static_cast<uint16_t>(weight_.bits(pair.weight, f, column));
+        for (int64_t f = 0; column < buffers_.columns && f < shape_.features; ++f)
+          columns[static_cast<size_t>(f * depth + k)] =
+              static_cast<uint16_t>(buffers_.weight.bits(pair.weight, f, column));
       }
     }
-    const bool is_bf16 = x_.kind() == Operand::bf16;
+    const bool is_bf16 = buffers_.x.kind() == Operand::bf16;
     const auto rules = moe::tensor_core_rules(is_bf16 ? moe::TensorCoreType::bf16 : moe::TensorCoreType::f16);
     std::vector<float> sums(static_cast<size_t>(shape_.records * windows * shape_.features));
     constexpr int64_t kRowsAnItem = 64;
@@ -144,10 +150,8 @@ class ExactProduct {
   Shape shape_;
   bool relu_;
   float scale_;
-  int64_t channels_, columns_;
-  OperandBuffer x_, weight_, out_;
+  ProductBuffers buffers_;
   std::vector<float> bias_;
-  GuardedBuffer bias_memory_;
 };
 
 const Shape kShapes[] = {
@@ -166,10 +170,8 @@ TEST(ExactProducts, ConvolutionsAndPlainProductsInEveryKind) {
         const implicit_gemm::Task task = product.task();
         implicit_gemm::ImplicitGemm(std::span(&task, 1), shape.records).launch(shape.records, nullptr);
         TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
-        EXPECT_EQ(product.num_different(threads), 0)
-            << "of " << product.num_elements() << ": " << shape.records << " records, " << shape.channels
-            << " channels, " << shape.positions << " positions, " << shape.taps << " taps, " << shape.features
-            << " features, " << operand_name(kind) << " to " << operand_name(out);
+        EXPECT_EQ(product.num_different(threads), 0) << "of " << product.num_elements() << ": " << shape << ", "
+                                                     << operand_name(kind) << " to " << operand_name(out);
       }
     }
   }
@@ -178,7 +180,7 @@ TEST(ExactProducts, ConvolutionsAndPlainProductsInEveryKind) {
 // Bins as frequency space has them: the first and the last real, the others with twice as many rows of K.
 TEST(ExactProducts, BinsOfOneLaunch) {
   ThreadPool threads(available_processors());
-  for (const Operand kind : {Operand::f16, Operand::split}) {
+  for (const Operand kind : {Operand::f16, Operand::bf16, Operand::split}) {
     std::vector<std::unique_ptr<ExactProduct>> bins;
     std::vector<implicit_gemm::Task> tasks;
     for (int bin = 0; bin < 9; ++bin) {
@@ -194,17 +196,96 @@ TEST(ExactProducts, BinsOfOneLaunch) {
   }
 }
 
-TEST(ExactProducts, OneChangedBitShows) {
+// What frequency space multiplies: the bins of a transform on the device, and weights, all in one launch.
+TEST(ExactProducts, SpectraOfATransform) {
   ThreadPool threads(available_processors());
-  ExactProduct product({40, 64, 16, 3, 130}, Operand::f16, Operand::f16, true, 1.0f, 3);
-  const implicit_gemm::Task task = product.task();
-  implicit_gemm::ImplicitGemm(std::span(&task, 1), 40).launch(40, nullptr);
-  TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
-  ASSERT_EQ(product.num_different(threads), 0);
-  product.out().fetch();
-  product.out().set_bits(0, 7, 11, product.out().bits(0, 7, 11) ^ 1u);
-  product.out().upload_fetched();
-  EXPECT_EQ(product.num_different(threads), 1);
+  for (const Operand kind : {Operand::f16, Operand::bf16, Operand::split}) {
+    const Operand out = kind == Operand::split ? Operand::f32 : kind;
+    ForwardRun transform({.kind = kind, .records = 70, .channels = 72, .positions = 16});
+    transform.run();
+    ASSERT_EQ(transform.judge(), "");
+    std::vector<std::unique_ptr<ExactProduct>> bins;
+    std::vector<implicit_gemm::Task> tasks;
+    for (int32_t b = 0; b < transform.spectrum().count(); ++b) {
+      const OperandBuffer& bin = transform.spectrum().bin(b);
+      const Shape shape{70, static_cast<int32_t>(bin.columns()), 1, 1, transform.spectrum().is_real(b) ? 60 : 120};
+      bins.push_back(std::make_unique<ExactProduct>(shape, kind, out, false, 1.0f, 40u + static_cast<uint32_t>(b)));
+      bins.back()->take_x(bin);
+      tasks.push_back(bins.back()->task());
+    }
+    implicit_gemm::ImplicitGemm(tasks, 70).launch(70, nullptr);
+    TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
+    for (const auto& bin : bins) EXPECT_EQ(bin->num_different(threads), 0) << operand_name(kind);
+  }
+}
+
+// A product that ran, and is judged after something was done to the output or to what the judge sees of the operands.
+class PlantedProductErrors : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    for (ExactProduct* product : {&product_, &in_fp32_}) {
+      const implicit_gemm::Task task = product->task();
+      implicit_gemm::ImplicitGemm(std::span(&task, 1), kRecords).launch(kRecords, nullptr);
+      TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
+      ASSERT_EQ(product->num_different(threads_), 0);
+    }
+  }
+
+  static constexpr int64_t kRecords = 40, kFeatures = 130;
+  ThreadPool threads_{available_processors()};
+  ExactProduct product_{{kRecords, 64, 16, 3, kFeatures}, Operand::f16, Operand::f16, false, 1.0f, 3};
+  ExactProduct in_fp32_{{kRecords, 64, 16, 3, kFeatures}, Operand::f16, Operand::f32, false, 1.0f, 3};
+};
+
+TEST_F(PlantedProductErrors, OneBit) {
+  product_.out().set_bits(0, 7, 11, product_.out().bits(0, 7, 11) ^ 1u);
+  product_.out().upload_fetched();
+  EXPECT_EQ(product_.num_different(threads_), 1);
+}
+
+TEST_F(PlantedProductErrors, ANeighboursElement) {
+  ASSERT_NE(product_.out().bits(0, 7, 12), product_.out().bits(0, 7, 11));
+  product_.out().set_bits(0, 7, 11, product_.out().bits(0, 7, 12));
+  product_.out().upload_fetched();
+  EXPECT_EQ(product_.num_different(threads_), 1);
+}
+
+TEST_F(PlantedProductErrors, OneLostProduct) {
+  // The device multiplied by a weight that the judge does not see.
+  ASSERT_NE(product_.weight().bits(0, 11, 5) & 0x7FFFu, 0u);
+  product_.weight().set_bits(0, 11, 5, 0);
+  const int64_t lost = product_.num_different(threads_);
+  EXPECT_GT(lost, 0);
+  EXPECT_LE(lost, kRecords);  // one feature of every record
+}
+
+TEST_F(PlantedProductErrors, OrderOfK) {
+  // Two instructions' worth of channels change places in x and in the weights: the same products in another order.
+  for (OperandBuffer* operand : {&in_fp32_.x(), &in_fp32_.weight()}) {
+    for (int64_t row = 0; row < operand->rows(); ++row) {
+      for (int64_t begin = 0; begin < operand->columns(); begin += 64) {
+        for (int64_t i = 0; i < 16; ++i) {
+          const uint32_t first = operand->bits(0, row, begin + i), second = operand->bits(0, row, begin + 32 + i);
+          operand->set_bits(0, row, begin + i, second);
+          operand->set_bits(0, row, begin + 32 + i, first);
+        }
+      }
+    }
+  }
+  EXPECT_GT(in_fp32_.num_different(threads_), kRecords * kFeatures / 2);
+}
+
+TEST_F(PlantedProductErrors, AWrongRounding) {
+  // Cut to fp16 instead of rounded: half of the elements become other ones.
+  const std::vector<float> values = product_.expected(threads_);
+  for (int64_t n = 0; n < kRecords; ++n) {
+    for (int64_t f = 0; f < kFeatures; ++f) {
+      const uint32_t bits = std::bit_cast<uint32_t>(values[static_cast<size_t>(n * kFeatures + f)]) & 0xFFFFE000u;
+      product_.out().set_bits(0, n, f, operand_bits(Operand::f16, 0, std::bit_cast<float>(bits)));
+    }
+  }
+  product_.out().upload_fetched();
+  EXPECT_GT(product_.num_different(threads_), kRecords * kFeatures / 4);
 }
 
 }  // namespace

@@ -5,9 +5,8 @@
 #include <cmath>
 #include <random>
 
-#include "cuda/kernels/implicit_gemm/launch.h"
 #include "cuda/kernels/implicit_gemm/tiling.h"
-#include "gpu/classifier/operand_buffer.h"
+#include "gpu/classifier/product_buffers.h"
 #include "tessera/core/error.h"
 
 namespace tessera::testing {
@@ -17,10 +16,7 @@ namespace implicit_gemm = kernels::implicit_gemm;
 using implicit_gemm::ImplicitGemm;
 using implicit_gemm::Task;
 
-struct Shape {
-  int64_t records;
-  int32_t channels, positions, taps, features;
-};
+using Shape = ProductShape;
 
 enum class Values { integers, normal };
 
@@ -29,16 +25,7 @@ class Convolution {
  public:
   Convolution(const Shape& shape, Operand kind, Operand out_kind, Values values, bool relu, uint64_t seed,
               int64_t capacity = 0)
-      : shape_(shape),
-        kind_(kind),
-        relu_(relu),
-        capacity_(std::max(capacity, shape.records)),
-        channels_(cta::padded_stride(shape.channels)),
-        columns_(shape.taps == 1 ? channels_ : implicit_gemm::weight_columns(channels_, shape.taps)),
-        x_(kind, capacity_ * shape.positions, channels_, channels_ + 8),
-        weight_(kind, shape.features, columns_, columns_),
-        out_(out_kind, capacity_, shape.features, cta::padded_stride(shape.features) + 8),
-        bias_memory_(static_cast<size_t>(shape.features) * sizeof(float)) {
+      : shape_(shape), kind_(kind), relu_(relu), buffers_(shape, kind, out_kind, 0, capacity) {
     std::mt19937_64 random(seed);
     std::normal_distribution<float> normal;
     std::uniform_int_distribution<int> small(-4, 4), weights(-2, 2);
@@ -46,49 +33,34 @@ class Convolution {
       if (values == Values::normal) return normal(random);
       return static_cast<float>(is_weight ? weights(random) : small(random));
     };
-    x_values_.resize(static_cast<size_t>(capacity_ * shape.positions * channels_));
-    for (int64_t i = 0; i < capacity_ * shape.positions; ++i) {
-      for (int64_t c = 0; c < shape.channels; ++c) x_values_[static_cast<size_t>(i * channels_ + c)] = draw(false);
+    x_values_.resize(static_cast<size_t>(buffers_.capacity * shape.positions * buffers_.channels));
+    for (int64_t i = 0; i < buffers_.capacity * shape.positions; ++i) {
+      for (int64_t c = 0; c < shape.channels; ++c)
+        x_values_[static_cast<size_t>(i * buffers_.channels + c)] = draw(false);
     }
-    weight_values_.resize(static_cast<size_t>(shape.features * columns_));
+    weight_values_.resize(static_cast<size_t>(shape.features * buffers_.columns));
     for (int64_t f = 0; f < shape.features; ++f) {
       for (int64_t c = 0; c < shape.channels; ++c) {
         for (int64_t l = 0; l < shape.taps; ++l) weight_values_[weight_index(f, c, l)] = draw(true);
       }
     }
     for (int64_t f = 0; f < shape.features; ++f) bias_.push_back(draw(true));
-    x_.upload(x_values_, true);
-    weight_.upload(weight_values_, true);
-    bias_memory_.upload(bias_);
+    buffers_.x.upload(x_values_, true);
+    buffers_.weight.upload(weight_values_, true);
+    buffers_.bias.upload(bias_);
   }
 
-  Task task(float scale = 1.0f) const {
-    Task task;
-    task.x = x_.view();
-    task.weight = weight_.view();
-    task.channels = static_cast<int32_t>(channels_);
-    task.positions = shape_.positions;
-    task.taps = shape_.taps;
-    task.out_features = shape_.features;
-    task.scale = scale;
-    task.bias = static_cast<const float*>(bias_memory_.data());
-    task.relu = relu_;
-    task.out = out_.view();
-    return task;
-  }
-
-  OperandBuffer& out() { return out_; }
+  Task task(float scale = 1.0f) const { return buffers_.task(scale, relu_); }
+  OperandBuffer& out() { return buffers_.out; }
 
   // Errors of the output as a fraction of what the contract allows; every element must be written and be right.
   void expect_right(int64_t num_records) {
-    out_.fetch();
+    buffers_.out.fetch();
     double worst = 0;
     for (int64_t n = 0; n < num_records; ++n) {
       for (int64_t f = 0; f < shape_.features; ++f) worst = std::max(worst, error_over_bound(n, f));
     }
-    EXPECT_LE(worst, 1.0) << shape_.records << " records, " << shape_.channels << " channels, " << shape_.positions
-                          << " positions, " << shape_.taps << " taps, " << shape_.features << " features, "
-                          << operand_name(kind_) << " to " << operand_name(out_.kind());
+    EXPECT_LE(worst, 1.0) << shape_ << ", " << operand_name(kind_) << " to " << operand_name(buffers_.out.kind());
     expect_untouched(num_records);
   }
 
@@ -99,7 +71,8 @@ class Convolution {
       double sum = 0, sum_of_magnitudes = 0;
       for (int64_t l = 0; l < shape_.taps; ++l) {
         for (int64_t c = 0; c < shape_.channels; ++c) {
-          const double x = seen(x_values_[static_cast<size_t>(((n * shape_.positions) + j + l) * channels_ + c)]);
+          const double x =
+              seen(x_values_[static_cast<size_t>(((n * shape_.positions) + j + l) * buffers_.channels + c)]);
           const double w = seen(weight_values_[weight_index(f, c, l)]);
           sum += x * w;
           sum_of_magnitudes += std::abs(x * w);
@@ -111,20 +84,22 @@ class Convolution {
     double reference = best + static_cast<double>(bias_[static_cast<size_t>(f)]);
     if (relu_) reference = std::max(reference, 0.0);
     const double accumulation = 4 * 0x1p-21 * magnitude;
-    const double bound = 2 * operand_rounding(out_.kind(), std::abs(reference)) + accumulation + 1e-30;
+    const double bound = 2 * operand_rounding(buffers_.out.kind(), std::abs(reference)) + accumulation + 1e-30;
     const double error = std::abs(out_value(n, f) - reference);
     return std::isfinite(error) ? error / bound : INFINITY;
   }
 
   double out_value(int64_t n, int64_t f) const {
-    double value = static_cast<double>(bits_to_float(out_.kind(), out_.bits(0, n, f)));
-    if (out_.kind() == Operand::split) value += static_cast<double>(bits_to_float(out_.kind(), out_.bits(1, n, f)));
+    double value = static_cast<double>(bits_to_float(buffers_.out.kind(), buffers_.out.bits(0, n, f)));
+    if (buffers_.out.kind() == Operand::split)
+      value += static_cast<double>(bits_to_float(buffers_.out.kind(), buffers_.out.bits(1, n, f)));
     return value;
   }
 
  private:
   size_t weight_index(int64_t f, int64_t c, int64_t l) const {
-    return static_cast<size_t>(f * columns_ + (shape_.taps == 1 ? c : implicit_gemm::weight_column(c, l, shape_.taps)));
+    return static_cast<size_t>(f * buffers_.columns +
+                               (shape_.taps == 1 ? c : implicit_gemm::weight_column(c, l, shape_.taps)));
   }
   // What the products see of a value. A split's own rounding is far below its bound.
   double seen(float value) const {
@@ -132,20 +107,19 @@ class Convolution {
   }
   // Rows beyond the records, columns beyond the features: as poisoned.
   void expect_untouched(int64_t num_records) const {
-    const uint32_t poison = out_.kind() == Operand::f32 ? 0xFFFFFFFFu : 0xFFFFu;
-    for (int64_t n = 0; n < capacity_; ++n) {
+    const uint32_t poison = buffers_.out.kind() == Operand::f32 ? 0xFFFFFFFFu : 0xFFFFu;
+    for (int64_t n = 0; n < buffers_.capacity; ++n) {
       const int64_t first = n < num_records ? shape_.features : 0;
-      for (int64_t f = first; f < out_.stride(); ++f) ASSERT_EQ(out_.bits(0, n, f), poison) << n << ", " << f;
+      for (int64_t f = first; f < buffers_.out.stride(); ++f)
+        ASSERT_EQ(buffers_.out.bits(0, n, f), poison) << n << ", " << f;
     }
   }
 
   Shape shape_;
   Operand kind_;
   bool relu_;
-  int64_t capacity_, channels_, columns_;
-  OperandBuffer x_, weight_, out_;
+  ProductBuffers buffers_;
   std::vector<float> x_values_, weight_values_, bias_;
-  GuardedBuffer bias_memory_;
 };
 
 void check(const Shape& shape, Operand kind, Operand out_kind, Values values = Values::normal, int num_ctas = 0) {

@@ -8,6 +8,7 @@
 #include <random>
 
 #include "cuda/core/stream.h"
+#include "gpu/captured_graph.h"
 #include "gpu/classifier/operand_buffer.h"
 
 namespace tessera::testing {
@@ -214,18 +215,13 @@ TEST(OperandRows, ConvertInAGraph) {
   ConvertRun run(c, hard_numbers(c.kind, c.num_values(), 1));
   const cuda::Stream owned(cudaStreamDefault);
   cudaStream_t stream = owned.get();
-  cudaGraph_t graph = nullptr;
-  cudaGraphExec_t exec = nullptr;
-  TESSERA_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-  run.launch(stream);
-  TESSERA_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
-  TESSERA_CUDA_CHECK(cudaGraphInstantiate(&exec, graph, 0));
+  const CapturedGraph graph(stream, [&] { run.launch(stream); });
   for (uint32_t replay = 0; replay < 4; ++replay) {
     std::vector<float> embeddings = hard_numbers(c.kind, c.num_values(), 20 + replay);
     embeddings[replay * 40 * 16 + 3] = NAN;  // a different record each time: the flags start at 1 each time
     run.set_embeddings(embeddings);
     run.rows().poison();
-    TESSERA_CUDA_CHECK(cudaGraphLaunch(exec, stream));
+    graph.replay(stream);
     TESSERA_CUDA_CHECK(cudaStreamSynchronize(stream));
     run.fetch();
     EXPECT_EQ(run.difference(), "") << replay;
@@ -233,8 +229,6 @@ TEST(OperandRows, ConvertInAGraph) {
     expected[replay] = 0;
     EXPECT_EQ(run.finite(), expected) << replay;
   }
-  cudaGraphExecDestroy(exec);
-  cudaGraphDestroy(graph);
 }
 
 // C1: more than 2^31 elements in and out; a few records around the place where 32 bits end.

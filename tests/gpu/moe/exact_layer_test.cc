@@ -1,4 +1,8 @@
 // Layers on the GPU against the host model, bit for bit: no tolerance anywhere.
+#include <algorithm>
+#include <bit>
+#include <functional>
+
 #include "gpu/moe/device_activation.h"
 #include "gpu/moe/exact_fuzz.h"
 #include "gpu/moe/gpu_fixture.h"
@@ -14,6 +18,78 @@ void expect_equal_bits(const FuzzResult& result, int layers) {
   EXPECT_GT(result.elements, int64_t{1000} * layers);
   EXPECT_EQ(result.differing, 0) << "of " << result.elements << " elements";
   for (const std::string& problem : result.problems) ADD_FAILURE() << problem;
+}
+
+// A layer that the GPU ran; it or its answer is then changed.
+class PlantedLayerErrors : public ::testing::Test {
+ protected:
+  // Many elements of the finer type: another order of K shows in few of those that were rounded to 16 bits.
+  static bool fits(const ExactCase& c) {
+    const moe::LayerConfig& l = c.config;
+    return l.gated && l.activation.kind == ActivationKind::relu && l.hidden_size >= 48 && l.intermediate_size >= 64 &&
+           c.num_tokens > 100 && l.dtype == DType::f16 && l.shared_intermediate_size == 0;
+  }
+  static ExactCase layer_that_fits() {
+    static const uint64_t kSeed = [] {
+      uint64_t seed = 1;
+      while (!fits(ExactCase(seed))) ++seed;
+      return seed;
+    }();
+    return ExactCase(kSeed);
+  }
+  std::string problem(const DeviceAnswer& got) const { return problem_of(case_, got, layer_, intermediate_); }
+
+  ExactRunner runner_;
+  const ExactCase case_ = layer_that_fits();
+  const ExactLayer layer_{case_.config, case_.weights(), case_.inputs()};
+  const std::vector<uint16_t> intermediate_ = layer_.intermediate(moe::exact_activation);
+  const DeviceAnswer right_ = runner_.run(case_);
+};
+
+TEST_F(PlantedLayerErrors, OneBitOfEachStage) {
+  ASSERT_EQ(problem(right_), "");
+  for (auto stage : {&DeviceAnswer::intermediate, &DeviceAnswer::rows, &DeviceAnswer::out}) {
+    DeviceAnswer got = right_;
+    (got.*stage)[(got.*stage).size() / 3] ^= 1u;
+    EXPECT_NE(problem(got), "");
+  }
+}
+
+TEST_F(PlantedLayerErrors, ANeighboursElement) {
+  for (auto stage : {&DeviceAnswer::intermediate, &DeviceAnswer::rows, &DeviceAnswer::out}) {
+    DeviceAnswer got = right_;
+    std::vector<uint16_t>& values = got.*stage;
+    const auto place = std::adjacent_find(values.begin(), values.end(), std::not_equal_to<>());
+    ASSERT_NE(place, values.end());
+    *place = *(place + 1);
+    EXPECT_NE(problem(got), "");
+  }
+}
+
+TEST_F(PlantedLayerErrors, LostProducts) {
+  ExactCase c = case_;  // one element of K of every token
+  for (size_t token = 0; token < static_cast<size_t>(c.num_tokens); ++token)
+    c.x[token * static_cast<size_t>(c.config.hidden_size) + 17] = 0;
+  EXPECT_NE(problem(runner_.run(c)), "");
+}
+
+TEST_F(PlantedLayerErrors, OrderOfK) {
+  // Two instructions' worth of K change places in tokens and weights: the same products, summed in another order.
+  ExactCase c = case_;
+  for (auto* values : {&c.x, &c.gate_up}) {
+    for (auto row = values->begin(); row != values->end(); row += c.config.hidden_size)
+      std::swap_ranges(row, row + 16, row + 32);
+  }
+  EXPECT_NE(problem(runner_.run(c)), "");
+}
+
+TEST_F(PlantedLayerErrors, AWrongRounding) {
+  const auto cut = [](const Activation& a, const float* gate, const float* up, float* h, size_t count) {
+    moe::exact_activation(a, gate, up, h, count);
+    for (size_t i = 0; i < count; ++i) h[i] = std::bit_cast<float>(std::bit_cast<uint32_t>(h[i]) & 0xFFFFE000u);
+  };
+  EXPECT_NE(problem_of(case_, right_, layer_, layer_.intermediate(cut)), "");
+  EXPECT_GT(fuzz_layers(1, 20, ExactKinds::host, cut).differing, 0);  // the count of the many layers sees it too
 }
 
 TEST(MoeExact, FuzzedLayers) { expect_equal_bits(fuzz_layers(1, 5000, ExactKinds::host, moe::exact_activation), 5000); }

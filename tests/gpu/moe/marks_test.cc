@@ -3,6 +3,7 @@
 #include "cuda/core/marks.h"
 
 #include "cuda/kernels/probe/launch.h"
+#include "gpu/captured_graph.h"
 #include "gpu/moe/gpu_fixture.h"
 #include "moe/layer_timeline.h"
 #include "tessera/core/error.h"
@@ -88,19 +89,14 @@ TEST(MoeMarks, ReplaysOfAGraphMarkAnew) {
   GuardedBuffer workspace(layer.workspace_bytes(c.tokens));
   cudaStream_t stream = nullptr;
   TESSERA_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  cudaGraph_t graph = nullptr;
-  cudaGraphExec_t exec = nullptr;
-  TESSERA_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-  layer.run(run.inputs(), workspace.data(), workspace.bytes(), stream);
-  TESSERA_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
-  TESSERA_CUDA_CHECK(cudaGraphInstantiate(&exec, graph, 0));
+  const CapturedGraph graph(stream, [&] { layer.run(run.inputs(), workspace.data(), workspace.bytes(), stream); });
   EXPECT_EQ(marks.read(), cuda::LayerMarks{});  // a capture runs nothing
   uint64_t last_end = 0;
   for (int replay = 0; replay < 5; ++replay) {
     marks.clear();
     run.out().poison();
     TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
-    TESSERA_CUDA_CHECK(cudaGraphLaunch(exec, stream));
+    graph.replay(stream);
     TESSERA_CUDA_CHECK(cudaStreamSynchronize(stream));
     const cuda::LayerMarks replayed = marks.read();
     expect_order(replayed, false, c);
@@ -108,8 +104,6 @@ TEST(MoeMarks, ReplaysOfAGraphMarkAnew) {
     last_end = replayed.combine.end.last;
     EXPECT_EQ(run.out().download<uint16_t>(expected.size()), expected) << replay;
   }
-  cudaGraphExecDestroy(exec);
-  cudaGraphDestroy(graph);
   cudaStreamDestroy(stream);
   EXPECT_TRUE(workspace.guards_intact() && marks.guards_intact());
 }

@@ -1,6 +1,7 @@
 // The layer against the fp64 reference by the numeric policy, and its promises: same bits for any grid, order and
 // batch.
 #include "cuda/core/stream.h"
+#include "gpu/captured_graph.h"
 #include "gpu/moe/gpu_fixture.h"
 
 namespace tessera::testing {
@@ -180,21 +181,14 @@ TEST(MoeLayer, GraphReplaysWithChangedRouting) {
   GuardedBuffer workspace(layer.workspace_bytes(256));
   const cuda::Stream owned(cudaStreamDefault);
   cudaStream_t stream = owned.get();
-  cudaGraph_t graph = nullptr;
-  cudaGraphExec_t exec = nullptr;
-  TESSERA_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-  layer.run(run.inputs(), workspace.data(), workspace.bytes(), stream);
-  TESSERA_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
-  TESSERA_CUDA_CHECK(cudaGraphInstantiate(&exec, graph, 0));
+  const CapturedGraph graph(stream, [&] { layer.run(run.inputs(), workspace.data(), workspace.bytes(), stream); });
   for (const char* routing : {"random", "one", "worst", "bad", "balanced"}) {
     run.set_ids(make_ids(routing, 256, 2, 16, 3));
     run.out().poison();
-    TESSERA_CUDA_CHECK(cudaGraphLaunch(exec, stream));
+    graph.replay(stream);
     TESSERA_CUDA_CHECK(cudaStreamSynchronize(stream));
     EXPECT_EQ(run.judge(run.out().download<uint16_t>(size_t{256} * 256), run.reference()), "") << routing;
   }
-  cudaGraphExecDestroy(exec);
-  cudaGraphDestroy(graph);
 }
 
 TEST(MoeLayer, BadArgumentsNameThemselves) {

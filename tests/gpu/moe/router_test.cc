@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "cuda/core/stream.h"
+#include "gpu/captured_graph.h"
 #include "gpu/moe/gpu_fixture.h"
 #include "tessera/core/buffer.h"
 #include "tessera/core/error.h"
@@ -312,14 +313,11 @@ TEST(MoeRouter, RoutesForALayerInOneGraph) {
   inputs.topk_ids = ids.data();
   const cuda::Stream owned(cudaStreamDefault);
   cudaStream_t stream = owned.get();
-  cudaGraph_t graph = nullptr;
-  cudaGraphExec_t exec = nullptr;
-  TESSERA_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-  moe::cuda_route(make_config(RouterKind::topk_softmax, 16, 4),
-                  {logits.data(), nullptr, static_cast<int32_t*>(ids.data()), weights, nullptr, c.tokens}, stream);
-  layer.run(inputs, workspace.data(), workspace.bytes(), stream);
-  TESSERA_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
-  TESSERA_CUDA_CHECK(cudaGraphInstantiate(&exec, graph, 0));
+  const CapturedGraph graph(stream, [&] {
+    moe::cuda_route(make_config(RouterKind::topk_softmax, 16, 4),
+                    {logits.data(), nullptr, static_cast<int32_t*>(ids.data()), weights, nullptr, c.tokens}, stream);
+    layer.run(inputs, workspace.data(), workspace.bytes(), stream);
+  });
   std::vector<int32_t> all_tokens(200);
   std::iota(all_tokens.begin(), all_tokens.end(), 0);
   std::mt19937 rng(12);
@@ -330,13 +328,11 @@ TEST(MoeRouter, RoutesForALayerInOneGraph) {
     logits.upload(numbers);
     ids.poison();
     run.out().poison();
-    TESSERA_CUDA_CHECK(cudaGraphLaunch(exec, stream));
+    graph.replay(stream);
     TESSERA_CUDA_CHECK(cudaStreamSynchronize(stream));
     const auto ref = reference_layer(run.config(), run.weights(), inputs, all_tokens);
     EXPECT_EQ(run.judge(run.out().download<uint16_t>(size_t{200} * 128), ref), "") << replay;
   }
-  cudaGraphExecDestroy(exec);
-  cudaGraphDestroy(graph);
 }
 
 TEST(MoeRouter, ComparisonSeesPlantedErrors) {

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "cuda/core/stream.h"
+#include "gpu/captured_graph.h"
 #include "gpu/moe/gpu_fixture.h"
 
 namespace tessera::testing {
@@ -31,23 +32,10 @@ struct Tenant {
   std::vector<uint16_t> expected;
 };
 
-class Graph {
- public:
-  Graph(cudaStream_t stream, Tenant& tenant, void* workspace, size_t workspace_bytes) {
-    cudaGraph_t graph = nullptr;
-    TESSERA_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-    tenant.layer.run(tenant.run.inputs(), workspace, workspace_bytes, stream);
-    TESSERA_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
-    TESSERA_CUDA_CHECK(cudaGraphInstantiate(&exec_, graph, 0));
-    cudaGraphDestroy(graph);
-  }
-  ~Graph() { cudaGraphExecDestroy(exec_); }
-  Graph(const Graph&) = delete;
-  Graph& operator=(const Graph&) = delete;
-  void replay(cudaStream_t stream) { TESSERA_CUDA_CHECK(cudaGraphLaunch(exec_, stream)); }
-
- private:
-  cudaGraphExec_t exec_ = nullptr;
+/// The layer on a workspace that may be shared.
+struct Graph : CapturedGraph {
+  Graph(cudaStream_t stream, Tenant& tenant, void* workspace, size_t workspace_bytes)
+      : CapturedGraph(stream, [&] { tenant.layer.run(tenant.run.inputs(), workspace, workspace_bytes, stream); }) {}
 };
 
 // G1, F1, I8: two layers on two streams, with copies on a third that shift their timing.

@@ -39,7 +39,40 @@ __device__ void load_slab(uint8_t* smem, const uint8_t* matrix, size_t row_bytes
   }
 }
 
-template <class Operands, int kColumns>
+// This thread's registers of A for one instruction, from the slab in shared memory.
+__device__ void load_a(uint32_t (&registers)[4], const uint8_t* smem, int step) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int row = warp * 16 + lane / 4 + i % 2 * 8, chunk = 2 * step + i / 2;
+    registers[i] = *reinterpret_cast<const uint32_t*>(smem + cta::swizzled_offset(row, chunk) + lane % 4 * 4);
+  }
+}
+
+// kSteps of the slab's instructions, from `step` on, all in flight at once.
+template <class Operands, int kSteps, FirstOperand kFirst, int kSums>
+__device__ void multiply_steps(float (&d)[kSums], const uint8_t* a, const uint8_t* b, int step, bool accumulates) {
+  const uint64_t a_desc = cta::wgmma_descriptor(cta::smem_address(a)) + step * cta::kDescriptorKStep;
+  const uint64_t b_desc = cta::wgmma_descriptor(cta::smem_address(b)) + step * cta::kDescriptorKStep;
+  uint32_t registers[kSteps][4];
+  if constexpr (kFirst == FirstOperand::registers) {
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) load_a(registers[i], a, step + i);
+  }
+  ptx::wgmma_fence();
+#pragma unroll
+  for (int i = 0; i < kSteps; ++i) {
+    const uint64_t b_step = b_desc + i * cta::kDescriptorKStep;
+    if constexpr (kFirst == FirstOperand::registers)
+      Wgmma<Operands, 2 * kSums>::multiply(d, registers[i], b_step, accumulates || i > 0);
+    else
+      Wgmma<Operands, 2 * kSums>::multiply(d, a_desc + i * cta::kDescriptorKStep, b_step, accumulates || i > 0);
+  }
+  ptx::wgmma_commit();
+  ptx::wgmma_wait<0>();
+}
+
+template <class Operands, int kColumns, FirstOperand kFirst>
 __global__ void __launch_bounds__(kThreads) product_kernel(const Params params) {
   __shared__ __align__(cta::kSwizzleAtomBytes) uint8_t a[kTileRows * kProbeRowBytes];
   __shared__ __align__(cta::kSwizzleAtomBytes) uint8_t b[kColumns * kProbeRowBytes];
@@ -54,20 +87,18 @@ __global__ void __launch_bounds__(kThreads) product_kernel(const Params params) 
     const bool given = params.start != nullptr && column_of(i) < kProbeRows;
     d[i] = given ? params.start[place(params, row_of(i), column_of(i))] : 0.0f;
   }
-  const uint64_t a_desc = cta::wgmma_descriptor(cta::smem_address(a));
-  const uint64_t b_desc = cta::wgmma_descriptor(cta::smem_address(b));
   for (int first_step = 0; first_step < params.num_steps; first_step += kStepsARow) {
     load_slab(a, params.first, params.row_bytes, row_begin, kTileRows, first_step / kStepsARow);
     load_slab(b, params.second, params.row_bytes, column_begin, kColumns, first_step / kStepsARow);
     ptx::fence_proxy_async();  // this thread's stores, before WGMMA reads them through the async proxy
     __syncthreads();           // all stores are made and fenced
-    ptx::wgmma_fence();
-    for (int i = 0; i < kStepsARow && first_step + i < params.num_steps; ++i) {
-      Wgmma<Operands, kColumns>::multiply(d, a_desc + i * cta::kDescriptorKStep, b_desc + i * cta::kDescriptorKStep,
-                                          params.start != nullptr || first_step + i > 0);
+    const int count = params.num_steps - first_step;
+    const bool accumulates = params.start != nullptr || first_step > 0;
+    if (count >= kStepsARow) {
+      multiply_steps<Operands, kStepsARow, kFirst>(d, a, b, 0, accumulates);
+    } else {
+      for (int i = 0; i < count; ++i) multiply_steps<Operands, 1, kFirst>(d, a, b, i, accumulates || i > 0);
     }
-    ptx::wgmma_commit();
-    ptx::wgmma_wait<0>();
     __syncthreads();  // all warps' products have read the slab
   }
 #pragma unroll
@@ -76,19 +107,27 @@ __global__ void __launch_bounds__(kThreads) product_kernel(const Params params) 
   }
 }
 
-template <class Operands>
+template <class Operands, FirstOperand kFirst>
 void launch(int columns, const Params& params) {
   const dim3 grid(kProbeRows / kTileRows, static_cast<unsigned>((kProbeRows + columns - 1) / columns));
   switch (columns) {
-    case 8: product_kernel<Operands, 8><<<grid, kThreads>>>(params); break;
-    case 64: product_kernel<Operands, 64><<<grid, kThreads>>>(params); break;
-    case 128: product_kernel<Operands, 128><<<grid, kThreads>>>(params); break;
-    case 224: product_kernel<Operands, 224><<<grid, kThreads>>>(params); break;
-    case 240: product_kernel<Operands, 240><<<grid, kThreads>>>(params); break;
-    case 256: product_kernel<Operands, 256><<<grid, kThreads>>>(params); break;
+#define TESSERA_WGMMA_SHAPE(N, ...)                                  \
+  case N:                                                            \
+    product_kernel<Operands, N, kFirst><<<grid, kThreads>>>(params); \
+    break;
+#include "cuda/ptx/wgmma_shapes.def"
+#undef TESSERA_WGMMA_SHAPE
     default: TESSERA_CHECK(false, columns);
   }
   TESSERA_CUDA_CHECK(cudaGetLastError());
+}
+
+template <class Operands>
+void launch(ProbeShape shape, const Params& params) {
+  if (shape.first == FirstOperand::registers)
+    launch<Operands, FirstOperand::registers>(shape.columns, params);
+  else
+    launch<Operands, FirstOperand::shared_memory>(shape.columns, params);
 }
 
 template <class T>
@@ -134,9 +173,9 @@ std::vector<float> DeviceProducts::run(ProbeShape shape, int num_steps, const st
                       state_->out,
                       shape.swapped};
   switch (state_->type) {
-    case moe::TensorCoreType::bf16: launch<Bf16Operands>(shape.columns, params); break;
-    case moe::TensorCoreType::f16: launch<F16Operands>(shape.columns, params); break;
-    case moe::TensorCoreType::e4m3: launch<E4m3Operands>(shape.columns, params); break;
+    case moe::TensorCoreType::bf16: launch<Bf16Operands>(shape, params); break;
+    case moe::TensorCoreType::f16: launch<F16Operands>(shape, params); break;
+    case moe::TensorCoreType::e4m3: launch<E4m3Operands>(shape, params); break;
   }
   std::vector<float> out(static_cast<size_t>(kProbeRows) * kProbeRows);
   TESSERA_CUDA_CHECK(cudaMemcpy(out.data(), state_->out, kOutBytes, cudaMemcpyDeviceToHost));

@@ -11,11 +11,19 @@ namespace tessera::testing {
 
 inline constexpr int kProbeRows = 256;      // of either operand
 inline constexpr int kProbeRowBytes = 128;  // rows are multiples of it: one swizzled row of shared memory
-inline constexpr int kProbeColumns[] = {8, 64, 128, 224, 240, 256};
+inline constexpr int kProbeColumns[] = {
+#define TESSERA_WGMMA_SHAPE(N, ...) N,
+#include "cuda/ptx/wgmma_shapes.def"
+#undef TESSERA_WGMMA_SHAPE
+};
+
+/// Where the instruction takes its first operand, of 64 rows, from.
+enum class FirstOperand : uint8_t { shared_memory, registers };
 
 struct ProbeShape {
   int columns;   // N of the instruction
   bool swapped;  // the second matrix's rows are the instruction's first operand
+  FirstOperand first;
 };
 
 /// Two matrices [256][row_bytes] in device memory.

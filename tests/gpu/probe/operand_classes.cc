@@ -145,6 +145,15 @@ ProbeOperands underflow(TensorCoreType type, int rows, int64_t depth, uint32_t s
   });
 }
 
+// Every product down there: which bits of each are kept decides the sum. Only bf16 comes so low.
+ProbeOperands far_underflow(TensorCoreType type, int rows, int64_t depth, uint32_t seed) {
+  Draw draw(seed);
+  return filled(rows, depth, draw, [&](Draw& d, bool) {
+    if (type == TensorCoreType::bf16) return d.with_exponent(type, d.between(-83, -71));
+    return d.signed_pattern(type, static_cast<uint16_t>(d.bits() & ((1u << format_of(type).fraction_bits) - 1u)));
+  });
+}
+
 ProbeOperands zeros(TensorCoreType type, int rows, int64_t depth, uint32_t seed) {
   Draw draw(seed);
   const uint16_t one = moe::nearest_operand(type, 1.0);
@@ -279,6 +288,7 @@ const std::vector<OperandClass>& operand_classes() {
       {"subnormal operands", "which exponent they count with", {1, 4, 32}, subnormal_operands},
       {"subnormal sums", "C and D below 2^-126", {1, 4}, subnormal_sums},
       {"underflow", "signs of what is cut to zero", {1, 4}, underflow},
+      {"far underflow", "which bits are kept there", {1, 4}, far_underflow},
       {"zeros", "signs of zero", {1, 4}, zeros},
       {"zeros beside large", "whether zero products count", {1, 4, 32}, zeros_beside_large},
       {"overflow", "infinity or the largest number", {1, 4}, overflow},

@@ -41,9 +41,11 @@ const std::vector<Alternative>& alternatives() {
       {"subnormal results flushed", [](TensorCoreRules& r) { r.flushes_results = true; }},
       {"aligned to 2^-126 at least", [](TensorCoreRules& r) { r.least_top = -126; }},
       {"aligned so that 2^-149 is the last bit", [](TensorCoreRules& r) { r.least_top = -149 + r.term_bits; }},
-      {"aligned to 2^-133 at least", [](TensorCoreRules& r) { r.least_top = -133; }},
+      {"aligned to 2^-132 at least", [](TensorCoreRules& r) { r.least_top = -132; }},
+      {"aligned to 2^-134 at least", [](TensorCoreRules& r) { r.least_top = -134; }},
+      {"aligned to the largest, however small", [](TensorCoreRules& r) { r.least_top = -1000; }},
       {"subnormal results with as many bits", [](TensorCoreRules& r) { r.least_bit = -126 - r.result_bits; }},
-      {"every zero +0", [](TensorCoreRules& r) { r.zero_sign = moe::ZeroSign::positive; }},
+      {"what is cut to zero keeps its sign", [](TensorCoreRules& r) { r.zero_sign = moe::ZeroSign::cut; }},
       {"sums of -0 are -0", [](TensorCoreRules& r) { r.zero_sign = moe::ZeroSign::ieee; }},
       {"NaN is 0x7FC00000", [](TensorCoreRules& r) { r.nan_bits = 0x7FC00000u; }},
       {"one term bit fewer", [](TensorCoreRules& r) { --r.term_bits; }},
@@ -75,8 +77,10 @@ class Subject {
     DeviceProducts device(type_, a_, b_);
     std::vector<std::vector<float>> results;
     for (const int columns : kProbeColumns) {
-      for (const bool swapped : {false, true})
-        results.push_back(device.run({columns, swapped}, num_steps_, operands_.start));
+      for (const bool swapped : {false, true}) {
+        for (const FirstOperand first : {FirstOperand::shared_memory, FirstOperand::registers})
+          results.push_back(device.run({columns, swapped, first}, num_steps_, operands_.start));
+      }
     }
     return results;
   }
@@ -304,6 +308,17 @@ nlohmann::ordered_json class_table(const nlohmann::ordered_json& rows) {
       {"rows", table}};
 }
 
+// Where an element differs, for the documents: "underflow (bf16), zeros (f16)", or "none".
+std::string differing_classes(const nlohmann::ordered_json& rows) {
+  std::string names;
+  for (const auto& row : rows) {
+    if (row["differing"] == 0) continue;
+    const std::string name = row["class"].get<std::string>() + " (" + row["type"].get<std::string>() + ")";
+    if (names.find(name) == std::string::npos) names += (names.empty() ? "" : ", ") + name;
+  }
+  return names.empty() ? "none" : names;
+}
+
 }  // namespace
 
 nlohmann::ordered_json probe_tensor_cores(ThreadPool& threads) {
@@ -323,8 +338,11 @@ nlohmann::ordered_json probe_tensor_cores(ThreadPool& threads) {
   json["elements"] = totals.elements;
   json["differing"] = totals.differing;
   json["shapes_differing"] = totals.shapes_differ;
+  json["differing_in"] = differing_classes(rows);
   json["N"] = kProbeColumns;
+  json["widths"] = std::size(kProbeColumns);
   json["orientations"] = 2;
+  json["first_operand_in"] = "shared memory and registers";
   json["table"] = class_table(rows);
   json["rows"] = rows;
   compare_alternatives(samples, threads, json);

@@ -115,12 +115,54 @@ ExactCase layer_with_everything() {
   }
 }
 
+// The bits of values that are cut where they should be rounded, or rounded as they should.
+std::vector<uint16_t> stored(const std::vector<float>& values, DType dtype, bool cut) {
+  const uint32_t mask = dtype == DType::bf16 ? 0xFFFF0000u : 0xFFFFE000u;
+  std::vector<uint16_t> bits;
+  for (const float value : values) {
+    const float kept = cut ? std::bit_cast<float>(std::bit_cast<uint32_t>(value) & mask) : value;
+    bits.push_back(moe::rounded_bits(kept, dtype));
+  }
+  return bits;
+}
+
 // The outputs as an error would leave them are refused, and as they are accepted.
 class PlantedErrors : public ::testing::Test {
  protected:
   std::vector<uint16_t> out_of(const ExactCase& c) const { return ExactLayer(c.config, c.weights(), c.inputs()).out(); }
   void expect_refused(const std::vector<uint16_t>& got) const {
     EXPECT_NE(difference_of("out", got, right_, case_.config.hidden_size), "") << case_;
+  }
+  // What the second product gives, before it is rounded.
+  std::vector<float> row_sums(const ExactLayer& layer, const std::vector<uint16_t>& intermediate) const {
+    const int64_t h = case_.config.hidden_size, width = case_.config.intermediate_size;
+    const auto rules = moe::tensor_core_rules(moe::tensor_core_type(case_.config.dtype));
+    std::vector<float> sums(static_cast<size_t>(layer.num_rows() * h));
+    for (int64_t row = 0; row < layer.num_rows(); ++row) {
+      const int64_t expert = layer.expert_of_row(row);
+      if (expert < 0) continue;
+      float* to = &sums[static_cast<size_t>(row * h)];
+      moe::products(rules, {intermediate.data() + row * width, 1, width, nullptr},
+                    {case_.down.data() + expert * h * width, h, width, nullptr}, width, to, h);
+      for (int64_t c = 0; c < h && !case_.down_bias.empty(); ++c)
+        to[c] += value_of(case_.down_bias[static_cast<size_t>(expert * h + c)], case_.config.dtype);
+    }
+    return sums;
+  }
+  // The weighted sums of the rows, before they are rounded.
+  std::vector<float> out_sums(const ExactLayer& layer, const std::vector<uint16_t>& rows) const {
+    const auto h = static_cast<size_t>(case_.config.hidden_size), k = static_cast<size_t>(case_.config.top_k);
+    std::vector<float> sums(static_cast<size_t>(case_.num_tokens) * h);
+    for (size_t row = 0; row < rows.size() / h; ++row) {
+      if (layer.expert_of_row(static_cast<int64_t>(row)) < 0) continue;
+      const float weight = case_.narrow_weights.empty() ? case_.topk_weights[row]
+                                                        : value_of(case_.narrow_weights[row], case_.topk_weights_dtype);
+      for (size_t c = 0; c < h; ++c) {
+        float& sum = sums[row / k * h + c];
+        sum = std::fma(weight, value_of(rows[row * h + c], case_.config.dtype), sum);
+      }
+    }
+    return sums;
   }
 
   ExactCase case_ = layer_with_everything();
@@ -171,12 +213,21 @@ TEST_F(PlantedErrors, OrderOfK) {
 TEST_F(PlantedErrors, AWrongRounding) {
   // Cut instead of rounded, at each of the three places.
   const DType dtype = case_.config.dtype;
-  const auto cut = [&](const Activation& a, const float* gate, const float* up, float* h, size_t count) {
+  const ExactLayer layer(case_.config, case_.weights(), case_.inputs());
+  const auto cut_activation = [&](const Activation& a, const float* gate, const float* up, float* h, size_t count) {
     moe::exact_activation(a, gate, up, h, count);
-    const uint32_t mask = dtype == DType::bf16 ? 0xFFFF0000u : 0xFFFFE000u;
-    for (size_t i = 0; i < count; ++i) h[i] = std::bit_cast<float>(std::bit_cast<uint32_t>(h[i]) & mask);
+    const std::vector<uint16_t> bits = stored({h, h + count}, dtype, true);
+    for (size_t i = 0; i < count; ++i) h[i] = value_of(bits[i], dtype);
   };
-  expect_refused(ExactLayer(case_.config, case_.weights(), case_.inputs()).out(cut));
+  expect_refused(layer.out(cut_activation));
+  const std::vector<uint16_t> intermediate = layer.intermediate(moe::exact_activation);
+  const std::vector<float> of_rows = row_sums(layer, intermediate);
+  const std::vector<uint16_t> rows = stored(of_rows, dtype, false);
+  ASSERT_EQ(rows, layer.rows(intermediate));
+  expect_refused(layer.combined(stored(of_rows, dtype, true)));
+  const std::vector<float> of_out = out_sums(layer, rows);
+  ASSERT_EQ(stored(of_out, dtype, false), right_);
+  expect_refused(stored(of_out, dtype, true));
 }
 
 TEST_F(PlantedErrors, ANeighboursElement) {
@@ -204,10 +255,7 @@ TEST_F(PlantedErrors, GateAndUpSwappedAndAWrongExpert) {
 // Whole outputs that a GPU gave, bit for bit, without one.
 TEST(ExactRecord, TheModelGivesWhatAGpuGave) {
   std::ifstream file(std::string(TESSERA_SOURCE_DIR) + "/" + kExactRecordFile);
-  if (!file) {
-    GTEST_SKIP() << "no GPU's outputs are recorded: " << kExactRecordFile
-                 << " is written by gpu_exact_probe --record on a GPU";
-  }
+  ASSERT_TRUE(file) << kExactRecordFile << " is written by gpu_exact_probe --record on a GPU";
   const std::vector<ExactRecord> records = read_exact_records(file);
   EXPECT_GE(records.size(), static_cast<size_t>(kNumRecordedLayers));
   for (const ExactRecord& record : records) {

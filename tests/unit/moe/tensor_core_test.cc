@@ -140,6 +140,29 @@ TEST(TensorCore, SubnormalOperandsAndResults) {
   EXPECT_EQ(Instruction(TensorCoreType::bf16, {{0x1p-126, 0x1p-20}}).result(0x1p-149f), 0x1p-146f + 0x1p-149f);
 }
 
+// Products far below the least subnormal number of fp32: 2^-158 is the last bit of a term that is kept.
+TEST(TensorCore, TermsAreAlignedTo2ToTheMinus133AtLeast) {
+  // 510 units of 2^-158, two fewer than 2^-149 has, and four small terms.
+  const auto with_four = [](double sign, double small) {
+    std::vector<std::pair<double, double>> factors(5, {0x1p-80, sign * small});
+    factors[0] = {0x1p-80, sign * 0x1.FEp-70};
+    return Instruction(TensorCoreType::bf16, factors);
+  };
+  EXPECT_EQ(with_four(1.0, 0x1p-78).result(), 0x1p-149f);  // a unit each
+  EXPECT_EQ(with_four(-1.0, 0x1p-78).result(), -0x1p-149f);
+  TensorCoreStep step;
+  EXPECT_EQ(bits_of(with_four(1.0, 0x1.8p-79).result(0.0f, &step)), 0u);  // three quarters each, all lost
+  EXPECT_EQ(step.top, -133);
+  EXPECT_EQ(step.terms[0].aligned, 510);
+  EXPECT_EQ(step.terms[1].aligned, 0);
+  EXPECT_EQ(step.sum, 510);
+  EXPECT_EQ(bits_of(with_four(-1.0, 0x1.8p-79).result(0.0f, &step)), 0u);  // +0, though the sum is negative
+  EXPECT_EQ(step.sum, -510);
+  // A C that is not zero counts with -126 at least.
+  EXPECT_EQ(with_four(1.0, 0x1p-78).result(0x1p-149f, &step), 0x1p-149f);
+  EXPECT_EQ(step.top, -126);
+}
+
 // Where nothing is cut the result is the sum: integers small enough.
 TEST(TensorCore, ExactWhereNothingIsCut) {
   std::mt19937 random(3);
@@ -297,6 +320,37 @@ TEST(TensorCore, OtherArithmeticsShow) {
     swapped.a_bytes.assign(swapped.a.begin(), swapped.a.end());
     swapped.b_bytes.assign(swapped.b.begin(), swapped.b.end());
     EXPECT_GT(num_different(swapped.in_vectors(rules, false), right), 20u);
+  }
+}
+
+// How terms far below every subnormal number are aligned, and the sign of what is cut to zero: only bf16 has them.
+TEST(TensorCore, OnlyBf16ComesBelowTheLeastTop) {
+  for (const TensorCoreType type : kTypes) {
+    size_t by_alignment = 0, by_sign = 0;
+    for (const int spread : {-1, 0, 12}) {
+      Matrices m(type, 16, 64, 128, spread, 77);
+      for (auto* values : {&m.a, &m.b}) {
+        for (uint16_t& bits : *values) {  // by 2^-74 smaller: products around 2^-149
+          if (type == TensorCoreType::bf16 && (bits & 0x7F80u) > 74u << 7)
+            bits = static_cast<uint16_t>(bits - (74u << 7));
+        }
+      }
+      for (size_t i = 0; i < m.start.size(); ++i) m.start[i] = i % 2 == 0 ? 0.0f : m.start[i] * 0x1p-130f;
+      const std::vector<float> right = m.in_vectors(moe::tensor_core_rules(type), true);
+      TensorCoreRules other = moe::tensor_core_rules(type);
+      other.least_top = -1000;
+      by_alignment += num_different(m.in_vectors(other, true), right);
+      other = moe::tensor_core_rules(type);
+      other.zero_sign = moe::ZeroSign::cut;
+      by_sign += num_different(m.in_vectors(other, true), right);
+    }
+    if (type == TensorCoreType::bf16) {
+      EXPECT_GT(by_alignment, 0u);
+      EXPECT_GT(by_sign, 0u);
+    } else {
+      EXPECT_EQ(by_alignment, 0u) << moe::tensor_core_type_name(type);
+      EXPECT_EQ(by_sign, 0u) << moe::tensor_core_type_name(type);
+    }
   }
 }
 
