@@ -7,7 +7,7 @@
 
 #include "cpu/gemm.h"
 #include "machine.h"
-#include "moe/cpu/experts.h"
+#include "moe/cpu/products.h"
 #include "moe/judge/oracle.h"
 #include "moe/model/explain.h"
 #include "moe_bench.h"

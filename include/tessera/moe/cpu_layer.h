@@ -22,7 +22,7 @@
 
 namespace tessera::moe {
 
-class CpuExperts;  // src/moe/cpu/experts.h
+struct CpuLayerParts;  // src/moe/cpu/layer.cc
 
 class CpuLayer {
  public:
@@ -45,7 +45,7 @@ class CpuLayer {
 
  private:
   LayerConfig config_;
-  std::unique_ptr<CpuExperts> experts_;
+  std::unique_ptr<CpuLayerParts> parts_;
 };
 
 }  // namespace tessera::moe

@@ -1,6 +1,6 @@
 #include "tessera/moe/cpu_layer.h"
 
-#include "moe/cpu/experts.h"
+#include "moe/cpu/steps.h"
 #include "moe/validation.h"
 
 namespace tessera::moe {
@@ -18,28 +18,41 @@ const LayerConfig& checked(const LayerConfig& config, const LayerWeights& weight
 
 }  // namespace
 
+/// What every run of a layer uses.
+struct CpuLayerParts {
+  LayerWeights weights;
+  LayerProducts products;
+  ThreadPool pool;
+};
+
 CpuLayer::CpuLayer(const LayerConfig& config, const LayerWeights& weights, int num_threads)
     : config_(checked(config, weights, num_threads)),
-      experts_(std::make_unique<CpuExperts>(config, weights, num_threads > 0 ? num_threads : available_processors())) {}
+      parts_(new CpuLayerParts{weights, LayerProducts(config),
+                               ThreadPool(num_threads > 0 ? num_threads : available_processors())}) {}
 
 CpuLayer::~CpuLayer() = default;
 CpuLayer::CpuLayer(CpuLayer&&) noexcept = default;
 CpuLayer& CpuLayer::operator=(CpuLayer&&) noexcept = default;
 
-int CpuLayer::num_threads() const { return experts_->num_threads(); }
+int CpuLayer::num_threads() const { return parts_->pool.num_threads(); }
 
 size_t CpuLayer::workspace_bytes(int32_t max_tokens) const {
   validate_num_tokens(config_, max_tokens, "max_tokens");
-  return experts_->lay_out(max_tokens, nullptr).bytes;
+  return lay_out_workspace(config_, parts_->products, num_threads(), max_tokens, nullptr).bytes;
 }
 
 void CpuLayer::run(const LayerInputs& inputs, void* workspace, size_t workspace_size) const {
   validate_num_tokens(config_, inputs.num_tokens);
   if (inputs.num_tokens == 0) return;
-  const size_t needed = workspace_bytes(inputs.num_tokens);
-  validate(config_, inputs, workspace, workspace_size, needed, kTraits);
-  require_apart(config_, experts_->weights(), inputs, workspace, needed);
-  experts_->run(inputs, workspace);
+  const CpuWorkspace arrays =
+      lay_out_workspace(config_, parts_->products, num_threads(), inputs.num_tokens, workspace);
+  validate(config_, inputs, workspace, workspace_size, arrays.bytes, kTraits);
+  require_apart(config_, parts_->weights, inputs, workspace, arrays.bytes);
+  const CpuRun run{config_, parts_->weights, parts_->products, parts_->pool, inputs, arrays};
+  cpu_steps::plan(run);
+  cpu_steps::gate_up(run);
+  cpu_steps::down(run);
+  cpu_steps::combine(run);
 }
 
 }  // namespace tessera::moe
