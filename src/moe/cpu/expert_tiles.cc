@@ -31,7 +31,7 @@ int64_t column_groups(const CpuRun& run, int64_t num_panels) {
 struct ExpertTiles {
   struct Params {
     const CpuRun& run;
-    PanelProduct ExpertProducts::* product;
+    PanelProduct ExpertProducts::*product;
     ComputeTile* compute;
     int64_t column_groups;
 
@@ -77,7 +77,7 @@ struct ExpertTiles {
 
 }  // namespace
 
-void launch_expert_tiles(const CpuRun& run, PanelProduct ExpertProducts::* product, ComputeTile* compute) {
+void launch_expert_tiles(const CpuRun& run, PanelProduct ExpertProducts::*product, ComputeTile* compute) {
   const int64_t groups = column_groups(run, (run.products.routed().*product).num_panels());
   batching::launch<ExpertTiles>({run, product, compute, groups}, run.pool);
 }

@@ -34,6 +34,6 @@ struct TileScratch {
 using ComputeTile = void(const CpuRun& run, const RowTile& tile, const TileScratch& scratch);
 
 /// Every tile of one of the experts' two products, heavy experts first.
-void launch_expert_tiles(const CpuRun& run, PanelProduct ExpertProducts::* product, ComputeTile* compute);
+void launch_expert_tiles(const CpuRun& run, PanelProduct ExpertProducts::*product, ComputeTile* compute);
 
 }  // namespace tessera::moe::cpu_steps

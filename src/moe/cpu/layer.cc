@@ -2,6 +2,7 @@
 
 #include "moe/cpu/steps.h"
 #include "moe/validation.h"
+#include "tessera/core/error.h"
 
 namespace tessera::moe {
 namespace {
@@ -41,11 +42,11 @@ size_t CpuLayer::workspace_bytes(int32_t max_tokens) const {
   return lay_out_workspace(config_, parts_->products, num_threads(), max_tokens, nullptr).bytes;
 }
 
-void CpuLayer::run(const LayerInputs& inputs, void* workspace, size_t workspace_size) const {
+void CpuLayer::run(const LayerInputs& inputs, void* workspace, size_t workspace_size, CUstream_st* stream) const {
+  if (stream != nullptr) throw Error("stream", "a stream", "none: the layer runs on the CPU");
   validate_num_tokens(config_, inputs.num_tokens);
   if (inputs.num_tokens == 0) return;
-  const CpuWorkspace arrays =
-      lay_out_workspace(config_, parts_->products, num_threads(), inputs.num_tokens, workspace);
+  const CpuWorkspace arrays = lay_out_workspace(config_, parts_->products, num_threads(), inputs.num_tokens, workspace);
   validate(config_, inputs, workspace, workspace_size, arrays.bytes, kTraits);
   require_apart(config_, parts_->weights, inputs, workspace, arrays.bytes);
   const CpuRun run{config_, parts_->weights, parts_->products, parts_->pool, inputs, arrays};
