@@ -65,10 +65,8 @@ class CudaLayer final : public LayerBackEnd {
   const LayerConfig& config() const { return config_; }
 
  private:
-  void validate(const LayerInputs& inputs, const void* workspace, size_t workspace_size) const;
-
   ResolvedLaunch resolved_launch(int32_t num_tokens) const;
-  CudaRun prepare(const LayerInputs& inputs, void* workspace) const;
+  CudaRun prepare(const LayerInputs& inputs, void* workspace, size_t workspace_size) const;
   void enqueue(Step step, const CudaRun& run, CUstream_st* stream) const;
   void launch_plan(const CudaRun& run, CUstream_st* stream) const;
 

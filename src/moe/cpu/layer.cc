@@ -47,8 +47,7 @@ void CpuLayer::run(const LayerInputs& inputs, void* workspace, size_t workspace_
   validate_num_tokens(config_, inputs.num_tokens);
   if (inputs.num_tokens == 0) return;
   const CpuWorkspace arrays = lay_out_workspace(config_, parts_->products, num_threads(), inputs.num_tokens, workspace);
-  validate(config_, inputs, workspace, workspace_size, arrays.bytes, kTraits);
-  require_apart(config_, parts_->weights, inputs, workspace, arrays.bytes);
+  validate(config_, parts_->weights, inputs, {workspace, workspace_size, arrays.bytes}, kTraits);
   const CpuRun run{config_, parts_->weights, parts_->products, parts_->pool, inputs, arrays};
   cpu_steps::plan(run);
   cpu_steps::gate_up(run);
