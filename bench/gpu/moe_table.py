@@ -112,7 +112,7 @@ def plan_table(results):
 def add_row(results, name, measured, number=0):
     """Puts one measurement of one load into the results: the case of this number."""
     case = measured["cases"][number]
-    results["burst"][name] = {**duel_figures(case, "burst"), **kernel_figures(case)}
+    results["burst"][name] = {**duel_figures(case, "burst"), **kernel_figures(case), "launch": case["launch"]}
     if "sustained" in case:
         results["sustained"][name] = duel_figures(case, "sustained")
         states = {f"{who}_{what}": round(case["sustained"][f"{who}_state"][what]) for who in ("layer", "dense")

@@ -2,12 +2,10 @@
 
 #include "api/device.h"
 #include "api/status.h"
+#include "tessera/moe/cuda_router.h"
 #include "tessera/moe/layer.h"
 #include "tessera/moe/limits.h"
 #include "tessera/moe/prepare_weights.h"
-#ifdef TESSERA_HAVE_CUDA
-#include "tessera/moe/cuda_router.h"
-#endif
 #include "tessera/moe/router.h"
 #include "tessera/tessera.h"
 
@@ -122,10 +120,8 @@ void route(const tessera_router_config& given, const moe::RouterInputs& inputs, 
     return moe::route(config, inputs);
   }
   const DeviceScope scope(given.device);
-#ifdef TESSERA_HAVE_CUDA
   if (!moe::device_available(moe::Device::cuda)) require_usable(given.device);
   moe::cuda_route(config, inputs, static_cast<CUstream_st*>(stream));
-#endif
 }
 
 }  // namespace

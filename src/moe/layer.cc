@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "moe/layer_back_end.h"
+#include "moe/cuda/entry.h"
 #include "tessera/core/error.h"
 #include "tessera/cuda/device.h"
 #include "tessera/moe/cpu_layer.h"
@@ -10,31 +10,12 @@
 namespace tessera::moe {
 namespace {
 
-class CpuBackEnd final : public LayerBackEnd {
- public:
-  CpuBackEnd(const LayerConfig& config, const LayerWeights& weights, int num_threads)
-      : layer_(config, weights, num_threads) {}
-
-  size_t workspace_bytes(int32_t max_tokens) const override { return layer_.workspace_bytes(max_tokens); }
-  void run(const LayerInputs& inputs, void* workspace, size_t workspace_size, CUstream_st* stream) const override {
-    if (stream != nullptr) throw Error("stream", "a stream", "none: the layer runs on the CPU");
-    layer_.run(inputs, workspace, workspace_size);
-  }
-
- private:
-  CpuLayer layer_;
-};
-
-#ifndef TESSERA_HAVE_CUDA
-std::unique_ptr<const LayerBackEnd> make_cuda_back_end(const LayerConfig&, const LayerWeights&) { return nullptr; }
-#endif
-
 std::unique_ptr<const LayerBackEnd> make_back_end(const LayerConfig& config, const LayerWeights& weights,
                                                   const Placement& placement) {
-  if (placement.device == Device::cpu) return std::make_unique<CpuBackEnd>(config, weights, placement.num_threads);
+  if (placement.device == Device::cpu) return std::make_unique<CpuLayer>(config, weights, placement.num_threads);
   if (const std::string why = cuda::why_current_unusable(); !why.empty())
     throw Error("device cuda", why, "a Hopper GPU and a build with CUDA, or device cpu");
-  return make_cuda_back_end(config, weights);
+  return make_cuda_layer(config, weights);
 }
 
 }  // namespace

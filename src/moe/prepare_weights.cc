@@ -3,7 +3,7 @@
 #include <string>
 
 #include "cpu/transpose.h"
-#include "moe/layer_back_end.h"
+#include "moe/cuda/entry.h"
 #include "moe/validation.h"
 #include "tessera/core/error.h"
 #include "tessera/cuda/device.h"
@@ -30,11 +30,7 @@ void transpose(const LayerConfig& config, const Matrices& m, Device device, CUst
   if (device == Device::cpu) {
     return cpu::transpose(m.from, m.to, config.num_experts, m.rows, m.columns, dtype_size(config.dtype));
   }
-#ifdef TESSERA_HAVE_CUDA
   transpose_on_device(m.from, m.to, config.num_experts, m.rows, m.columns, stream);
-#else
-  static_cast<void>(stream);
-#endif
 }
 
 }  // namespace

@@ -41,8 +41,33 @@ bool overlap(const MemoryRange& a, const MemoryRange& b) {
   return first < second ? second - first < a.num_bytes : first - second < b.num_bytes;
 }
 
-MemoryRange out_range(const LayerConfig& config, const LayerInputs& inputs) {
-  return {"out", inputs.out, extent(inputs.num_tokens, config.hidden_size, 1, dtype_size(config.dtype))};
+// `out` and the workspace against each other, the run's arrays and the layer's own.
+void require_run_apart(const LayerConfig& config, const LayerWeights& weights, const LayerInputs& inputs,
+                       const GivenWorkspace& workspace) {
+  const size_t element = dtype_size(config.dtype);
+  const int64_t tokens = inputs.num_tokens;
+  const int64_t hidden = config.hidden_size;
+  const int64_t experts = config.num_experts;
+  const int64_t shared = config.shared_intermediate_size;
+  const int64_t rows_per_width = config.gated ? 2 : 1;
+  const int64_t rows = rows_per_width * config.intermediate_size;
+  const size_t id_bytes = inputs.ids_are_64_bit ? sizeof(int64_t) : sizeof(int32_t);
+  const MemoryRange read[] = {
+      {"x", inputs.x, extent(tokens, hidden, 1, element)},
+      {"topk_ids", inputs.topk_ids, extent(tokens, config.top_k, 1, id_bytes)},
+      {"topk_weights", inputs.topk_weights, extent(tokens, config.top_k, 1, dtype_size(inputs.topk_weights_dtype))},
+      {"shared_weight", inputs.shared_weight, extent(tokens, 1, 1, sizeof(float))},
+      {"the gate_up weight", weights.gate_up, extent(experts, rows, hidden, element)},
+      {"the down weight", weights.down, extent(experts, hidden, config.intermediate_size, element)},
+      {"the gate_up bias", weights.gate_up_bias, extent(experts, rows, 1, element)},
+      {"the down bias", weights.down_bias, extent(experts, hidden, 1, element)},
+      {"the shared gate_up weight", weights.shared_gate_up, extent(rows_per_width * shared, hidden, 1, element)},
+      {"the shared down weight", weights.shared_down, extent(hidden, shared, 1, element)},
+      {"expert_map", weights.expert_map, extent(config.num_mapped_experts, 1, 1, sizeof(int32_t))},
+  };
+  const MemoryRange written[] = {{"out", inputs.out, extent(tokens, hidden, 1, element)},
+                                 {"workspace", workspace.begin, workspace.needed_bytes}};
+  require_apart(written, read);
 }
 
 // Scales belong to formats that have them: a pointer that would be ignored is a mistake of the caller's.
@@ -70,27 +95,6 @@ void require_apart(std::span<const MemoryRange> written, std::span<const MemoryR
     for (const MemoryRange& other : read) refuse(written[i], other);
     for (size_t j = 0; j < i; ++j) refuse(written[i], written[j]);
   }
-}
-
-void require_apart(const LayerConfig& config, const LayerWeights& weights, const LayerInputs& inputs,
-                   const void* workspace, size_t needed) {
-  const size_t element = dtype_size(config.dtype);
-  const int64_t rows_per_width = config.gated ? 2 : 1;
-  const int64_t hidden = config.hidden_size;
-  const int64_t experts = config.num_experts;
-  const int64_t shared = config.shared_intermediate_size;
-  const int64_t rows = rows_per_width * config.intermediate_size;
-  const MemoryRange read[] = {
-      {"the gate_up weight", weights.gate_up, extent(experts, rows, hidden, element)},
-      {"the down weight", weights.down, extent(experts, hidden, config.intermediate_size, element)},
-      {"the gate_up bias", weights.gate_up_bias, extent(experts, rows, 1, element)},
-      {"the down bias", weights.down_bias, extent(experts, hidden, 1, element)},
-      {"the shared gate_up weight", weights.shared_gate_up, extent(rows_per_width * shared, hidden, 1, element)},
-      {"the shared down weight", weights.shared_down, extent(hidden, shared, 1, element)},
-      {"expert_map", weights.expert_map, extent(config.num_mapped_experts, 1, 1, sizeof(int32_t))},
-  };
-  const MemoryRange written[] = {out_range(config, inputs), {"workspace", workspace, needed}};
-  require_apart(written, read);
 }
 
 void require_range(const char* name, int64_t value, int64_t low, int64_t high) {
@@ -147,9 +151,8 @@ void validate_num_tokens(const LayerConfig& config, int32_t num_tokens, const ch
   require_range(name, num_tokens, 0, INT32_MAX / config.top_k / 2);
 }
 
-void validate(const LayerConfig& config, const LayerInputs& inputs, const void* workspace, size_t workspace_size,
-              size_t needed, const BackEndTraits& traits) {
-  validate_num_tokens(config, inputs.num_tokens);
+void validate(const LayerConfig& config, const LayerWeights& weights, const LayerInputs& inputs,
+              const GivenWorkspace& workspace, const BackEndTraits& traits) {
   require_pointer("x", inputs.x, traits.memory, kAlignment);
   require_pointer("out", inputs.out, traits.memory, kAlignment);
   require_pointer("topk_ids", inputs.topk_ids, traits.memory,
@@ -157,19 +160,10 @@ void validate(const LayerConfig& config, const LayerInputs& inputs, const void* 
   require_dtype("topk_weights_dtype", inputs.topk_weights_dtype);
   require_pointer("topk_weights", inputs.topk_weights, traits.memory, dtype_size(inputs.topk_weights_dtype));
   require_pointer("shared_weight", inputs.shared_weight, traits.memory, alignof(float), true);
-  require_pointer("workspace", workspace, traits.memory, kAlignment);
-  if (workspace_size < needed)
-    throw Error("workspace", str_cat(workspace_size, " bytes"), str_cat("at least ", needed));
-  const int64_t num_tokens = inputs.num_tokens;
-  const MemoryRange read[] = {
-      {"x", inputs.x, extent(num_tokens, config.hidden_size, 1, dtype_size(config.dtype))},
-      {"topk_ids", inputs.topk_ids,
-       extent(num_tokens, config.top_k, 1, inputs.ids_are_64_bit ? sizeof(int64_t) : sizeof(int32_t))},
-      {"topk_weights", inputs.topk_weights, extent(num_tokens, config.top_k, 1, dtype_size(inputs.topk_weights_dtype))},
-      {"shared_weight", inputs.shared_weight, extent(num_tokens, 1, 1, sizeof(float))},
-  };
-  const MemoryRange written[] = {out_range(config, inputs), {"workspace", workspace, needed}};
-  require_apart(written, read);
+  require_pointer("workspace", workspace.begin, traits.memory, kAlignment);
+  if (workspace.num_bytes < workspace.needed_bytes)
+    throw Error("workspace", str_cat(workspace.num_bytes, " bytes"), str_cat("at least ", workspace.needed_bytes));
+  require_run_apart(config, weights, inputs, workspace);
 }
 
 }  // namespace tessera::moe

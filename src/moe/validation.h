@@ -43,13 +43,16 @@ struct MemoryRange {
 /// Throws Error naming both if one of `written` overlaps another of them or one of `read`. Compares addresses only.
 void require_apart(std::span<const MemoryRange> written, std::span<const MemoryRange> read);
 
-/// `out` and the `needed` bytes of the workspace against the layer's own arrays; for num_tokens > 0.
-void require_apart(const LayerConfig& config, const LayerWeights& weights, const LayerInputs& inputs,
-                   const void* workspace, size_t needed);
+/// The workspace of a run: what the caller gave, and how much of it the run's arrays take.
+struct GivenWorkspace {
+  const void* begin;
+  size_t num_bytes;
+  size_t needed_bytes;
+};
 
-/// For num_tokens > 0: the arrays of a run, which out and workspace may not overlap, and a workspace of at least
-/// `needed` bytes.
-void validate(const LayerConfig& config, const LayerInputs& inputs, const void* workspace, size_t workspace_size,
-              size_t needed, const BackEndTraits& traits);
+/// All that is checked of a run, once, after validate_num_tokens: its arrays, a workspace that is large enough, and
+/// that neither `out` nor the workspace overlaps the other, an array of the run or one of the layer's own.
+void validate(const LayerConfig& config, const LayerWeights& weights, const LayerInputs& inputs,
+              const GivenWorkspace& workspace, const BackEndTraits& traits);
 
 }  // namespace tessera::moe

@@ -11,11 +11,11 @@
 #include "cuda_device.h"
 #include "cuda_moe_floor.h"
 #include "cuda_monitor.h"
-#include "moe/cuda_kernels.h"
-#include "moe/cuda_workspace.h"
-#include "moe/explain.h"
+#include "moe/cuda/kernels.h"
+#include "moe/cuda/workspace.h"
+#include "moe/judge/oracle.h"
 #include "moe/kernels.h"
-#include "moe/oracle.h"
+#include "moe/model/explain.h"
 #include "moe_bench.h"
 #include "moe_check.h"
 #include "moe_data.h"
@@ -282,9 +282,6 @@ std::vector<std::pair<std::string, std::string>> CudaMoeBench::description() con
                            driver % 1000 / 10)}};
   for (auto& line : monitor_.description()) lines.push_back(std::move(line));
   lines.emplace_back("dense", options_.dense ? lt_.description() : "not asked for");
-  // Of one token: more tokens may choose another kernel, see `tessera explain moe`.
-  const auto launch = moe::resolve_launch(shape_.config, 1, moe::current_launch_device(shape_.config), policy_);
-  for (auto& line : moe::describe_launch(shape_.config, launch)) lines.push_back(std::move(line));
   return lines;
 }
 
@@ -415,6 +412,8 @@ MoeResult CudaMoeBench::measure(const MoeCase& moe_case) {
   result.num_tasks = work.num_tasks;
   result.flops = work.flops();
   result.bytes = work.bytes();
+  result.launch = moe::describe_launch(
+      config, moe::resolve_launch(config, moe_case.num_tokens, moe::current_launch_device(config), policy_));
 
   const auto pairs = static_cast<int64_t>(moe_case.topk_ids.size());
   const size_t workspace_bytes =

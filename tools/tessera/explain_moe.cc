@@ -8,8 +8,8 @@
 #include "exit_codes.h"
 #include "file_roles.h"
 #include "integer_option.h"
-#include "moe/explain.h"
 #include "moe/kernels.h"
+#include "moe/model/explain.h"
 #include "moe_options.h"
 #include "output.h"
 #include "side_file.h"
@@ -98,15 +98,14 @@ std::string kernel_table(const moe::Explanation& plan) {
 std::string plan_text(const moe::Preset& shape, const MoeCase& moe_case, const moe::LaunchPolicy& policy,
                       const moe::DeviceRates& rates, const moe::Explanation& plan) {
   const moe::ResolvedLaunch& launch = plan.launch;
-  const moe::LaunchDevice device{rates.num_multiprocessors};
   std::string text = labelled(
       "layer", str_cat(describe(shape), "; ", moe_case.num_tokens, " tokens, ", moe::routing_name(moe_case.routing)));
   text += labelled("rows", format_text("%d on %d of %d experts; %d to %d an expert, median %d; %d experts empty",
                                        plan.num_rows, plan.num_tasks, shape.config.num_experts, plan.fewest_rows,
                                        plan.most_rows, plan.median_rows, shape.config.num_experts - plan.num_tasks));
   const char* label = "kernels";
-  for (const std::string& line :
-       moe::describe_choice(moe::select_kernel(shape.config, moe_case.num_tokens, device, policy.kernel))) {
+  for (const std::string& line : moe::describe_choice(
+           moe::select_kernel(shape.config, moe_case.num_tokens, rates.launch_device(), policy.kernel))) {
     text += labelled(label, line);
     label = "";
   }

@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "moe/layer_timeline.h"
+#include "moe/model/layer_timeline.h"
 #include "moe_check.h"
 #include "moe_options.h"
 #include "tessera/core/dtype.h"
@@ -42,7 +42,7 @@ struct Duel {
 struct KernelTime {
   std::string name;  ///< "plan", "gemm1", "gemm2", "combine"
   double seconds = 0.0;
-  double flops = 0.0, bytes = 0.0;  ///< necessary ones, see moe/explain.h
+  double flops = 0.0, bytes = 0.0;  ///< necessary ones, see moe/model/explain.h
   std::optional<double> dense_seconds;
 };
 
@@ -64,7 +64,9 @@ struct MoeResult {
   int64_t num_rows = 0;
   int32_t num_tasks = 0;            ///< experts with rows
   double flops = 0.0, bytes = 0.0;  ///< of the layer
-  int num_sets = 1;                 ///< of weights and tokens that the runs took turns on, so that caches forget them
+  /// What ran on a GPU, in words, name by name; the number of tokens decides it too.
+  std::vector<std::pair<std::string, std::string>> launch;
+  int num_sets = 1;  ///< of weights and tokens that the runs took turns on, so that caches forget them
   Duel burst;
   std::optional<Duel> sustained;
   std::vector<KernelTime> kernels;
@@ -85,7 +87,7 @@ class MoeBench {
  public:
   virtual ~MoeBench() = default;
   virtual MoeResult measure(const MoeCase& moe_case) = 0;
-  /// Names and values: device, driver, clocks, libraries, policies; what is missing is said here.
+  /// Names and values: device, driver, clocks, libraries; what is missing is said here.
   virtual std::vector<std::pair<std::string, std::string>> description() const = 0;
   virtual std::string device() const = 0;  ///< "cuda" or "cpu"
 };

@@ -171,6 +171,7 @@ std::string moe_result_text(const MoeCase& moe_case, const MoeResult& result, bo
   std::string text = format_text("T = %d, %s: %lld rows on %d experts%s\n", moe_case.num_tokens,
                                  std::string(moe::routing_name(moe_case.routing)).c_str(),
                                  static_cast<long long>(result.num_rows), result.num_tasks, sets.c_str());
+  for (const auto& [name, words] : result.launch) text += labelled(name, words);
   text += format_text("  %-16s %11s %9s %8s  %-20s %8s\n", "", "us", unit.name, "GB/s", "r = dense / this", "dense");
   text += duel_line("layer, burst", result.burst, result, unit);
   if (result.sustained) text += duel_line("layer, sustained", *result.sustained, result, unit);
@@ -189,6 +190,7 @@ nlohmann::ordered_json moe_result_json(const MoeCase& moe_case, const MoeResult&
       {"rows", result.num_rows},        {"experts_with_rows", result.num_tasks},
       {"flops", result.flops},          {"bytes", result.bytes},
       {"buffer_sets", result.num_sets}, {"burst", duel_json(result.burst, result)}};
+  for (const auto& [name, words] : result.launch) json["launch"][name] = words;
   if (result.sustained) json["sustained"] = duel_json(*result.sustained, result);
   for (const KernelTime& kernel : result.kernels) json["kernels"][kernel.name] = kernel_json(kernel);
   if (result.floor) json["floor"] = floor_json(*result.floor, result);

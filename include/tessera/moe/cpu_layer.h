@@ -18,34 +18,36 @@
 #include <cstdint>
 #include <memory>
 
+#include "tessera/moe/layer_back_end.h"
 #include "tessera/moe/layer_config.h"
 
 namespace tessera::moe {
 
-class CpuExperts;  // src/moe/cpu_experts.h
+struct CpuLayerParts;  // src/moe/cpu/layer.cc
 
-class CpuLayer {
+class CpuLayer final : public LayerBackEnd {
  public:
   /// `num_threads`: 1..1024, or 0 for every processor that this process may use. Throws Error naming the field for a
   /// configuration that is not supported.
   CpuLayer(const LayerConfig& config, const LayerWeights& weights, int num_threads = 0);
-  ~CpuLayer();
+  ~CpuLayer() override;
   CpuLayer(CpuLayer&&) noexcept;
   CpuLayer& operator=(CpuLayer&&) noexcept;
 
   /// Exact size of the workspace for up to `max_tokens` tokens, the threads' scratch memory included.
-  size_t workspace_bytes(int32_t max_tokens) const;
+  size_t workspace_bytes(int32_t max_tokens) const override;
 
-  /// Throws Error for arguments that cannot be right (null, misaligned, workspace too small) before it computes
-  /// anything.
-  void run(const LayerInputs& inputs, void* workspace, size_t workspace_size) const;
+  /// Throws Error for arguments that cannot be right (null, misaligned, overlapping, workspace too small) before it
+  /// computes anything. There is no stream here: null.
+  void run(const LayerInputs& inputs, void* workspace, size_t workspace_size,
+           CUstream_st* stream = nullptr) const override;
 
   const LayerConfig& config() const { return config_; }
   int num_threads() const;
 
  private:
   LayerConfig config_;
-  std::unique_ptr<CpuExperts> experts_;
+  std::unique_ptr<CpuLayerParts> parts_;
 };
 
 }  // namespace tessera::moe

@@ -17,6 +17,7 @@
 #include <cstdint>
 
 #include "tessera/batching/plan.h"
+#include "tessera/moe/layer_back_end.h"
 #include "tessera/moe/layer_config.h"
 
 struct CUstream_st;
@@ -27,7 +28,7 @@ struct LayerMarks;  // src/cuda/core/marks.h
 
 namespace tessera::moe {
 
-struct CudaRun;         // src/moe/cuda_layer.cc
+struct CudaRun;         // src/moe/cuda/layer.cc
 struct ResolvedLaunch;  // src/moe/kernels.h
 
 /// How the work is laid out on the device; results do not depend on it.
@@ -41,7 +42,7 @@ struct LaunchPolicy {
   const char* kernel = nullptr;  ///< of both products, by its name in `tessera explain moe`; null: the layer chooses
 };
 
-class CudaLayer {
+class CudaLayer final : public LayerBackEnd {
  public:
   /// For the current device. Throws Error naming the field for a configuration that is not supported; beyond what every
   /// back end refuses: f32, and a shared expert whose width is no multiple of intermediate_size (each such slice counts
@@ -49,10 +50,11 @@ class CudaLayer {
   CudaLayer(const LayerConfig& config, const LayerWeights& weights, const LaunchPolicy& policy = {});
 
   /// Exact size of the workspace for up to `max_tokens` tokens.
-  size_t workspace_bytes(int32_t max_tokens) const;
+  size_t workspace_bytes(int32_t max_tokens) const override;
 
-  /// Throws Error for arguments that cannot be right (null, misaligned, workspace too small) before any launch.
-  void run(const LayerInputs& inputs, void* workspace, size_t workspace_size, CUstream_st* stream) const;
+  /// Throws Error for arguments that cannot be right (null, misaligned, overlapping, workspace too small) before any
+  /// launch.
+  void run(const LayerInputs& inputs, void* workspace, size_t workspace_size, CUstream_st* stream) const override;
 
   /// The kernels of run one by one, for measurements: plan, GEMM 1, GEMM 2, combine. A GEMM needs a fresh plan each
   /// time.
@@ -63,10 +65,8 @@ class CudaLayer {
   const LayerConfig& config() const { return config_; }
 
  private:
-  void validate(const LayerInputs& inputs, const void* workspace, size_t workspace_size) const;
-
   ResolvedLaunch resolved_launch(int32_t num_tokens) const;
-  CudaRun prepare(const LayerInputs& inputs, void* workspace) const;
+  CudaRun prepare(const LayerInputs& inputs, void* workspace, size_t workspace_size) const;
   void enqueue(Step step, const CudaRun& run, CUstream_st* stream) const;
   void launch_plan(const CudaRun& run, CUstream_st* stream) const;
 

@@ -12,7 +12,7 @@ struct CUstream_st;
 
 namespace tessera::moe {
 
-/// Throws Error as validate does, before any launch.
+/// Throws Error as validate does, before any launch, and always in a build without CUDA.
 void cuda_route(const RouterConfig& config, const RouterInputs& inputs, CUstream_st* stream);
 
 }  // namespace tessera::moe

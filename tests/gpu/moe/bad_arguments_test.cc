@@ -83,6 +83,23 @@ TEST(MoeBadArguments, NullPointers) {
   expect_error("num_tokens: ", [&] { run_with(inputs); });
 }
 
+// What a run writes lies over nothing of the layer's own, also where no Layer stands before the CudaLayer.
+TEST(MoeBadArguments, OverlapsWithWeights) {
+  LayerRun run(kCase);
+  const moe::CudaLayer layer(run.config(), run.weights());
+  GuardedBuffer workspace(layer.workspace_bytes(kCase.tokens));
+  for (const void* weight : {run.weights().gate_up, run.weights().down, run.weights().gate_up_bias}) {
+    auto inputs = run.inputs();
+    inputs.out = const_cast<void*>(weight);
+    expect_error("out: got memory that overlaps the ",
+                 [&] { layer.run(inputs, workspace.data(), workspace.bytes(), nullptr); });
+  }
+  for (void* weight : {run.gate_up(), run.down()}) {  // both larger than the workspace
+    expect_error("workspace: got memory that overlaps the ",
+                 [&] { layer.run(run.inputs(), weight, workspace.bytes(), nullptr); });
+  }
+}
+
 // The size is exact: one byte less is refused, and at exactly that size nothing is written beyond.
 TEST(MoeBadArguments, WorkspaceOneByteTooSmall) {
   for (const int tokens : {1, 8, 129, 700}) {

@@ -127,6 +127,42 @@ TEST_F(BadInput, ArgumentsOfRunAreRefusedByName) {
             "num_threads: got -1, expected 0..1024");
 }
 
+// What a run writes lies over nothing that it reads or writes: its arrays, the layer's own, each other.
+TEST_F(BadInput, OverlapsAreRefusedByName) {
+  const LayerWeights weights = data_.weights();
+  const auto overlap = [](const std::string& name, const std::string& other) {
+    return name + ": got memory that overlaps " + other + ", expected memory of its own";
+  };
+  const auto out_at = [&](const void* place) {
+    return input_message([&](LayerInputs& in, void*&) {
+      in.num_tokens = 1;  // out is shorter than each of the arrays, and reaches no other
+      in.out = const_cast<void*>(place);
+    });
+  };
+  EXPECT_EQ(out_at(data_.inputs().x), overlap("out", "x"));
+  EXPECT_EQ(out_at(weights.gate_up), overlap("out", "the gate_up weight"));
+  EXPECT_EQ(out_at(weights.down), overlap("out", "the down weight"));
+  EXPECT_EQ(out_at(weights.gate_up_bias), overlap("out", "the gate_up bias"));
+  EXPECT_EQ(out_at(weights.down_bias), overlap("out", "the down bias"));
+  EXPECT_EQ(out_at(weights.shared_gate_up), overlap("out", "the shared gate_up weight"));
+  EXPECT_EQ(out_at(weights.shared_down), overlap("out", "the shared down weight"));
+  EXPECT_EQ(out_at(workspace_.data()), overlap("workspace", "out"));
+}
+
+// Each back end is what Layer calls.
+TEST(LayerBackEnd, CpuLayerIsOne) {
+  const LayerData data({.tokens = 9, .threads = 1});
+  const moe::CpuLayer cpu(data.config(), data.weights(), 1);
+  const moe::LayerBackEnd& back_end = cpu;
+  Buffer<std::byte> workspace(back_end.workspace_bytes(9));
+  GuardedBytes out(9 * 64 * 2);
+  back_end.run(data.inputs(out.data()), workspace.data(), workspace.size(), nullptr);
+  EXPECT_EQ(std::vector<std::byte>(out.data(), out.data() + out.size()), data.run(cpu));
+  int nothing = 0;
+  EXPECT_EQ(message_of([&] { back_end.run({}, nullptr, 0, reinterpret_cast<CUstream_st*>(&nothing)); }),
+            "stream: got a stream, expected none: the layer runs on the CPU");
+}
+
 TEST(Layer, OnTheCpuIsTheCpuLayer) {
   const LayerCase c{.tokens = 40, .dtype = DType::f16, .threads = 2};
   const LayerData data(c);

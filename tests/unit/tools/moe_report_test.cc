@@ -57,6 +57,16 @@ TEST(MoeReport, TheFloorInWordsFitsATerminal) {
   EXPECT_NE(moe_result_text(MoeCase{}, result, true).find("step is 1000 ns (coarse)"), std::string::npos);
 }
 
+TEST(MoeReport, EachLoadSaysWhatRan) {
+  MoeResult result = measured();
+  EXPECT_FALSE(moe_result_json(MoeCase{}, result).contains("launch")) << "on a CPU nothing is launched";
+  result.launch = {{"GEMM 1", "some_kernel: 4 stages"}, {"order", "natural over 7 CTAs"}};
+  EXPECT_EQ(moe_result_json(MoeCase{}, result)["launch"]["GEMM 1"], "some_kernel: 4 stages");
+  const std::string text = moe_result_text(MoeCase{}, result, true);
+  EXPECT_NE(text.find("some_kernel: 4 stages\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("natural over 7 CTAs\n"), std::string::npos) << text;
+}
+
 TEST(MoeReport, WithoutAFloorNothingIsSaidOfIt) {
   MoeResult result = measured();
   result.floor.reset();

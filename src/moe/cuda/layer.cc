@@ -10,8 +10,8 @@
 #include "cuda/core/marks.h"
 #include "cuda/kernels/combine/launch.h"
 #include "cuda/kernels/moe_plan/launch.h"
-#include "moe/cuda_kernels.h"
-#include "moe/cuda_workspace.h"
+#include "moe/cuda/kernels.h"
+#include "moe/cuda/workspace.h"
 #include "moe/kernels.h"
 #include "moe/validation.h"
 #include "tessera/core/check.h"
@@ -67,7 +67,7 @@ int current_device() {
 
 CudaLayer::CudaLayer(const LayerConfig& config, const LayerWeights& weights, const LaunchPolicy& policy)
     : config_(config), weights_(weights), policy_(policy) {
-  moe::validate(config, weights, kTraits);
+  validate(config, weights, kTraits);
   resolve_launch(config, 1, {.num_multiprocessors = 1}, policy);  // refuses what no device could follow
   validate_shared_expert(config);
   if (const std::string why = cuda::why_current_unusable(); !why.empty())
@@ -87,22 +87,20 @@ size_t CudaLayer::workspace_bytes(int32_t max_tokens) const {
   return lay_out_workspace(config_, max_tokens, nullptr).bytes;
 }
 
-void CudaLayer::validate(const LayerInputs& inputs, const void* workspace, size_t workspace_size) const {
-  moe::validate(config_, inputs, workspace, workspace_size, workspace_bytes(inputs.num_tokens), kTraits);
-  const int device = current_device();
-  if (device != device_) throw Error("device", str_cat("current device ", device), str_cat(device_, ", the layer's"));
-}
-
 void CudaLayer::run_step(Step step, const LayerInputs& inputs, void* workspace, size_t workspace_size,
                          CUstream_st* stream) const {
-  validate(inputs, workspace, workspace_size);
-  enqueue(step, prepare(inputs, workspace), stream);
+  validate_num_tokens(config_, inputs.num_tokens);
+  enqueue(step, prepare(inputs, workspace, workspace_size), stream);
 }
 
-CudaRun CudaLayer::prepare(const LayerInputs& inputs, void* workspace) const {
+// The one place that checks a run, and lays it out. num_tokens was looked at before: sizes follow from it.
+CudaRun CudaLayer::prepare(const LayerInputs& inputs, void* workspace, size_t workspace_size) const {
+  const CudaWorkspace arrays = lay_out_workspace(config_, inputs.num_tokens, workspace);
+  validate(config_, weights_, inputs, {workspace, workspace_size, arrays.bytes}, kTraits);
+  const int device = current_device();
+  if (device != device_) throw Error("device", str_cat("current device ", device), str_cat(device_, ", the layer's"));
   CudaRun run{inputs, resolved_launch(inputs.num_tokens), num_shared_experts(config_), 0, {}};
   run.num_slots = config_.top_k + run.num_shared_experts;
-  const CudaWorkspace arrays = lay_out_workspace(config_, inputs.num_tokens, workspace);
   const grouped::Role first = first_role(config_);
   grouped::Problem& problem = run.problem;
   problem.plan = arrays.plan;
@@ -170,8 +168,7 @@ void CudaLayer::launch_plan(const CudaRun& run, CUstream_st* stream) const {
 void CudaLayer::run(const LayerInputs& inputs, void* workspace, size_t workspace_size, CUstream_st* stream) const {
   validate_num_tokens(config_, inputs.num_tokens);
   if (inputs.num_tokens == 0) return;
-  validate(inputs, workspace, workspace_size);
-  const CudaRun run = prepare(inputs, workspace);
+  const CudaRun run = prepare(inputs, workspace, workspace_size);
   for (const Step step : {Step::plan, Step::gate_up, Step::down, Step::combine}) enqueue(step, run, stream);
 }
 

@@ -14,8 +14,8 @@
 #include <span>
 #include <vector>
 
-#include "moe/explain_queue.h"
 #include "moe/kernels.h"
+#include "moe/model/explain_queue.h"
 #include "tessera/moe/cuda_layer.h"
 #include "tessera/moe/layer_config.h"
 
@@ -29,6 +29,8 @@ struct DeviceRates {
   double dense_flops_per_second = 700e12;
   double cta_bytes_per_second = 42e9;  ///< one CTA's: its part of the 5.5 TB/s that L2 feeds products at 700 TFLOP/s
   double plan_seconds = 15e-6;
+
+  LaunchDevice launch_device() const { return {num_multiprocessors}; }
 };
 
 /// Necessary work: every operand read and every result written once, no padding.

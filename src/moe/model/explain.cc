@@ -1,4 +1,4 @@
-#include "moe/explain.h"
+#include "moe/model/explain.h"
 
 #include <algorithm>
 #include <cmath>
@@ -113,7 +113,7 @@ ResolvedLaunch explained_launch(const LayerConfig& config, const LaunchPolicy& p
   if (policy.num_ctas < 0 || policy.num_ctas > rates.num_multiprocessors) {
     throw Error("ctas", str_cat(policy.num_ctas), str_cat("1..", rates.num_multiprocessors, ", one a multiprocessor"));
   }
-  return resolve_launch(config, static_cast<int32_t>(num_tokens), {rates.num_multiprocessors}, policy);
+  return resolve_launch(config, static_cast<int32_t>(num_tokens), rates.launch_device(), policy);
 }
 
 }  // namespace

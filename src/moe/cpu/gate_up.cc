@@ -1,0 +1,137 @@
+// GEMM 1 of the experts: h[r] = act(gate[e] * x[token of r], up[e] * x[token of r]), rounded once to the layer's type.
+// Rows are gathered by the plan; gate and up of a panel are two products, whose results never leave the cache.
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/convert.h"
+#include "cpu/expert_ops.h"
+#include "cpu/row_ops.h"
+#include "moe/cpu/expert_tiles.h"
+#include "moe/layer_layout.h"
+
+namespace tessera::moe::cpu_steps {
+namespace {
+
+bool is_interleaved(const LayerConfig& config) {
+  return config.gated && config.gate_up_order == GateUpOrder::interleaved;
+}
+
+int64_t matrix_rows(const CpuRun& run, const RowTile& tile) {
+  return tile.expert.intermediate_size * (run.config.gated ? 2 : 1);
+}
+
+// The tokens of the tile's rows as an operand: where they lie if that will do, else gathered into `a`. What stands
+// below the last row does not matter.
+const void* load_tokens(const CpuRun& run, const RowTile& tile, std::byte* a) {
+  const cpu::PlainGemm& gemm = tile.expert.gate_up.gemm();
+  const DType dtype = run.config.dtype;
+  const auto* x = static_cast<const std::byte*>(run.inputs.x);
+  const auto hidden = static_cast<size_t>(run.config.hidden_size);
+  const size_t row_bytes = hidden * run.element_bytes();
+  const bool converts = gemm.operand() != dtype;
+  if (tile.is_shared && !converts && gemm.height_for(tile.num_rows) == tile.num_rows)
+    return x + static_cast<size_t>(tile.first_row) * row_bytes;
+  for (int64_t row = 0; row < tile.num_rows; ++row) {
+    const auto place = static_cast<size_t>(tile.first_row + row);
+    const size_t token = tile.is_shared ? place : static_cast<size_t>(run.workspace.plan.row_token[place]);
+    const std::byte* source = x + token * row_bytes;
+    std::byte* target = a + static_cast<size_t>(row) * hidden * dtype_size(gemm.operand());
+    if (converts) {
+      cpu::to_f32(source, dtype, run.config.hidden_size, reinterpret_cast<float*>(target));
+    } else {
+      std::memcpy(target, source, row_bytes);
+    }
+  }
+  return a;
+}
+
+// Of the panel's columns from `begin`: [width] of gate or of x, and of a gated expert [width] of up after it.
+void load_bias(const CpuRun& run, const RowTile& tile, int64_t begin, float* bias) {
+  const LayerConfig& config = run.config;
+  const int64_t width = tile.expert.gate_up.width();
+  const auto* values = static_cast<const std::byte*>(run.weights.gate_up_bias) +
+                       static_cast<size_t>(tile.task * matrix_rows(run, tile)) * run.element_bytes();
+  const auto load = [&](int64_t row, int64_t count, float* out) {
+    cpu::to_f32(values + static_cast<size_t>(row) * run.element_bytes(), config.dtype, count, out);
+  };
+  if (!config.gated) return load(begin, width, bias);
+  if (is_interleaved(config)) {
+    float pairs[2 * kPanelColumns];
+    load(2 * begin, 2 * width, pairs);
+    return cpu::split_pairs(pairs, width, bias, bias + width);
+  }
+  load(gate_begin(config.gate_up_order, tile.expert.intermediate_size) + begin, width, bias);
+  load(up_begin(config.gate_up_order, tile.expert.intermediate_size) + begin, width, bias + width);
+}
+
+// c holds one [height, width] result, or two: gate and up, or the first and second half of the interleaved columns.
+void store_activated(const CpuRun& run, const RowTile& tile, int64_t panel, const float* c) {
+  const LayerConfig& config = run.config;
+  const PanelProduct& product = tile.expert.gate_up;
+  const int64_t width = product.width();
+  const int64_t begin = product.begin(panel);
+  const int64_t skipped = product.new_begin(panel) - begin;
+  const float* second_c = c + product.gemm().height_for(tile.num_rows) * width;
+  const bool has_bias = run.weights.gate_up_bias != nullptr && !tile.is_shared;
+  float bias[2 * kPanelColumns] = {};
+  if (has_bias) load_bias(run, tile, begin, bias);
+  float first[kPanelColumns];  // gate, or x of a non-gated expert
+  float second[kPanelColumns];
+  float h[kPanelColumns];
+  std::byte* out = tile.is_shared ? run.workspace.shared_intermediate : run.workspace.intermediate;
+  for (int64_t row = 0; row < tile.num_rows; ++row) {
+    if (is_interleaved(config)) {
+      cpu::split_pairs(c + row * width, width / 2, first, second);
+      cpu::split_pairs(second_c + row * width, width / 2, first + width / 2, second + width / 2);
+    } else {
+      std::copy_n(c + row * width, width, first);
+      if (config.gated) std::copy_n(second_c + row * width, width, second);
+    }
+    if (has_bias) cpu::add_bias(bias, width, first);
+    if (has_bias && config.gated) cpu::add_bias(bias + width, width, second);
+    if (config.gated) {
+      cpu::apply_gated(config.activation, first, second, width, h);
+    } else {
+      cpu::apply_plain(config.activation, first, width, h);
+    }
+    const int64_t place = (tile.first_row + row) * tile.expert.intermediate_size + begin + skipped;
+    cpu::from_f32(h + skipped, width - skipped, config.dtype, out + static_cast<size_t>(place) * run.element_bytes());
+  }
+}
+
+void gate_up_tile(const CpuRun& run, const RowTile& tile, const TileScratch& scratch) {
+  const LayerConfig& config = run.config;
+  const PanelProduct& product = tile.expert.gate_up;
+  const int64_t height = product.gemm().height_for(tile.num_rows);
+  const int64_t width = product.width();
+  const void* a = load_tokens(run, tile, scratch.a);
+  float* const first = scratch.c;
+  float* const second = scratch.c + height * width;
+
+  const auto* weights =
+      static_cast<const std::byte*>(tile.is_shared ? run.weights.shared_gate_up : run.weights.gate_up);
+  const int64_t matrix_begin = tile.is_shared ? 0 : tile.task * matrix_rows(run, tile);
+  const auto multiply = [&](int64_t matrix_row, float* out) {
+    const auto offset = static_cast<size_t>((matrix_begin + matrix_row) * config.hidden_size) * run.element_bytes();
+    product.gemm().run(height, a, weights + offset, out, scratch.library);
+  };
+  for (int64_t panel = tile.panel_begin; panel < tile.panel_end; ++panel) {
+    const int64_t begin = product.begin(panel);
+    if (!config.gated) {
+      multiply(begin, first);
+    } else if (is_interleaved(config)) {
+      multiply(2 * begin, first);
+      multiply(2 * begin + width, second);
+    } else {
+      multiply(gate_begin(config.gate_up_order, tile.expert.intermediate_size) + begin, first);
+      multiply(up_begin(config.gate_up_order, tile.expert.intermediate_size) + begin, second);
+    }
+    store_activated(run, tile, panel, scratch.c);
+  }
+}
+
+}  // namespace
+
+void gate_up(const CpuRun& run) { launch_expert_tiles(run, &ExpertProducts::gate_up, gate_up_tile); }
+
+}  // namespace tessera::moe::cpu_steps

@@ -1,0 +1,42 @@
+#include "moe/cpu/products.h"
+
+#include <algorithm>
+
+#include "cpu/scratch.h"
+#include "tessera/batching/launch.h"
+
+namespace tessera::moe {
+
+PanelProduct::PanelProduct(int64_t columns, int64_t depth, DType dtype)
+    : columns_(columns), gemm_({std::min(kPanelColumns, columns), depth, dtype}) {}
+
+int64_t PanelProduct::num_panels() const { return batching::ceil_div(columns_, width()); }
+int64_t PanelProduct::begin(int64_t panel) const { return std::min(panel * width(), columns_ - width()); }
+int64_t PanelProduct::new_begin(int64_t panel) const { return panel * width(); }
+
+LayerProducts::LayerProducts(const LayerConfig& config)
+    : num_experts_(config.num_experts),
+      routed_{config.intermediate_size,
+              {config.intermediate_size, config.hidden_size, config.dtype},
+              {config.hidden_size, config.intermediate_size, config.dtype}} {
+  if (const int32_t width = config.shared_intermediate_size; width != 0) {
+    shared_ =
+        ExpertProducts{width, {width, config.hidden_size, config.dtype}, {config.hidden_size, width, config.dtype}};
+  }
+  size_t library_bytes = 0;
+  for (int32_t task = 0; task < num_tasks(); ++task) {
+    const ExpertProducts& expert = of(task);
+    for (const PanelProduct* product : {&expert.gate_up, &expert.down}) {
+      const cpu::PlainGemm& gemm = product->gemm();
+      const auto height = static_cast<size_t>(gemm.max_height());
+      const auto depth = static_cast<size_t>(gemm.spec().in_features);
+      a_bytes_ = std::max(a_bytes_, cpu::aligned_bytes(height * depth * dtype_size(gemm.operand())));
+      c_bytes_ =
+          std::max(c_bytes_, cpu::aligned_bytes(2 * height * static_cast<size_t>(product->width()) * sizeof(float)));
+      library_bytes = std::max(library_bytes, gemm.scratch_bytes());
+    }
+  }
+  scratch_bytes_ = a_bytes_ + c_bytes_ + cpu::aligned_bytes(library_bytes);
+}
+
+}  // namespace tessera::moe
