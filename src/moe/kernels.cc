@@ -1,5 +1,6 @@
 #include "moe/kernels.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -31,8 +32,11 @@ int64_t num_pairs(const LayerConfig& config, int64_t num_tokens) {
 
 const char* expert_gemm_rows_misfit(const LayerConfig& config, int64_t num_tokens, const LaunchDevice&) {
   if (const char* misfit = type_misfit(config)) return misfit;
-  const bool sorts = num_pairs(config, num_tokens) <= expert_gemm_rows::default_policy().max_pairs;
-  return sorts ? nullptr : "more (token, slot) pairs than a CTA can sort for itself";
+  if (std::max(config.hidden_size, config.intermediate_size) > expert_gemm_rows::kMaxWidth)
+    return "its weights have more rows than it numbers";
+  return num_pairs(config, num_tokens) <= expert_gemm_rows::default_policy().max_pairs
+             ? nullptr
+             : "more (token, slot) pairs than a CTA sorts for itself";
 }
 
 const char* expert_gemm_rows_slower(const LayerConfig& config, int64_t num_tokens) {
@@ -138,6 +142,7 @@ ResolvedLaunch resolve_launch(const LayerConfig& config, int32_t num_tokens, con
   launch.num_ctas = wish.num_ctas != 0 ? wish.num_ctas : resident;
   if (launch.kernel->makes_plan) {  // even shares, in the order of the experts: no order, pairs or ends to choose
     launch.order = batching::TaskOrder::natural;
+    launch.num_ctas = std::min(launch.num_ctas, resident);
     return launch;
   }
   // A lone CTA has no partner.
