@@ -1,23 +1,16 @@
-"""The slow layer in float64 that the package is checked against, cases for it, and a producer of DLPack capsules."""
+"""Cases for the package with their numbers, and a producer of DLPack capsules. What they are checked against is
+tests/moe/layer_reference.py."""
 import ctypes
 import dataclasses
-import math
+import pathlib
+import sys
 
 import numpy
 
-# Relative error of a row, by type: what the library declares for layers whose sums are fp32.
-ROW_TOLERANCE = {"float32": 1e-5, "float16": 4e-4, "bfloat16": 3e-3}
-_erf = numpy.vectorize(math.erf, otypes=[float])
-
-
-def round_to(dtype, values):
-    """float64 values rounded once to a type, as float64."""
-    if dtype != "bfloat16":
-        return values.astype(dtype).astype(numpy.float64)
-    bits = values.astype(numpy.float64).view(numpy.uint64)
-    low = numpy.uint64(45)  # bits of a double's fraction beyond the seven of a bfloat16
-    half = ((bits >> low) & numpy.uint64(1)) + numpy.uint64((1 << 44) - 1)
-    return (((bits + half) >> low) << low).view(numpy.float64)
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "moe"))
+import battery
+import layer_reference
+from layer_reference import problems, round_to  # what tests import from here
 
 
 def bfloat16_bits(values):
@@ -27,16 +20,6 @@ def bfloat16_bits(values):
 
 def from_bfloat16_bits(bits):
     return (bits.astype(numpy.uint32) << 16).view(numpy.float32).astype(numpy.float64)
-
-
-ACTIVATIONS = {
-    "identity": lambda v: v,
-    "silu": lambda v: v / (1 + numpy.exp(-v)),
-    "gelu_tanh": lambda v: 0.5 * v * (1 + numpy.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))),
-    "gelu_erf": lambda v: 0.5 * v * (1 + _erf(v / math.sqrt(2))),
-    "relu": lambda v: numpy.maximum(v, 0),
-    "relu_squared": lambda v: numpy.maximum(v, 0)**2,
-}
 
 
 @dataclasses.dataclass
@@ -62,12 +45,20 @@ class Case:
     ids_type: type = numpy.int64
     seed: int = 1
     ids: numpy.ndarray = None
+    integers: bool = False  # ternary numbers and powers of two: every sum is exact
+    narrow_weights: bool = False  # the routing weights are of the type of x
 
     def __post_init__(self):
         random = numpy.random.default_rng(self.seed)
 
         def normal(*shape, scale=1.0):
+            if self.integers:
+                return random.integers(-1, 2, shape) * (random.random(shape) < 0.125) * 1.0
             return round_to(self.dtype, random.standard_normal(shape) * scale)
+
+        def weights(*shape):
+            drawn = numpy.exp2(-random.integers(0, 4, shape)) if self.integers else random.random(shape)
+            return drawn.astype(numpy.float32)
 
         rows = self.intermediate * (2 if self.gated else 1)
         self.x = normal(self.tokens, self.hidden)
@@ -78,79 +69,64 @@ class Case:
         shared_rows = self.shared_intermediate * (2 if self.gated else 1)
         self.shared_gate_up = normal(shared_rows, self.hidden, scale=self.hidden**-0.5)
         self.shared_down = normal(self.hidden, self.shared_intermediate, scale=0.1)
-        self.shared_weight = random.random(self.tokens).astype(numpy.float32)
+        self.shared_weight = weights(self.tokens)
         if self.ids is None:
             num_ids = len(self.expert_map) if self.expert_map else self.experts + self.first_expert
             self.ids = random.integers(0, num_ids, (self.tokens, self.top_k))
         self.ids = self.ids.astype(self.ids_type)
-        self.topk_weights = random.random((self.tokens, self.top_k)).astype(numpy.float32)
+        self.topk_weights = weights(self.tokens, self.top_k)
 
     def options(self):
         return {"activation": self.activation, "alpha": self.alpha, "beta": self.beta, "limit": self.limit,
                 "gated": self.gated, "gate_up_order": self.order, "first_expert": self.first_expert}
 
-    def expert_of(self, number):
-        if self.expert_map is not None:
-            return self.expert_map[number] if 0 <= number < len(self.expert_map) else -1
-        expert = number - self.first_expert
-        return expert if 0 <= expert < self.experts else -1
-
-    def _act(self, rows):
-        half = len(rows) // 2
-        if not self.gated:
-            return ACTIVATIONS[self.activation](rows)
-        gate, up = {"gate_first": (rows[:half], rows[half:]), "up_first": (rows[half:], rows[:half]),
-                    "interleaved": (rows[::2], rows[1::2])}[self.order]
-        if self.activation == "clamped_swiglu":
-            gate, up = numpy.minimum(gate, self.limit), numpy.clip(up, -self.limit, self.limit)
-            return (up + self.beta) * gate / (1 + numpy.exp(-self.alpha * gate))
-        return ACTIVATIONS[self.activation](gate) * up
-
-    def _expert_row(self, token, gate_up, down, gate_up_bias=0.0, down_bias=0.0):
-        inner = round_to(self.dtype, self._act(gate_up @ self.x[token] + gate_up_bias))
-        return round_to(self.dtype, down @ inner + down_bias)
-
     def reference(self):
-        """[T, H] in float64: the intermediate and the experts' rows are rounded once, as the library declares."""
-        out = numpy.zeros((self.tokens, self.hidden))
-        for token, slot in numpy.ndindex(self.tokens, self.top_k):
-            e = self.expert_of(int(self.ids[token, slot]))
-            if e < 0:
-                continue
-            biases = (self.gate_up_bias[e], self.down_bias[e]) if self.biases else ()
-            row = self._expert_row(token, self.gate_up[e], self.down[e], *biases)
-            out[token] += float(self.topk_weights[token, slot]) * row
-        if self.shared_intermediate:
-            for token in range(self.tokens):
-                row = self._expert_row(token, self.shared_gate_up, self.shared_down)
-                out[token] += float(self.shared_weight[token]) * row
-        return out
+        """[T, H] in float64, before the last rounding."""
+        shared = (self.shared_gate_up, self.shared_down) if self.shared_intermediate else None
+        return layer_reference.layer(self.dtype, self.x, self.gate_up, self.down, self.ids, self.topk_weights,
+                                     self.gate_up_bias, self.down_bias, self.expert_map, shared=shared,
+                                     shared_weight=self.shared_weight, **self.options())
 
 
-def problems(got, expected, dtype):
-    """What is wrong with a result, row by row; empty if nothing is. A row that should be zero must be exactly +0."""
-    found = []
-    if got.shape != expected.shape:
-        return [f"shape {got.shape}, expected {expected.shape}"]
-    for row, (have, want) in enumerate(zip(got.astype(numpy.float64), expected)):
-        norm = numpy.linalg.norm(want)
-        if norm == 0:
-            if have.any() or numpy.signbit(have).any():
-                found.append(f"row {row} is not +0")
-        elif not numpy.linalg.norm(have - want) <= ROW_TOLERANCE[dtype] * norm:
-            found.append(f"row {row}: relative error {numpy.linalg.norm(have - want) / norm:.2e}")
-    return found
+def battery_cases():
+    """(name, case) of every entry of the battery, in one of its types, which take turns; not in step with threes of entries."""
+    for number, entry in enumerate(battery.entries()):
+        dtype = entry.dtypes[(number + number // 3) % len(entry.dtypes)]
+        yield f"{entry.name}_{dtype}", of_battery(entry, dtype)
+
+
+def of_battery(entry, dtype):
+    """An entry with numbers: of its sizes and options, its ids and its expert map."""
+    same = ("tokens", "hidden", "intermediate", "experts", "top_k", "activation", "alpha", "beta", "limit", "gated",
+            "order", "first_expert", "biases", "shared_intermediate", "integers")
+    case = Case(**{name: getattr(entry, name) for name in same}, dtype=dtype, ids=entry.ids_array(),
+                ids_type=numpy.int64 if entry.wide_ids else numpy.int32,
+                expert_map=None if entry.expert_map is None else list(entry.expert_map))
+    if not entry.shared_weight:
+        case.shared_weight[:] = 1
+    if entry.topk_weights_dtype == dtype != "float32":  # the package takes float32 and the type of x
+        case.topk_weights = round_to(dtype, case.topk_weights.astype(numpy.float64))
+        case.narrow_weights = True
+    return case
 
 
 POISON = 0xFF  # NaN in every floating-point type
 
 
+def array_of(values, dtype):
+    """float64 values, numbers of the type all of them, as an array of it; bfloat16 through DLPack, as NumPy has none."""
+    if values is None:
+        return None
+    return bfloat16(values) if dtype == "bfloat16" else values.astype(dtype)
+
+
 def arguments(case):
     """(positional, keyword) arguments of tessera.moe."""
     def made(values):
-        return None if values is None else values.astype(case.dtype)
+        return array_of(values, case.dtype)
     expert_map = None if case.expert_map is None else numpy.array(case.expert_map, numpy.int32)
-    return ([made(case.x), made(case.gate_up), made(case.down), case.ids, case.topk_weights],
+    weights = made(case.topk_weights) if case.narrow_weights else case.topk_weights
+    return ([made(case.x), made(case.gate_up), made(case.down), case.ids, weights],
             {**case.options(), "gate_up_bias": made(case.gate_up_bias), "down_bias": made(case.down_bias),
              "expert_map": expert_map})
 

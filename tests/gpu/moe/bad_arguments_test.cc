@@ -137,6 +137,7 @@ TEST(MoeBadArguments, SizesAndTypes) {
                  c.gated = false;
                  c.activation.kind = ActivationKind::clamped_swiglu;
                }));
+  expect_error("shared_intermediate_size: ", with([](Config& c) { c.shared_intermediate_size = 72; }));
   expect_error("cluster_size: ", [&] {
     moe::CudaLayer(run.config(), run.weights(), {batching::TaskOrder::natural, 0, 3});
   });

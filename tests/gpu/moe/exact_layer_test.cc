@@ -163,41 +163,23 @@ void expect_exact(const LayerCase& c, int max_tokens, ThreadPool& threads, Devic
   EXPECT_EQ(difference_of("out of the sampled tokens", sampled, expected, c.hidden), "") << c;
 }
 
-std::vector<LayerCase> named_cases() {
-  std::vector<LayerCase> cases = {{64, 64, 1, 1, 1, "one"}, {256, 128, 1, 1, 128, "one"}, {1024, 512, 2, 1, 300}};
+// Larger than the battery's, which battery_test.cc goes through.
+std::vector<LayerCase> larger_cases() {
+  std::vector<LayerCase> cases = {{1024, 512, 2, 1, 300}};
   for (const DType dtype : {DType::bf16, DType::f16}) {
-    for (const char* routing : {"balanced", "best", "worst", "one", "zipf", "random", "bad", "duplicate"})
+    for (const char* routing : {"balanced", "best", "worst", "last", "zipf", "random", "foreign", "any"})
       cases.push_back({512, 1024, 16, 4, 500, routing, dtype});
-  }
-  for (const int hidden : {8, 16, 56, 72, 136, 200, 264, 520}) {
-    for (const int intermediate : {8, 24, 64, 120, 136, 264}) cases.push_back({hidden, intermediate, 3, 2, 70});
-  }
-  for (const int tokens : {1, 2, 63, 64, 65, 127, 128, 129, 255, 256, 257, 513}) {
-    cases.push_back({128, 64, 4, 2, tokens});
-    cases.push_back({128, 64, 4, 1, tokens, "one"});
   }
   for (const int experts : {1, 7, 63, 64, 65, 256, 257, 1024})
     cases.push_back({64, 512, experts, std::min(experts, 2), 200});
   for (const int top_k : {8, 17, 32}) cases.push_back({64, 512, 32, top_k, 60});
-  for (const bool gated : {true, false}) {
-    for (int kind = 0; kind <= static_cast<int>(ActivationKind::clamped_swiglu); ++kind) {
-      const auto activation = static_cast<ActivationKind>(kind);
-      if (gated ? activation == ActivationKind::relu_squared : activation == ActivationKind::clamped_swiglu) continue;
-      for (const bool bias : {false, true})
-        cases.push_back({256, 200, 5, 2, 150, "random", DType::bf16, gated, {activation, 1.702f, 1.0f, 7.0f}, bias});
-    }
-  }
-  LayerCase shard{256, 256, 8, 4, 200};
-  shard.first_expert = 5;
-  shard.ids_are_64_bit = true;
-  cases.push_back(shard);
   return cases;
 }
 
-TEST(MoeExact, NamedCases) {
+TEST(MoeExact, LargerCases) {
   ThreadPool threads(available_processors());
   DeviceActivation activation;
-  for (const LayerCase& c : named_cases()) expect_exact(c, 24, threads, activation);
+  for (const LayerCase& c : larger_cases()) expect_exact(c, 24, threads, activation);
 }
 
 // The widths of published models, few experts, sampled tokens: long sums over K.

@@ -1,5 +1,5 @@
-// The layer against the fp64 reference by the numeric policy, and its promises: same bits for any grid, order and
-// batch.
+// What the battery (battery_test.cc) is too small for: sweeps at larger sizes against the fp64 reference, and the
+// layer's promises, same bits for any grid, order and batch.
 #include "cuda/core/stream.h"
 #include "gpu/captured_graph.h"
 #include "gpu/moe/gpu_fixture.h"
@@ -7,19 +7,15 @@
 namespace tessera::testing {
 namespace {
 
-TEST(MoeLayer, Smallest) { expect_right({64, 64, 1, 1, 1, "one"}); }
-
-TEST(MoeLayer, OneTile) { expect_right({256, 128, 1, 1, 128, "one"}); }
-
 TEST(MoeLayer, SeveralStages) { expect_right({1024, 512, 2, 1, 300, "random"}); }
 
 TEST(MoeLayer, BothTypesAllRoutings) {
   for (const DType dtype : {DType::bf16, DType::f16}) {
-    for (const char* routing : {"balanced", "best", "worst", "one", "zipf", "random", "bad", "duplicate"}) {
-      // "one" with several slots would sum the same row again and again, and its rounding errors with it. 1024 columns
+    for (const char* routing : {"balanced", "best", "worst", "last", "zipf", "random", "foreign", "any"}) {
+      // "last" with several slots would sum the same row again and again, and its rounding errors with it. 1024 columns
       // between the products: the intermediate that rounds the other way than the reference's must not weigh on a row's
       // norm.
-      expect_right({512, 1024, 16, routing == std::string("one") ? 1 : 4, 500, routing, dtype});
+      expect_right({512, 1024, 16, routing == std::string("last") ? 1 : 4, 500, routing, dtype});
     }
   }
 }
@@ -35,7 +31,7 @@ TEST(MoeLayer, EveryNumberOfTokens) {
   for (c.tokens = 0; c.tokens <= 300; ++c.tokens) expect_right(c);
   for (const int tokens : {127, 128, 129, 255, 256, 257, 511, 512, 513}) {
     c.tokens = tokens;
-    c.routing = "one";
+    c.routing = "last";
     c.top_k = 1;
     expect_right(c);
   }
@@ -50,35 +46,9 @@ TEST(MoeLayer, EveryNumberOfExpertsAndSlots) {
 
 TEST(MoeLayer, WeightsBeyondTwoToTheThirtyOne) {
   // gate_up holds 2.7e9 elements; every token goes to the last expert, whose offsets need 33 bits.
-  LayerCase c{8192, 8192, 20, 1, 40, "one"};
+  LayerCase c{8192, 8192, 20, 1, 40, "last"};
   LayerRun run(c);
   EXPECT_EQ(run.judge(run.run(), run.reference()), "");
-}
-
-TEST(MoeLayer, Activations) {
-  for (const bool gated : {true, false}) {
-    for (int kind = 0; kind <= static_cast<int>(ActivationKind::clamped_swiglu); ++kind) {
-      const auto activation = static_cast<ActivationKind>(kind);
-      if (gated ? activation == ActivationKind::relu_squared : activation == ActivationKind::clamped_swiglu) continue;
-      for (const bool bias : {false, true}) {
-        expect_right({256, 200, 5, 2, 150, "random", DType::bf16, gated, {activation, 1.702f, 1.0f, 7.0f}, bias});
-      }
-    }
-  }
-}
-
-TEST(MoeLayer, ExpertShardSkipsForeignIds) {
-  LayerCase c{256, 256, 8, 4, 200, "random"};
-  c.first_expert = 5;
-  c.ids_are_64_bit = true;
-  expect_right(c);
-}
-
-TEST(MoeLayer, TokenWithoutExpertsIsPlusZero) {
-  LayerCase c{256, 256, 8, 2, 50, "random"};
-  LayerRun run(c);
-  run.set_ids(std::vector<int32_t>(100, -1));
-  for (const uint16_t bits : run.run()) ASSERT_EQ(bits, 0);
 }
 
 TEST(MoeLayer, NoTokensLaunchesNothing) {
@@ -133,48 +103,6 @@ TEST(MoeLayer, ThousandLaunchesSameBits) {
   }
 }
 
-TEST(MoeLayer, IntegersAreExact) {
-  for (const DType dtype : {DType::bf16, DType::f16}) {
-    LayerCase c{512, 128, 4, 2, 333, "random", dtype, true, {ActivationKind::relu}};
-    LayerRun run(c);
-    fill_integers(dtype, run.x(), size_t{333} * 512, 1, 98, 11);
-    fill_integers(dtype, run.gate_up(), size_t{4} * 256 * 512, 1, 50, 12);
-    fill_integers(dtype, run.down(), size_t{4} * 512 * 128, 2, 0, 13);
-    run.topk_weights().upload(std::vector<float>(666, 0.5f));
-    const auto got = run.run();
-    const auto ref = run.reference();
-    for (size_t i = 0; i < got.size(); ++i) {
-      const auto expected = static_cast<float>(ref.out[i]);
-      const uint16_t bits = dtype == DType::bf16 ? f32_to_bf16(expected) : f32_to_f16(expected);
-      ASSERT_TRUE(got[i] == bits || (expected == 0.0f && (got[i] & 0x7FFF) == 0))
-          << i << " " << run.value(got[i]) << " " << expected;
-    }
-  }
-}
-
-TEST(MoeLayer, JudgeSeesPlantedErrors) {
-  LayerCase c{512, 256, 8, 2, 200, "random"};
-  LayerRun run(c);
-  const auto ref = run.reference();
-  const auto right = run.run();
-  ASSERT_EQ(run.judge(right, ref), "");
-  EXPECT_NE(run.judge(std::vector<uint16_t>(right.size(), 0), ref), "");
-  auto swapped = right;
-  std::swap_ranges(swapped.begin(), swapped.begin() + 512, swapped.begin() + 512);
-  EXPECT_NE(run.judge(swapped, ref), "");
-  auto patched = right;
-  for (int r = 0; r < 128; ++r) {
-    for (int col = 0; col < 32; ++col) patched[(r + 8) * 512 + col + 64] = patched[r * 512 + col];
-  }
-  EXPECT_NE(run.judge(patched, ref), "");
-  auto ids = run.host_ids();
-  for (int32_t& id : ids) {
-    if (id == 3) id = -1;
-  }
-  run.set_ids(ids);
-  EXPECT_NE(run.judge(run.run(), ref), "");  // a dropped expert
-}
-
 TEST(MoeLayer, GraphReplaysWithChangedRouting) {
   LayerRun run({256, 256, 16, 2, 256, "random"});
   const moe::CudaLayer layer(run.config(), run.weights());
@@ -182,7 +110,7 @@ TEST(MoeLayer, GraphReplaysWithChangedRouting) {
   const cuda::Stream owned(cudaStreamDefault);
   cudaStream_t stream = owned.get();
   const CapturedGraph graph(stream, [&] { layer.run(run.inputs(), workspace.data(), workspace.bytes(), stream); });
-  for (const char* routing : {"random", "one", "worst", "bad", "balanced"}) {
+  for (const char* routing : {"random", "last", "worst", "foreign", "balanced"}) {
     run.set_ids(make_ids(routing, 256, 2, 16, 3));
     run.out().poison();
     graph.replay(stream);

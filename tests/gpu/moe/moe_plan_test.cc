@@ -73,7 +73,7 @@ void expect_equal(const PlanCase& c) { expect_equal(c, make_ids(c.routing, c.tok
 TEST(MoePlan, EveryNumberOfExperts) {
   for (const int experts :
        {1, 2, 3, 5, 6, 7, 8, 12, 60, 63, 64, 65, 128, 160, 192, 255, 256, 257, 384, 512, 1023, 1024}) {
-    for (const char* routing : {"duplicate", "worst", "bad"})
+    for (const char* routing : {"any", "worst", "foreign"})
       expect_equal({3000, std::min(4, experts), experts, routing});
   }
 }
@@ -83,14 +83,14 @@ TEST(MoePlan, EveryTopK) {
 }
 
 TEST(MoePlan, EveryNumberOfTokens) {
-  for (int tokens = 0; tokens <= 300; ++tokens) expect_equal({tokens, 8, 37, "duplicate"});
+  for (int tokens = 0; tokens <= 300; ++tokens) expect_equal({tokens, 8, 37, "any"});
   for (const int tokens : {511, 512, 513, 1023, 1024, 1025, 4096, 16383, 32768})
     expect_equal({tokens, 8, 128, "random"});
 }
 
 TEST(MoePlan, RoutingsAndOrders) {
   for (const TaskOrder order : {TaskOrder::natural, TaskOrder::heavy_first, TaskOrder::interleaved}) {
-    for (const char* routing : {"balanced", "best", "worst", "one", "zipf", "random", "bad", "duplicate"}) {
+    for (const char* routing : {"balanced", "best", "worst", "last", "zipf", "random", "foreign", "any"}) {
       expect_equal({2048, 4, 96, routing, order, true, 1});
       expect_equal({2048, 4, 96, routing, order, false, 2});
     }

@@ -1,15 +1,22 @@
 #include "gpu/moe/reference.h"
 
-#include <cmath>
-
 #include "cuda/core/memory.h"
 #include "cuda/cta/element.cuh"
+#include "moe/judge/oracle_math.h"
+#include "tessera/core/check.h"
 
 namespace tessera::testing {
 namespace {
 
+using moe::oracle_math::Combined;
+using moe::oracle_math::Dot;
+using moe::oracle_math::element;
+using moe::oracle_math::Expert;
+using moe::oracle_math::Value;
+
 constexpr int kThreads = 256;
-constexpr double kAccumulatorUnit = 0x1p-21;  // WGMMA accumulators truncate
+constexpr int kLanes = moe::oracle_math::kLanes;
+static_assert(kLanes == 32, "a part of a sum is a lane's");
 
 template <class T>
 class DeviceArray {
@@ -27,146 +34,110 @@ class DeviceArray {
   size_t count_;
 };
 
-__device__ double unit(__nv_bfloat16) { return 0x1p-8; }
-__device__ double unit(__half) { return 0x1p-11; }
+// A warp is one sum: its lanes are the parts, every lane gets the whole.
+struct Warp {
+  DType dtype;
 
-// Rounds to the element type through fp32 (the double rounding moves a value only when it lies within 2^-24 of a tie).
-template <class Element>
-__device__ double rounded(double value) {
-  const uint32_t bits = cta::pack2(Element{}, static_cast<float>(value), 0.0f);
-  return static_cast<double>(cta::unpack2(Element{}, bits).x);
-}
+  __device__ double weight(const void* matrix, int64_t index) const { return element(matrix, dtype, index); }
 
-__device__ double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
-
-__device__ double activation(const Activation& a, double x) {
-  switch (a.kind) {
-    case ActivationKind::silu: return x * sigmoid(x);
-    case ActivationKind::gelu_tanh: return 0.5 * x * (1.0 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
-    case ActivationKind::gelu_erf: return 0.5 * x * (1.0 + erf(x * 0.7071067811865476));
-    case ActivationKind::relu: return x > 0.0 ? x : 0.0;
-    case ActivationKind::relu_squared: return x > 0.0 ? x * x : 0.0;
-    default: return x;
-  }
-}
-
-__device__ double gated_activation(const Activation& a, double gate, double up) {
-  if (a.kind != ActivationKind::clamped_swiglu) return activation(a, gate) * up;
-  const double limit = a.limit;
-  const double g = fmin(gate, limit);
-  return (fmin(fmax(up, -limit), limit) + a.beta) * g * sigmoid(a.alpha * g);
-}
-
-// Sum and sum of magnitudes of a dot product, by one warp; every lane gets both.
-struct Dot {
-  double sum = 0.0;
-  double magnitude = 0.0;
-};
-
-template <class Element, class Left>
-__device__ Dot warp_dot(const Left* a, const Element* b, int32_t length) {
-  Dot dot;
-  for (int32_t i = static_cast<int32_t>(threadIdx.x) % 32; i < length; i += 32) {
-    double left;
-    if constexpr (sizeof(Left) == sizeof(double)) {
-      left = a[i];
-    } else {
-      left = cta::to_float(a[i]);
+  template <class Values, class Weights>
+  __device__ Dot sum(int64_t depth, const Values& values, const Weights& weights) const {
+    Dot dot;
+    for (int64_t i = threadIdx.x % kLanes; i < depth; i += kLanes) dot.add(values(i), weights(i));
+    for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+      dot.add(Dot{__shfl_xor_sync(0xFFFFFFFFu, dot.sum, distance), __shfl_xor_sync(0xFFFFFFFFu, dot.error, distance),
+                  __shfl_xor_sync(0xFFFFFFFFu, dot.magnitude, distance)});
     }
-    const double product = left * static_cast<double>(cta::to_float(b[i]));
-    dot.sum += product;
-    dot.magnitude += fabs(product);
+    return dot;
   }
-  for (int distance = 16; distance > 0; distance /= 2) {
-    dot.sum += __shfl_xor_sync(0xFFFFFFFFu, dot.sum, distance);
-    dot.magnitude += __shfl_xor_sync(0xFFFFFFFFu, dot.magnitude, distance);
-  }
-  return dot;
-}
+};
 
 struct Problem {
   moe::LayerConfig config;
   moe::LayerWeights weights;
   moe::LayerInputs inputs;
+  double accumulator_unit;
   const int32_t* tokens;
-  int32_t num_pairs;     // wanted tokens * k
-  double* intermediate;  // [num_pairs, I]
-  double* out;           // [wanted tokens, H]
-  double* bound;         // [wanted tokens, H]
+  int64_t num_tokens;  // that are wanted
+  Value* routed;       // [wanted tokens * k, I]
+  Value* shared;       // [wanted tokens, I_s]
+  double* out;         // [wanted tokens, H]
+  double* bound;       // [wanted tokens, H]
 };
 
-// Global index of a wanted (token, slot) pair, and its expert or -1.
-__device__ int64_t source_pair(const Problem& p, int32_t pair) {
-  return static_cast<int64_t>(p.tokens[pair / p.config.top_k]) * p.config.top_k + pair % p.config.top_k;
-}
-__device__ int32_t pair_expert(const Problem& p, int32_t pair) {
-  const int64_t source = source_pair(p, pair);
-  const int64_t id = p.inputs.ids_are_64_bit ? static_cast<const int64_t*>(p.inputs.topk_ids)[source]
-                                             : static_cast<const int32_t*>(p.inputs.topk_ids)[source];
-  const int64_t local = id - p.config.first_expert;
-  return local >= 0 && local < p.config.num_experts ? static_cast<int32_t>(local) : -1;
+__device__ int64_t warp_number() { return (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kLanes; }
+__device__ bool is_first_lane() { return threadIdx.x % kLanes == 0; }
+
+// Slot of [T, k] that is slot number `pair` of the wanted tokens.
+__device__ int64_t source_slot(const Problem& p, int64_t pair) {
+  const int64_t k = p.config.top_k;
+  return p.tokens[pair / k] * k + pair % k;
 }
 
-template <class Element>
-__device__ double bias_at(const void* bias, int64_t index) {
-  return bias == nullptr ? 0.0 : static_cast<double>(cta::to_float(static_cast<const Element*>(bias)[index]));
+__device__ void store_intermediate(const Problem& p, const Expert& expert, int64_t token, int64_t column, Value* to) {
+  const Warp warp{p.config.dtype};
+  const moe::oracle_math::Elements<Warp> elements{warp, p.config, p.accumulator_unit};
+  const auto x = [&](int64_t i) {
+    return element(p.inputs.x, p.config.dtype, p.tokens[token] * int64_t{p.config.hidden_size} + i);
+  };
+  const Value h = elements.intermediate(expert, x, column);
+  if (is_first_lane()) *to = h;
 }
 
-// One warp an intermediate element.
-template <class Element>
-__global__ void intermediate_kernel(Problem p) {
-  const int64_t index = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32;
-  const int32_t width = p.config.intermediate_size;
-  if (index >= static_cast<int64_t>(p.num_pairs) * width) return;
-  const auto pair = static_cast<int32_t>(index / width);
-  const auto column = static_cast<int32_t>(index % width);
-  const int32_t expert = pair_expert(p, pair);
-  if (expert < 0) return;
-  const int64_t hidden = p.config.hidden_size;
-  const Element* x = static_cast<const Element*>(p.inputs.x) + p.tokens[pair / p.config.top_k] * hidden;
-  const int64_t rows = p.config.gated ? 2 * static_cast<int64_t>(width) : width;
-  const auto* weight = static_cast<const Element*>(p.weights.gate_up) + expert * rows * hidden;
-  const double first = warp_dot(x, weight + column * hidden, p.config.hidden_size).sum +
-                       bias_at<Element>(p.weights.gate_up_bias, expert * rows + column);
-  double h = 0.0;
-  if (p.config.gated) {
-    const double up = warp_dot(x, weight + (width + column) * hidden, p.config.hidden_size).sum +
-                      bias_at<Element>(p.weights.gate_up_bias, expert * rows + width + column);
-    h = gated_activation(p.config.activation, first, up);
-  } else {
-    h = activation(p.config.activation, first);
-  }
-  if (threadIdx.x % 32 == 0) p.intermediate[index] = rounded<Element>(h);
+// One warp an element of the routed slots' intermediate.
+__global__ void routed_kernel(Problem p) {
+  const int64_t index = warp_number();
+  const int64_t width = p.config.intermediate_size;
+  if (index >= p.num_tokens * p.config.top_k * width) return;
+  const int64_t pair = index / width;
+  const int64_t number = moe::oracle_math::expert_of_slot(p.config, p.weights, p.inputs, source_slot(p, pair));
+  if (number < 0) return;
+  store_intermediate(p, moe::oracle_math::routed_expert(p.config, p.weights, number), pair / p.config.top_k,
+                     index % width, p.routed + index);
+}
+
+// The same of the shared expert's.
+__global__ void shared_kernel(Problem p) {
+  const int64_t index = warp_number();
+  const int64_t width = p.config.shared_intermediate_size;
+  if (index >= p.num_tokens * width) return;
+  store_intermediate(p, moe::oracle_math::shared_expert(p.config, p.weights), index / width, index % width,
+                     p.shared + index);
 }
 
 // One warp an output element.
-template <class Element>
 __global__ void output_kernel(Problem p) {
-  const int64_t index = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32;
-  const int32_t hidden = p.config.hidden_size;
-  if (index >= static_cast<int64_t>(p.num_pairs) / p.config.top_k * hidden) return;
-  const auto token = static_cast<int32_t>(index / hidden);
-  const auto column = static_cast<int32_t>(index % hidden);
-  const double u = unit(Element{});
-  double sum = 0.0;
-  double bound = 0.0;
-  for (int32_t slot = 0; slot < p.config.top_k; ++slot) {
-    const int32_t pair = token * p.config.top_k + slot;
-    const int32_t expert = pair_expert(p, pair);
-    if (expert < 0) continue;
-    const int64_t width = p.config.intermediate_size;
-    const auto* weight =
-        static_cast<const Element*>(p.weights.down) + (static_cast<int64_t>(expert) * hidden + column) * width;
-    const Dot dot = warp_dot(p.intermediate + pair * width, weight, p.config.intermediate_size);
-    const double y = dot.sum + bias_at<Element>(p.weights.down_bias, static_cast<int64_t>(expert) * hidden + column);
-    const double weight_of_slot = static_cast<const float*>(p.inputs.topk_weights)[source_pair(p, pair)];
-    sum += weight_of_slot * rounded<Element>(y);
-    bound += fabs(weight_of_slot) * (2.0 * u * fabs(y) + (2.0 * u + 4.0 * kAccumulatorUnit) * dot.magnitude);
+  const int64_t index = warp_number();
+  const int64_t hidden = p.config.hidden_size, width = p.config.intermediate_size;
+  if (index >= p.num_tokens * hidden) return;
+  const int64_t token = index / hidden, column = index % hidden;
+  const Warp warp{p.config.dtype};
+  const moe::oracle_math::Elements<Warp> elements{warp, p.config, p.accumulator_unit};
+  Combined combined;
+  const auto add = [&](const Expert& expert, const Value* intermediate, double weight) {
+    const auto h = [&](int64_t i) { return intermediate[i]; };
+    combined.add(weight, elements.row(expert, h, column));
+  };
+  for (int64_t pair = token * p.config.top_k; pair < (token + 1) * p.config.top_k; ++pair) {
+    const int64_t slot = source_slot(p, pair);
+    const int64_t number = moe::oracle_math::expert_of_slot(p.config, p.weights, p.inputs, slot);
+    if (number < 0) continue;
+    add(moe::oracle_math::routed_expert(p.config, p.weights, number), p.routed + pair * width,
+        element(p.inputs.topk_weights, p.inputs.topk_weights_dtype, slot));
   }
-  if (threadIdx.x % 32 == 0) {
-    p.out[index] = sum;
-    p.bound[index] = bound + 2.0 * u * fabs(sum);
+  if (p.config.shared_intermediate_size != 0) {
+    add(moe::oracle_math::shared_expert(p.config, p.weights), p.shared + token * p.config.shared_intermediate_size,
+        p.inputs.shared_weight == nullptr ? 1.0 : p.inputs.shared_weight[p.tokens[token]]);
   }
+  if (!is_first_lane()) return;
+  p.out[index] = combined.sum.value;
+  p.bound[index] = combined.bound(p.config.dtype);
+}
+
+void launch_warps(void (*kernel)(Problem), int64_t warps, const Problem& p) {
+  if (warps == 0) return;
+  kernel<<<static_cast<unsigned>((warps * kLanes + kThreads - 1) / kThreads), kThreads>>>(p);
+  TESSERA_CUDA_CHECK(cudaGetLastError());
 }
 
 __device__ uint64_t mixed(uint64_t x) {
@@ -187,47 +158,27 @@ __global__ void normal_kernel(uint32_t* data, size_t pairs, float scale, uint64_
   }
 }
 
-template <class Element>
-__global__ void integer_kernel(uint32_t* data, size_t pairs, int limit, int zero_percent, uint64_t seed) {
-  const size_t stride = static_cast<size_t>(gridDim.x) * kThreads;
-  for (size_t i = static_cast<size_t>(blockIdx.x) * kThreads + threadIdx.x; i < pairs; i += stride) {
-    float value[2];
-    for (int half = 0; half < 2; ++half) {
-      const uint64_t bits = mixed(2 * i + half + seed * 0x9E3779B97F4A7C15ull);
-      const int number = static_cast<int>((bits >> 32) % static_cast<uint64_t>(2 * limit + 1)) - limit;
-      value[half] = static_cast<int>(bits % 100) < zero_percent ? 0.0f : static_cast<float>(number);
-    }
-    data[i] = cta::pack2(Element{}, value[0], value[1]);
-  }
-}
-
-template <class Element>
-void run_reference(const Problem& p) {
-  const int64_t h_warps = static_cast<int64_t>(p.num_pairs) * p.config.intermediate_size;
-  const int64_t o_warps = static_cast<int64_t>(p.num_pairs) / p.config.top_k * p.config.hidden_size;
-  intermediate_kernel<Element><<<static_cast<unsigned>((h_warps * 32 + kThreads - 1) / kThreads), kThreads>>>(p);
-  TESSERA_CUDA_CHECK(cudaGetLastError());
-  output_kernel<Element><<<static_cast<unsigned>((o_warps * 32 + kThreads - 1) / kThreads), kThreads>>>(p);
-  TESSERA_CUDA_CHECK(cudaGetLastError());
-  TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
-}
-
 }  // namespace
 
-ReferenceResult reference_layer(const moe::LayerConfig& config, const moe::LayerWeights& weights,
-                                const moe::LayerInputs& inputs, const std::vector<int32_t>& tokens) {
-  const size_t pairs = tokens.size() * static_cast<size_t>(config.top_k);
-  DeviceArray<int32_t> device_tokens(tokens.size());
-  TESSERA_CUDA_CHECK(
-      cudaMemcpy(device_tokens.data(), tokens.data(), tokens.size() * sizeof(int32_t), cudaMemcpyHostToDevice));
-  DeviceArray<double> intermediate(pairs * static_cast<size_t>(config.intermediate_size));
-  DeviceArray<double> out(tokens.size() * static_cast<size_t>(config.hidden_size));
-  DeviceArray<double> bound(tokens.size() * static_cast<size_t>(config.hidden_size));
+moe::OracleResult reference_layer(const moe::LayerConfig& config, const moe::LayerWeights& weights,
+                                  const moe::LayerInputs& inputs, const std::vector<int32_t>& tokens,
+                                  double accumulator_unit) {
+  TESSERA_CHECK(config.weight_format == moe::WeightFormat::dense, static_cast<int>(config.weight_format));
   if (tokens.empty()) return {};
+  const size_t num = tokens.size(), hidden = static_cast<size_t>(config.hidden_size);
+  DeviceArray<int32_t> device_tokens(num);
+  TESSERA_CUDA_CHECK(cudaMemcpy(device_tokens.data(), tokens.data(), num * sizeof(int32_t), cudaMemcpyHostToDevice));
+  DeviceArray<Value> routed(num * static_cast<size_t>(config.top_k) * static_cast<size_t>(config.intermediate_size));
+  DeviceArray<Value> shared(num * static_cast<size_t>(config.shared_intermediate_size));
+  DeviceArray<double> out(num * hidden), bound(num * hidden);
   const Problem problem{
-      config,     weights,     inputs, device_tokens.data(), static_cast<int32_t>(pairs), intermediate.data(),
-      out.data(), bound.data()};
-  config.dtype == DType::bf16 ? run_reference<__nv_bfloat16>(problem) : run_reference<__half>(problem);
+      config,        weights,       inputs,     accumulator_unit, device_tokens.data(), static_cast<int64_t>(num),
+      routed.data(), shared.data(), out.data(), bound.data()};
+  const auto wanted = static_cast<int64_t>(num);
+  launch_warps(routed_kernel, wanted * config.top_k * config.intermediate_size, problem);
+  launch_warps(shared_kernel, wanted * config.shared_intermediate_size, problem);
+  launch_warps(output_kernel, wanted * config.hidden_size, problem);
+  TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
   return {out.download(), bound.download()};
 }
 
@@ -238,17 +189,6 @@ void fill_normal(DType dtype, void* data, size_t count, float scale, uint64_t se
     normal_kernel<__nv_bfloat16><<<kCtas, kThreads>>>(words, count / 2, scale, seed);
   } else {
     normal_kernel<__half><<<kCtas, kThreads>>>(words, count / 2, scale, seed);
-  }
-  TESSERA_CUDA_CHECK(cudaGetLastError());
-}
-
-void fill_integers(DType dtype, void* data, size_t count, int limit, int zero_percent, uint64_t seed) {
-  constexpr unsigned kCtas = 1024;
-  auto* words = static_cast<uint32_t*>(data);
-  if (dtype == DType::bf16) {
-    integer_kernel<__nv_bfloat16><<<kCtas, kThreads>>>(words, count / 2, limit, zero_percent, seed);
-  } else {
-    integer_kernel<__half><<<kCtas, kThreads>>>(words, count / 2, limit, zero_percent, seed);
   }
   TESSERA_CUDA_CHECK(cudaGetLastError());
 }

@@ -130,7 +130,7 @@ TEST(MoeStreams, G4_FuzzInOneProcess) {
   GuardedBuffer canary(size_t{4} << 20);
   std::mt19937 rng(21);
   const auto between = [&rng](int low, int high) { return low + static_cast<int>(rng() % (high - low + 1u)); };
-  const char* const routings[] = {"balanced", "best", "worst", "random", "bad"};
+  const char* const routings[] = {"balanced", "best", "worst", "random", "foreign"};
   for (int n = 0; n < 60; ++n) {
     LayerCase c{};
     c.hidden = 8 * between(8, 60);

@@ -1,4 +1,4 @@
-"""One slow layer for the tests of the integrations: what torch.ops.tessera.moe computes, token by token.
+"""The slow layer of tests/moe/layer_reference.py on PyTorch tensors: what torch.ops.tessera.moe computes.
 
 `install_double` registers it under that name, for a machine on which the library is not built: only where the
 environment says TESSERA_TEST_DOUBLE=1, so that no record of a GPU can come from it."""
@@ -9,57 +9,56 @@ import sys
 import types
 
 import torch
-from torch.nn import functional
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "moe"))
+import battery  # for tensor_support
+import layer_reference
 
 SCHEMA = ("moe(Tensor x, Tensor gate_up, Tensor down, Tensor topk_ids, Tensor topk_weights, Tensor? gate_up_bias, "
           "Tensor? down_bias, Tensor? expert_map, str activation, float alpha, float beta, float limit, bool gated, "
           "str gate_up_order, int first_expert) -> Tensor")
-PLAIN = {"identity": lambda x: x, "silu": functional.silu, "gelu_erf": functional.gelu, "relu": functional.relu,
-         "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
-         "relu_squared": lambda x: functional.relu(x).square()}
 _LIBRARIES = []
 
 
-def between(product, activation, alpha, beta, limit, gated, order):
-    """What lies between the projections: [.., 2I] -> [.., I], or [.., I] -> [.., I]."""
-    if not gated:
-        return PLAIN[activation](product)
-    if order == "interleaved":
-        gate, up = product[..., 0::2], product[..., 1::2]
-    else:
-        gate, up = product.chunk(2, -1) if order == "gate_first" else product.chunk(2, -1)[::-1]
-    if activation != "clamped_swiglu":
-        return PLAIN[activation](gate) * up
-    gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
-    return (up + beta) * gate * torch.sigmoid(alpha * gate)
+class PerExpert:
+    """A weight or bias whose experts' parts become float64 arrays one at a time: whole layers of a model fit so."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def __len__(self):
+        return len(self.tensor)
+
+    def __getitem__(self, expert):
+        return array_of(self.tensor[expert])
+
+
+def array_of(tensor):
+    """float64 NumPy values of a tensor; None stays None."""
+    return None if tensor is None else tensor.detach().double().cpu().numpy()
+
+
+def reference(x, gate_up, down, topk_ids, topk_weights, gate_up_bias=None, down_bias=None, expert_map=None, shared=None,
+              shared_weight=None, **options):
+    """[T, H] in float64 on x's device, before the last rounding: tests/moe/layer_reference.py on tensors."""
+    biases = [None if bias is None else PerExpert(bias) for bias in (gate_up_bias, down_bias)]
+    out = layer_reference.layer(str(x.dtype).rpartition(".")[2], array_of(x), PerExpert(gate_up), PerExpert(down),
+                                topk_ids.long().cpu().numpy(), array_of(topk_weights), *biases,
+                                None if expert_map is None else expert_map.cpu().numpy(),
+                                shared=None if shared is None else [array_of(weight) for weight in shared],
+                                shared_weight=array_of(shared_weight), **options)
+    return torch.from_numpy(out).to(x.device)
 
 
 def moe(x, gate_up, down, topk_ids, topk_weights, gate_up_bias=None, down_bias=None, expert_map=None, activation="silu",
         alpha=1.0, beta=0.0, limit=0.0, gated=True, gate_up_order="gate_first", first_expert=0):
-    """[T, H] in x's type, computed in fp64, the intermediate and the experts' rows rounded as the library does."""
+    """[T, H] in x's type: what torch.ops.tessera.moe computes."""
     for name, tensor in (("x", x), ("gate_up", gate_up), ("down", down)):
         if not tensor.is_contiguous():
             raise ValueError(f"{name}: got strides {tensor.stride()}, expected contiguous rows")
-    out = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
-    ids = topk_ids.long()
-    if expert_map is not None:
-        known = (ids >= 0) & (ids < expert_map.numel())
-        ids = torch.where(known, expert_map.long()[ids.clamp(0, expert_map.numel() - 1)], -1)
-    else:
-        ids = ids - first_expert
-    for expert in range(down.shape[0]):
-        tokens, slots = torch.where(ids == expert)
-        if not len(tokens):
-            continue
-        product = x[tokens].double() @ gate_up[expert].double().T
-        if gate_up_bias is not None:
-            product = product + gate_up_bias[expert].double()
-        hidden = between(product, activation, alpha, beta, limit, gated, gate_up_order).to(x.dtype)
-        rows = hidden.double() @ down[expert].double().T
-        if down_bias is not None:
-            rows = rows + down_bias[expert].double()
-        out.index_add_(0, tokens, rows.to(x.dtype).double() * topk_weights[tokens, slots, None].double())
-    return out.to(x.dtype)
+    return reference(x, gate_up, down, topk_ids, topk_weights, gate_up_bias, down_bias, expert_map,
+                     activation=activation, alpha=alpha, beta=beta, limit=limit, gated=gated,
+                     gate_up_order=gate_up_order, first_expert=first_expert).to(x.dtype)
 
 
 def _refuse_gradients(*arguments):

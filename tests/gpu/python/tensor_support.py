@@ -6,11 +6,11 @@ import subprocess
 import sys
 
 import torch
-from moe_reference import between
+
+import moe_reference
+from moe_reference import battery, layer_reference
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
-# Relative error of a row, by type: what the library declares for layers whose sums are fp32.
-ROW_TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-4, torch.bfloat16: 3e-3}
 
 
 def dtypes_of(device):
@@ -49,6 +49,27 @@ class Layer:
         if self.expert_map is not None:
             self.map = torch.tensor(self.expert_map, dtype=torch.int32, device=self.device)
 
+    @classmethod
+    def of_entry(cls, entry, device, dtype):
+        """An entry of the battery, without its shared expert."""
+        same = ("hidden", "intermediate", "experts", "top_k", "activation", "gated", "order", "alpha", "beta", "limit",
+                "first_expert", "biases")
+        return cls(device, dtype, **{name: getattr(entry, name) for name in same},
+                   expert_map=None if entry.expert_map is None else list(entry.expert_map))
+
+    def inputs_of(self, entry):
+        """(x, topk_ids, topk_weights) of an entry."""
+        weights = torch.rand(entry.tokens, entry.top_k, generator=self.generator)
+        ids = torch.from_numpy(entry.ids_array())
+        return self.normal(entry.tokens, self.hidden), ids.to(self.device), weights.to(self.device)
+
+    def shared_of(self, entry):
+        """(gate_up, down) of an entry's shared expert, or None."""
+        width = entry.shared_intermediate
+        rows = width * (2 if self.gated else 1)
+        return (self.normal(rows, self.hidden, scale=self.hidden**-0.5),
+                self.normal(self.hidden, width, scale=self.intermediate**-0.5)) if width else None
+
     def normal(self, *shape, scale=1.0):
         return (torch.randn(*shape, generator=self.generator) * scale).to(self.device, self.dtype)
 
@@ -64,34 +85,15 @@ class Layer:
                 "gated": self.gated, "gate_up_order": self.order, "first_expert": self.first_expert,
                 "gate_up_bias": self.gate_up_bias, "down_bias": self.down_bias, "expert_map": self.map}
 
-    def reference(self, x, ids, weights):
-        """[T, H] in float64; the intermediate and the experts' rows are rounded once, as the library declares."""
-        out = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
-        local = ids.long() - self.first_expert
-        if self.map is not None:
-            local = torch.where(ids >= 0, self.map.long()[ids.long().clamp(min=0)], -1)
-        for expert in range(self.experts):
-            tokens, slots = torch.where(local == expert)
-            product = x[tokens].double() @ self.gate_up[expert].double().T
-            if self.biases:
-                product += self.gate_up_bias[expert].double()
-            inner = between(product, self.activation, self.alpha, self.beta, self.limit, self.gated, self.order)
-            rows = inner.to(x.dtype).double() @ self.down[expert].double().T
-            if self.biases:
-                rows += self.down_bias[expert].double()
-            out.index_add_(0, tokens, rows.to(x.dtype).double() * weights[tokens, slots, None].double())
-        return out
+    def reference(self, x, ids, weights, **shared):
+        """[T, H] in float64, before the last rounding; `shared` is (gate_up, down), `shared_weight` [T]."""
+        return moe_reference.reference(x, self.gate_up, self.down, ids, weights, **self.named(), **shared)
 
 
-def problems(got, expected):
-    """What is wrong with a result, row by row; empty if nothing is. A row that should be zero must be exactly +0."""
-    if got.shape != expected.shape:
-        return [f"shape {tuple(got.shape)}, expected {tuple(expected.shape)}"]
-    error, norm = (got.double() - expected).norm(dim=1), expected.norm(dim=1)
-    empty = (norm == 0) & ((got != 0) | torch.signbit(got)).any(dim=1)
-    found = [f"row {row} is not +0" for row in empty.nonzero()[:, 0].tolist()]
-    wrong = (norm > 0) & ~(error <= ROW_TOLERANCE[got.dtype] * norm)
-    return found + [f"row {row}: relative error {error[row] / norm[row]:.2e}" for row in wrong.nonzero()[:, 0].tolist()]
+def problems(got, expected, narrow_rows=0.0):
+    """What is wrong with a result, row by row; empty if nothing is (tests/moe/layer_reference.py)."""
+    return layer_reference.problems(moe_reference.array_of(got), expected.cpu().numpy(),
+                                    str(got.dtype).rpartition(".")[2], narrow_rows)
 
 
 def poisoned_like(x):
@@ -104,6 +106,15 @@ def python(code, **environment):
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], text=True, timeout=300, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": path, **environment})
     return done.returncode, done.stdout
+
+
+def entries_for(device, part, parts):
+    """(entry, dtype) of every `parts`-th entry of the battery that a device takes, in one of its types in turn."""
+    for number, entry in enumerate(battery.entries()):
+        if number % parts != part or device == "cuda" and entry.shared_intermediate % entry.intermediate != 0:
+            continue
+        dtypes = [dtype for dtype in dtypes_of(device) if str(dtype).rpartition(".")[2] in entry.dtypes]
+        yield entry, dtypes[number // parts % len(dtypes)]
 
 
 @contextlib.contextmanager

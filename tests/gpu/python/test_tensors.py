@@ -6,8 +6,9 @@ import unittest
 import tessera
 import torch
 from cases import one_test_a_case, over
-from tensor_support import DEVICES, Layer, busy, dtypes_of, poisoned_like, problems, python
+from tensor_support import DEVICES, Layer, busy, dtypes_of, entries_for, poisoned_like, problems, python
 
+PARTS = 8  # of the battery, each a test
 ON_GPU = unittest.skipUnless(torch.cuda.is_available(), "no GPU")
 
 
@@ -35,24 +36,26 @@ class Numbers(unittest.TestCase):
                 with self.subTest(device=device, dtype=dtype, **options):
                     self.check(Layer(device, dtype, **options), tokens)
 
-    def test_numbers_of_tokens(self):
-        for tokens in (0, 1, 2, 3, 8, 31, 64, 65, 300):
+    @over(DEVICES, range(PARTS))
+    def test_battery(self, device, part):
+        """The cases of the C++ tests (tests/moe/cases.cc), one part of them."""
+        ran = 0
+        for entry, dtype in entries_for(device, part, PARTS):
+            layer = Layer.of_entry(entry, device, dtype)
+            given, shared = layer.inputs_of(entry), layer.shared_of(entry)
+            share = torch.rand(entry.tokens, device=device) if entry.shared_weight else None
+            if shared is None:
+                got = run(layer, *given, out=poisoned_like(given[0]))
+            else:
+                got = make(layer, shared_gate_up=shared[0], shared_down=shared[1])(*given, shared_weight=share)
+            expected = layer.reference(*given, shared=shared, shared_weight=share)
+            self.assertEqual(problems(got, expected, narrow_rows=8), [], (entry.name, dtype))
+            ran += 1
+        self.assertGreater(ran, 250 // PARTS)
+
+    def test_known_layers(self):
+        for tokens in (0, 3, 300):
             self.everywhere(tokens)
-
-    def test_activations(self):
-        for activation in ("identity", "silu", "gelu_tanh", "gelu_erf", "relu"):
-            self.everywhere(activation=activation)
-        self.everywhere(activation="relu_squared", gated=False)
-        self.everywhere(activation="silu", gated=False)
-        self.everywhere(activation="clamped_swiglu", alpha=1.702, beta=1.0, limit=7.0, biases=True, order="interleaved")
-
-    def test_orders_of_gate_and_up(self):
-        for order in ("gate_first", "interleaved", "up_first"):
-            self.everywhere(order=order, biases=True)
-
-    def test_shards(self):
-        self.everywhere(first_expert=5)
-        self.everywhere(expert_map=[3, -1, 0, 7, 1, -1, 2, 4, 6, 5, -1])
 
     @over(DEVICES)
     def test_ids_and_weights_of_other_types(self, device):

@@ -1,4 +1,5 @@
-// The C interface of the MoE layer and the router against the C++ one, bit for bit, and its errors, word for word.
+// The C interface of the MoE layer and the router: its errors, word for word, and the router against the C++ one, bit
+// for bit. The layer itself: moe_battery_test.cc.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -6,87 +7,10 @@
 #include <thread>
 
 #include "tessera/moe/router.h"
-#include "tessera/tessera.h"
-#include "unit/moe/layer_case.h"
+#include "unit/api/c_layer.h"
 
 namespace tessera::testing {
 namespace {
-
-/// The C structures of a case, as a C program would fill them.
-struct CLayer {
-  explicit CLayer(const LayerData& data) {
-    const moe::LayerConfig from = data.config();
-    tessera_moe_config_init(&config);
-    config.hidden_size = from.hidden_size;
-    config.intermediate_size = from.intermediate_size;
-    config.num_experts = from.num_experts;
-    config.top_k = from.top_k;
-    config.dtype = static_cast<int32_t>(from.dtype);
-    config.gated = from.gated ? 1 : 0;
-    config.activation = static_cast<int32_t>(from.activation.kind);
-    config.alpha = from.activation.alpha;
-    config.beta = from.activation.beta;
-    config.limit = from.activation.limit;
-    config.gate_up_order = static_cast<int32_t>(from.gate_up_order);
-    config.first_expert = from.first_expert;
-    config.num_mapped_experts = from.num_mapped_experts;
-    config.shared_intermediate_size = from.shared_intermediate_size;
-    config.num_threads = 1;
-    const moe::LayerWeights w = data.weights();
-    tessera_moe_weights_init(&weights);
-    weights.gate_up = w.gate_up;
-    weights.down = w.down;
-    weights.gate_up_bias = w.gate_up_bias;
-    weights.down_bias = w.down_bias;
-    weights.shared_gate_up = w.shared_gate_up;
-    weights.shared_down = w.shared_down;
-    weights.expert_map = w.expert_map;
-    const moe::LayerInputs i = data.inputs();
-    tessera_moe_inputs_init(&inputs);
-    inputs.num_tokens = i.num_tokens;
-    inputs.ids_are_64_bit = i.ids_are_64_bit ? 1 : 0;
-    inputs.x = i.x;
-    inputs.topk_ids = i.topk_ids;
-    inputs.topk_weights = i.topk_weights;
-    inputs.shared_weight = i.shared_weight;
-  }
-  ~CLayer() { tessera_moe_destroy(layer); }
-
-  tessera_status create() { return tessera_moe_create(&config, &weights, &layer); }
-
-  tessera_moe_config config;
-  tessera_moe_weights weights;
-  tessera_moe_inputs inputs;
-  tessera_moe* layer = nullptr;
-};
-
-TEST(CApi, LayerEqualsTheCxxLayer) {
-  const LayerCase cases[] = {
-      {.hidden = 72, .tokens = 130, .bias = true, .ids_are_64_bit = true, .shared_intermediate = 24},
-      {.dtype = DType::f32, .gated = false, .activation = {ActivationKind::relu_squared}, .mapped = 13},
-      {.routing = "bad",
-       .dtype = DType::f16,
-       .activation = {ActivationKind::clamped_swiglu, 1.702f, 1.0f, 0.75f},
-       .first_expert = 3,
-       .shared_intermediate = 64,
-       .shared_weight = true,
-       .order = moe::GateUpOrder::up_first},
-      {.tokens = 0},
-  };
-  for (const LayerCase& c : cases) {
-    const LayerData data(c);
-    CLayer c_layer(data);
-    ASSERT_EQ(c_layer.create(), TESSERA_OK) << tessera_last_error();
-    size_t bytes = 0;
-    ASSERT_EQ(tessera_moe_workspace_bytes(c_layer.layer, c.tokens, &bytes), TESSERA_OK);
-    GuardedBytes workspace(bytes), out(static_cast<size_t>(c.tokens * c.hidden) * dtype_size(c.dtype));
-    c_layer.inputs.out = out.data();
-    ASSERT_EQ(tessera_moe_run(c_layer.layer, &c_layer.inputs, workspace.data(), bytes, nullptr), TESSERA_OK)
-        << tessera_last_error();
-    EXPECT_TRUE(out.guards_intact() && workspace.guards_intact());
-    EXPECT_EQ(std::vector<std::byte>(out.data(), out.data() + out.size()), data.run()) << c;
-  }
-}
 
 TEST(CApi, MemoryThatIsWrittenOverlapsNothingElse) {
   const LayerData data({.tokens = 9, .bias = true, .shared_intermediate = 24, .shared_weight = true});

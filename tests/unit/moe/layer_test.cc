@@ -3,10 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
 
+#include "moe/run_cpu.h"
 #include "tessera/core/error.h"
-#include "unit/moe/layer_case.h"
 
 namespace tessera::testing {
 namespace {
@@ -151,7 +152,7 @@ TEST_F(BadInput, OverlapsAreRefusedByName) {
 
 // Each back end is what Layer calls.
 TEST(LayerBackEnd, CpuLayerIsOne) {
-  const LayerData data({.tokens = 9, .threads = 1});
+  const LayerData data({.tokens = 9});
   const moe::CpuLayer cpu(data.config(), data.weights(), 1);
   const moe::LayerBackEnd& back_end = cpu;
   Buffer<std::byte> workspace(back_end.workspace_bytes(9));
@@ -164,7 +165,7 @@ TEST(LayerBackEnd, CpuLayerIsOne) {
 }
 
 TEST(Layer, OnTheCpuIsTheCpuLayer) {
-  const LayerCase c{.tokens = 40, .dtype = DType::f16, .threads = 2};
+  const LayerCase c{.tokens = 40, .dtype = DType::f16};
   const LayerData data(c);
   const Layer layer(data.config(), data.weights(), {.device = Device::cpu, .num_threads = 2});
   EXPECT_TRUE(moe::device_available(Device::cpu));

@@ -3,11 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
 
-#include "unit/moe/layer_case.h"
+#include "moe/judge/oracle_math.h"
+#include "moe/run_cpu.h"
 
 namespace tessera::testing {
 namespace {
@@ -34,6 +36,48 @@ TEST(Oracle, UnitRoundoff) {
   EXPECT_EQ(moe::unit_roundoff(DType::f32), 0x1p-24);
   EXPECT_EQ(moe::unit_roundoff(DType::f16), 0x1p-11);
   EXPECT_EQ(moe::unit_roundoff(DType::bf16), 0x1p-8);
+}
+
+// exp and erfc are the oracle's own, so that a device has the same bits.
+TEST(Oracle, ItsFunctionsAreTheLibrarys) {
+  double worst_exp = 0.0, worst_erfc = 0.0;
+  for (int i = -7000; i <= 7000; ++i) {
+    const double x = i * 0.0999;
+    worst_exp = std::max(worst_exp, std::abs(moe::oracle_math::exponential(x) / std::exp(x) - 1.0));
+    const double z = i * 0.0031;
+    if (std::erfc(z) > 1e-300)
+      worst_erfc =
+          std::max(worst_erfc, std::abs(moe::oracle_math::complementary_error_function(z) / std::erfc(z) - 1.0));
+  }
+  EXPECT_LT(worst_exp, 0x1p-51);
+  EXPECT_LT(worst_erfc, 1e-13);
+  EXPECT_EQ(moe::oracle_math::exponential(0.0), 1.0);
+  EXPECT_EQ(moe::oracle_math::exponential(-1e9), 0.0);
+  EXPECT_EQ(moe::oracle_math::exponential(1e9), std::numeric_limits<double>::infinity());
+  EXPECT_TRUE(std::isnan(moe::oracle_math::exponential(std::nan(""))));
+  EXPECT_EQ(moe::oracle_math::complementary_error_function(0.0), 1.0);
+  EXPECT_EQ(moe::oracle_math::complementary_error_function(-1e9), 2.0);
+  EXPECT_EQ(moe::oracle_math::complementary_error_function(1e9), 0.0);
+}
+
+TEST(Oracle, Activations) {
+  using Kind = ActivationKind;
+  for (double x = -12.0; x <= 12.0; x += 0.37) {
+    const double tanh_form = 0.5 * x * (1.0 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
+    const double expected[] = {x,
+                               x / (1.0 + std::exp(-x)),
+                               tanh_form,
+                               0.5 * x * std::erfc(-x / std::sqrt(2.0)),
+                               std::max(x, 0.0),
+                               std::max(x, 0.0) * std::max(x, 0.0)};
+    for (const Kind kind :
+         {Kind::identity, Kind::silu, Kind::gelu_tanh, Kind::gelu_erf, Kind::relu, Kind::relu_squared})
+      EXPECT_NEAR(moe::oracle_math::activated({kind}, x), expected[static_cast<size_t>(kind)], 1e-13 * std::abs(x))
+          << static_cast<int>(kind) << " " << x;
+    const auto clamped = moe::oracle_math::gated({Kind::clamped_swiglu, 1.702f, 1.0f, 7.0f}, {x, 0.0}, {2.0 * x, 0.0});
+    const double gate = std::min(x, 7.0), up = std::clamp(2.0 * x, -7.0, 7.0);
+    EXPECT_NEAR(clamped.value, (up + 1.0) * gate / (1.0 + std::exp(-double{1.702f} * gate)), 1e-12);
+  }
 }
 
 // H = I = 8, x = (3, 1, 0, ...): gate picks x[0], up picks x[1] + bias 1, down doubles.

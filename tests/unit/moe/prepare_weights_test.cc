@@ -3,8 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
+
+#include "moe/run_cpu.h"
 #include "tessera/core/error.h"
-#include "unit/moe/layer_case.h"
 
 namespace tessera::testing {
 namespace {

@@ -1,0 +1,161 @@
+#include "moe/case.h"
+
+#include <algorithm>
+#include <ostream>
+
+#include "moe/judge/exact_layer.h"
+#include "moe/routing.h"
+#include "tessera/core/check.h"
+#include "tessera/core/error.h"
+
+namespace tessera::testing {
+namespace {
+
+const char* suffix_of(DType dtype) { return dtype == DType::f32 ? "_f32" : dtype == DType::bf16 ? "_bf16" : "_f16"; }
+
+// As Python's packages name them.
+const char* python_name(DType dtype) {
+  return dtype == DType::f32 ? "float32" : dtype == DType::bf16 ? "bfloat16" : "float16";
+}
+const char* python_name(moe::GateUpOrder order) {
+  if (order == moe::GateUpOrder::gate_first) return "gate_first";
+  return order == moe::GateUpOrder::interleaved ? "interleaved" : "up_first";
+}
+const char* python_name(ActivationKind kind) {
+  switch (kind) {
+    case ActivationKind::identity: return "identity";
+    case ActivationKind::silu: return "silu";
+    case ActivationKind::gelu_tanh: return "gelu_tanh";
+    case ActivationKind::gelu_erf: return "gelu_erf";
+    case ActivationKind::relu: return "relu";
+    case ActivationKind::relu_squared: return "relu_squared";
+    case ActivationKind::clamped_swiglu: break;
+  }
+  return "clamped_swiglu";
+}
+
+template <class Items, class Text>
+std::string list(const Items& items, const Text& text) {
+  std::string joined = "[";
+  for (const auto& item : items) joined += (joined.size() == 1 ? "" : ", ") + text(item);
+  return joined + "]";
+}
+
+std::string numbers(const std::vector<int32_t>& values) {
+  return list(values, [](int32_t value) { return std::to_string(value); });
+}
+
+std::string json_of(const BatteryEntry& entry) {
+  const LayerCase& c = entry.c;
+  std::string line = "{";
+  const auto field = [&](const char* name, const std::string& value) {
+    line += str_cat(line.size() == 1 ? "" : ", ", '"', name, "\": ", value);
+  };
+  const auto quoted = [](std::string_view text) { return str_cat('"', text, '"'); };
+  const auto yes = [](bool value) { return std::string(value ? "true" : "false"); };
+  field("name", quoted(c.name));
+  field("why", quoted(c.why));
+  field("dtypes", list(entry.dtypes, [&](DType dtype) { return quoted(python_name(dtype)); }));
+  for (const auto& [name, value] : {std::pair{"hidden", c.hidden},
+                                    {"intermediate", c.intermediate},
+                                    {"experts", c.experts},
+                                    {"top_k", c.top_k},
+                                    {"tokens", c.tokens},
+                                    {"first_expert", c.first_expert},
+                                    {"shared_intermediate", c.shared_intermediate}})
+    field(name, std::to_string(value));
+  field("activation", quoted(python_name(c.activation.kind)));
+  field("alpha", str_cat(c.activation.alpha));
+  field("beta", str_cat(c.activation.beta));
+  field("limit", str_cat(c.activation.limit));
+  field("gated", yes(c.gated));
+  field("order", quoted(python_name(c.order)));
+  field("biases", yes(c.bias));
+  field("shared_weight", yes(c.shared_weight));
+  field("wide_ids", yes(c.ids_are_64_bit));
+  field("topk_weights_dtype", quoted(python_name(c.topk_weights_dtype)));
+  field("integers", yes(c.integers));
+  field("expert_map", c.mapped == 0 ? "null" : numbers(expert_map_of(c)));
+  field("ids", numbers(ids_of(c)));
+  return line + "}";
+}
+
+}  // namespace
+
+std::ostream& operator<<(std::ostream& out, const LayerCase& c) {
+  return out << c.name << (c.name.empty() ? "" : ": ") << "H " << c.hidden << " I " << c.intermediate << " E "
+             << c.experts << " k " << c.top_k << " T " << c.tokens << " " << c.routing << " " << dtype_name(c.dtype)
+             << (c.gated ? " gated" : " plain") << " act " << static_cast<int>(c.activation.kind)
+             << (c.bias ? " bias" : "") << (c.ids_are_64_bit ? " i64" : "") << " first " << c.first_expert << " mapped "
+             << c.mapped << " shared " << c.shared_intermediate << (c.shared_weight ? " weighted" : "") << " order "
+             << static_cast<int>(c.order) << (c.integers ? " integers" : "");
+}
+
+moe::LayerConfig config_of(const LayerCase& c) {
+  moe::LayerConfig config;
+  config.hidden_size = c.hidden;
+  config.intermediate_size = c.intermediate;
+  config.num_experts = c.experts;
+  config.top_k = c.top_k;
+  config.dtype = c.dtype;
+  config.gated = c.gated;
+  config.activation = c.activation;
+  config.first_expert = c.first_expert;
+  config.num_mapped_experts = c.mapped;
+  config.shared_intermediate_size = c.shared_intermediate;
+  config.gate_up_order = c.order;
+  return config;
+}
+
+moe::LayerWeights weights_of(const LayerCase& c, moe::LayerWeights all) {
+  if (!c.bias) all.gate_up_bias = all.down_bias = nullptr;
+  if (c.shared_intermediate == 0) all.shared_gate_up = all.shared_down = nullptr;
+  if (c.mapped == 0) all.expert_map = nullptr;
+  return all;
+}
+
+std::vector<int32_t> expert_map_of(const LayerCase& c) {
+  std::vector<int32_t> map;
+  int32_t expert = c.experts;
+  for (int32_t id = 0; id < c.mapped; ++id) {
+    if (id % 3 != 1) expert = expert == 0 ? c.experts - 1 : expert - 1;
+    map.push_back(id % 3 == 1 ? -1 - id : expert % c.experts);
+  }
+  return map;
+}
+
+bool runs_on_gpu(const LayerCase& c) { return c.dtype != DType::f32 && c.shared_intermediate % c.intermediate == 0; }
+
+bool is_exact_on_host(const LayerCase& c) { return runs_on_gpu(c) && moe::is_exact_on_host(c.activation.kind); }
+
+const std::vector<LayerCase>& battery() {
+  static const std::vector<LayerCase> cases = [] {
+    std::vector<LayerCase> all;
+    for (const BatteryEntry& entry : battery_entries()) {
+      for (const DType dtype : entry.dtypes) {
+        LayerCase c = entry.c;
+        c.dtype = dtype;
+        c.name += suffix_of(dtype);
+        all.push_back(std::move(c));
+      }
+    }
+    return all;
+  }();
+  return cases;
+}
+
+const LayerCase& find_case(std::string_view name) {
+  const auto& cases = battery();
+  const auto found = std::find_if(cases.begin(), cases.end(), [&](const LayerCase& c) { return c.name == name; });
+  if (found == cases.end()) throw Error("case", str_cat("'", name, "'"), "a name of the battery (tests/moe/cases.cc)");
+  return *found;
+}
+
+std::string battery_json() {
+  std::string text = "[\n";
+  const auto& entries = battery_entries();
+  for (size_t i = 0; i < entries.size(); ++i) text += json_of(entries[i]) + (i + 1 == entries.size() ? "\n" : ",\n");
+  return text + "]\n";
+}
+
+}  // namespace tessera::testing

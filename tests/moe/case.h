@@ -1,0 +1,76 @@
+// The case of an MoE layer that every test of every back end is told, and the battery: the cases that all of them run.
+//
+//   for (const LayerCase& c : battery()) { ... }         // or, by name: find_case("tokens_127_bf16")
+//   LayerCase c{.hidden = 72, .tokens = 65, .dtype = DType::f16};
+//
+// A case says what a layer is, layer_data.h fills it with numbers, judge.h judges what a back end makes of it, and
+// battery.h brings the three together. cases.cc says of each entry why it is there; cases.json is the same list for
+// tests in Python: the program `moe_cases` prints it, and a test compares it.
+#pragma once
+
+#include <cstdint>
+#include <iosfwd>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tessera/moe/layer_config.h"
+
+namespace tessera::testing {
+
+struct LayerCase {
+  int32_t hidden = 64;
+  int32_t intermediate = 64;
+  int32_t experts = 8;
+  int32_t top_k = 2;
+  int32_t tokens = 65;
+  std::string routing = "random";  ///< a kind of routing.h
+  DType dtype = DType::bf16;
+  bool gated = true;
+  Activation activation{};
+  bool bias = false;
+  bool ids_are_64_bit = false;
+  int32_t first_expert = 0;
+  int32_t mapped = 0;  ///< entries of an expert map with holes; 0: none
+  int32_t shared_intermediate = 0;
+  bool shared_weight = false;
+  moe::GateUpOrder order = moe::GateUpOrder::gate_first;
+  bool integers = false;  ///< ternary data whose every intermediate result is exact
+  DType topk_weights_dtype = DType::f32;
+  std::string name{};  ///< of an entry of the battery: letters, digits, underscores
+  std::string why{};   ///< it is there
+
+  friend std::ostream& operator<<(std::ostream& out, const LayerCase& c);
+};
+
+moe::LayerConfig config_of(const LayerCase& c);
+
+/// Of pointers to all that a layer may have, those that the case's layer has.
+moe::LayerWeights weights_of(const LayerCase& c, moe::LayerWeights all);
+
+/// [mapped]: every third global id is nobody's, the others go to the experts from the last to the first, and around.
+std::vector<int32_t> expert_map_of(const LayerCase& c);
+
+/// Whether a GPU takes it: 16-bit elements, and a shared expert that slices of the others' width make up.
+bool runs_on_gpu(const LayerCase& c);
+
+/// Whether the exact judge (src/moe/judge) computes its bits without a device.
+bool is_exact_on_host(const LayerCase& c);
+
+/// An entry of the list: one case for each of its types.
+struct BatteryEntry {
+  LayerCase c;  ///< without a type; its name lacks the type's
+  std::vector<DType> dtypes;
+};
+const std::vector<BatteryEntry>& battery_entries();
+
+/// Every entry in each of its types; names end in _f32, _bf16 or _f16 and are unique.
+const std::vector<LayerCase>& battery();
+
+/// Error for a name that is not in the battery.
+const LayerCase& find_case(std::string_view name);
+
+/// The entries as JSON, with their ids and expert maps: what cases.json must hold.
+std::string battery_json();
+
+}  // namespace tessera::testing

@@ -1,0 +1,131 @@
+#include "moe/layer_data.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "moe/routing.h"
+
+namespace tessera::testing {
+namespace {
+
+float scale_of(int32_t depth) { return 1.0f / std::sqrt(static_cast<float>(std::max(depth, 1))); }
+
+uint16_t narrowed(float value, DType dtype) { return dtype == DType::bf16 ? f32_to_bf16(value) : f32_to_f16(value); }
+
+// The sum of four uniform numbers of 16 bits: variance 1, one draw a number.
+float normal(uint64_t bits) {
+  int64_t sum = -131070;
+  for (int i = 0; i < 4; ++i) sum += static_cast<int64_t>(bits >> (16 * i) & 0xFFFFu);
+  return static_cast<float>(sum) * (1.7320508f / 65536.0f);
+}
+
+float ternary(uint64_t bits, int range) {
+  if (bits % 8 != 0) return 0.0f;
+  return static_cast<float>(static_cast<int64_t>((bits >> 8) % static_cast<uint64_t>(2 * range + 1)) - range);
+}
+
+}  // namespace
+
+GuardedBytes::GuardedBytes(size_t size) : size_(size), memory_(size + 2 * kGuard) { poison(); }
+
+void GuardedBytes::poison() { std::memset(memory_.data(), kPoison, memory_.size()); }
+
+bool GuardedBytes::guards_intact() const {
+  const auto poisoned = [](std::byte byte) { return byte == std::byte{kPoison}; };
+  return std::all_of(memory_.begin(), memory_.begin() + kGuard, poisoned) &&
+         std::all_of(memory_.end() - kGuard, memory_.end(), poisoned);
+}
+
+LayerData::LayerData(const LayerCase& c, uint64_t seed)
+    : case_(c),
+      x_(tensor(c.tokens, c.hidden, 1.0f, 1, seed)),
+      gate_up_(tensor(int64_t{c.experts} * first_rows(c.intermediate), c.hidden, scale_of(c.hidden), 1, seed + 1)),
+      down_(tensor(int64_t{c.experts} * c.hidden, c.intermediate, scale_of(c.intermediate), 1, seed + 2)),
+      gate_up_bias_(tensor(c.experts, first_rows(c.intermediate), 0.5f, 1, seed + 3)),
+      down_bias_(tensor(c.experts, c.hidden, 0.5f, 2, seed + 4)),
+      shared_gate_up_(tensor(first_rows(c.shared_intermediate), c.hidden, scale_of(c.hidden), 1, seed + 5)),
+      shared_down_(tensor(c.hidden, c.shared_intermediate, scale_of(c.intermediate), 1, seed + 6)),
+      expert_map_(expert_map_of(c)) {
+  const std::vector<int32_t> ids = ids_of(c, seed);
+  set_ids({ids.begin(), ids.end()});
+  draw_routing_weights(seed + 7);
+}
+
+void LayerData::draw_routing_weights(uint64_t seed) {
+  std::mt19937_64 random(seed);
+  // With one slot, out is a rounded multiple of a rounded row: a power of two keeps the two roundings one, as the limit
+  // of a row's error supposes.
+  const bool powers = case_.integers || case_.top_k == 1;
+  const auto weight = [&] {
+    return powers ? std::ldexp(1.0f, -static_cast<int>(random() % 4)) : static_cast<float>(random() % 1000 + 1) / 1000;
+  };
+  for (size_t i = 0; i < ids_.size(); ++i) topk_weights_.push_back(weight());
+  for (int32_t t = 0; t < case_.tokens; ++t) shared_weights_.push_back(weight());
+  if (case_.topk_weights_dtype == DType::f32) return;
+  for (const float value : topk_weights_) narrow_weights_.push_back(narrowed(value, case_.topk_weights_dtype));
+}
+
+void LayerData::set_ids(const std::vector<int64_t>& ids) {
+  ids_ = ids;
+  narrow_ids_.clear();
+  for (const int64_t id : ids) narrow_ids_.push_back(static_cast<int32_t>(id));
+}
+
+moe::LayerWeights LayerData::weights() const {
+  return weights_of(case_, {gate_up_.data(), down_.data(), gate_up_bias_.data(), down_bias_.data(),
+                            shared_gate_up_.data(), shared_down_.data(), expert_map_.data()});
+}
+
+moe::LayerInputs LayerData::inputs(void* out) const {
+  moe::LayerInputs inputs;
+  inputs.x = x_.data();
+  inputs.topk_ids = case_.ids_are_64_bit ? static_cast<const void*>(ids_.data()) : narrow_ids_.data();
+  inputs.ids_are_64_bit = case_.ids_are_64_bit;
+  inputs.topk_weights_dtype = case_.topk_weights_dtype;
+  inputs.topk_weights =
+      case_.topk_weights_dtype == DType::f32 ? static_cast<const void*>(topk_weights_.data()) : narrow_weights_.data();
+  inputs.out = out;
+  inputs.num_tokens = case_.tokens;
+  if (case_.shared_weight) inputs.shared_weight = shared_weights_.data();
+  return inputs;
+}
+
+moe::OracleResult LayerData::reference(double accumulator_unit) const {
+  return moe::oracle(config(), weights(), inputs(), accumulator_unit);
+}
+
+// Normal numbers of that scale, or integers up to `range`, of which one in eight is not 0.
+GuardedBytes LayerData::tensor(int64_t rows, int64_t columns, float scale, int range, uint64_t seed) const {
+  const auto size = static_cast<size_t>(rows * columns);
+  std::vector<float> values(size);
+  std::mt19937_64 random(seed);
+  for (float& value : values) value = case_.integers ? ternary(random(), range) : normal(random()) * scale;
+  GuardedBytes bytes(size * dtype_size(case_.dtype));
+  if (size == 0) return bytes;
+  if (case_.dtype == DType::f32) {
+    std::memcpy(bytes.data(), values.data(), bytes.size());
+    return bytes;
+  }
+  auto* elements = reinterpret_cast<uint16_t*>(bytes.data());
+  for (size_t i = 0; i < size; ++i) elements[i] = narrowed(values[i], case_.dtype);
+  return bytes;
+}
+
+std::vector<float> values_of(const std::vector<std::byte>& elements, DType dtype) {
+  std::vector<float> values(elements.size() / dtype_size(dtype));
+  if (values.empty()) return values;
+  if (dtype == DType::f32) {
+    std::memcpy(values.data(), elements.data(), elements.size());
+    return values;
+  }
+  for (size_t i = 0; i < values.size(); ++i) {
+    uint16_t bits;
+    std::memcpy(&bits, &elements[i * sizeof(bits)], sizeof(bits));
+    values[i] = dtype == DType::bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+  }
+  return values;
+}
+
+}  // namespace tessera::testing
