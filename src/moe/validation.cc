@@ -44,25 +44,36 @@ bool overlap(const MemoryRange& a, const MemoryRange& b) {
 // `out` and the workspace against each other, the run's arrays and the layer's own.
 void require_run_apart(const LayerConfig& config, const LayerWeights& weights, const LayerInputs& inputs,
                        const GivenWorkspace& workspace) {
+  const FormatRow& format = format_row(config.weight_format);
   const size_t element = dtype_size(config.dtype);
   const int64_t tokens = inputs.num_tokens;
   const int64_t hidden = config.hidden_size;
   const int64_t experts = config.num_experts;
+  const int64_t width = config.intermediate_size;
   const int64_t shared = config.shared_intermediate_size;
-  const int64_t rows_per_width = config.gated ? 2 : 1;
-  const int64_t rows = rows_per_width * config.intermediate_size;
+  const int64_t gate_and_up = config.gated ? 2 : 1;
+  const auto matrices = [&](int64_t count, int64_t rows, int64_t columns) -> uint64_t {
+    return static_cast<uint64_t>(count) * weight_bytes(format, config.dtype, rows, columns);
+  };
+  const auto scales = [&](int64_t count, int64_t rows, int64_t columns) -> uint64_t {
+    return static_cast<uint64_t>(count) * scale_bytes(format, rows, columns);
+  };
   const size_t id_bytes = inputs.ids_are_64_bit ? sizeof(int64_t) : sizeof(int32_t);
   const MemoryRange read[] = {
       {"x", inputs.x, extent(tokens, hidden, 1, element)},
       {"topk_ids", inputs.topk_ids, extent(tokens, config.top_k, 1, id_bytes)},
       {"topk_weights", inputs.topk_weights, extent(tokens, config.top_k, 1, dtype_size(inputs.topk_weights_dtype))},
       {"shared_weight", inputs.shared_weight, extent(tokens, 1, 1, sizeof(float))},
-      {"the gate_up weight", weights.gate_up, extent(experts, rows, hidden, element)},
-      {"the down weight", weights.down, extent(experts, hidden, config.intermediate_size, element)},
-      {"the gate_up bias", weights.gate_up_bias, extent(experts, rows, 1, element)},
+      {"the gate_up weight", weights.gate_up, matrices(experts * gate_and_up, width, hidden)},
+      {"the down weight", weights.down, matrices(experts, hidden, width)},
+      {"the gate_up bias", weights.gate_up_bias, extent(experts, gate_and_up, width, element)},
       {"the down bias", weights.down_bias, extent(experts, hidden, 1, element)},
-      {"the shared gate_up weight", weights.shared_gate_up, extent(rows_per_width * shared, hidden, 1, element)},
-      {"the shared down weight", weights.shared_down, extent(hidden, shared, 1, element)},
+      {"the shared gate_up weight", weights.shared_gate_up, matrices(gate_and_up, shared, hidden)},
+      {"the shared down weight", weights.shared_down, matrices(1, hidden, shared)},
+      {"the gate_up scale", weights.gate_up_scale, scales(experts * gate_and_up, width, hidden)},
+      {"the down scale", weights.down_scale, scales(experts, hidden, width)},
+      {"the shared gate_up scale", weights.shared_gate_up_scale, scales(gate_and_up, shared, hidden)},
+      {"the shared down scale", weights.shared_down_scale, scales(1, hidden, shared)},
       {"expert_map", weights.expert_map, extent(config.num_mapped_experts, 1, 1, sizeof(int32_t))},
   };
   const MemoryRange written[] = {{"out", inputs.out, extent(tokens, hidden, 1, element)},
