@@ -92,7 +92,8 @@ GemmExplanation explain_gemm(const Gemm& gemm, const Work& work, std::span<const
   }
   GemmExplanation result;
   static_cast<KernelWork&>(result) = timed(work, rates);
-  const double cta_flops_per_second = rates.dense_flops_per_second / rates.num_multiprocessors;
+  const int32_t ctas_together = gemm.launch.kernel->ctas_per_multiprocessor;  // share a multiprocessor's rates
+  const double cta_flops_per_second = rates.dense_flops_per_second / rates.num_multiprocessors / ctas_together;
   for (const int32_t expert : batching::task_order(tiles_per_expert, gemm.launch.order, cost_per_expert)) {
     result.computed_flops +=
         add_tiles(gemm, expert, expert_counts[static_cast<size_t>(expert)], cta_flops_per_second, result.tiles);
@@ -100,14 +101,15 @@ GemmExplanation explain_gemm(const Gemm& gemm, const Work& work, std::span<const
   std::vector<TileCost> costs;
   for (const ExplainedTile& tile : result.tiles) costs.push_back(tile.cost);
   result.num_lanes = gemm.launch.num_ctas / gemm.launch.cluster_size;
-  result.runs = simulate_queue(costs, {result.num_lanes, rates.hbm_bytes_per_second,
-                                       rates.cta_bytes_per_second * gemm.launch.cluster_size, gemm.launch.back_every});
+  result.runs = simulate_queue(
+      costs, {result.num_lanes, rates.hbm_bytes_per_second,
+              rates.cta_bytes_per_second / ctas_together * gemm.launch.cluster_size, gemm.launch.back_every});
   result.predicted_seconds = 0.0;
   for (const TileRun& run : result.runs) result.predicted_seconds = std::max(result.predicted_seconds, run.end);
   return result;
 }
 
-// The model has one CTA a multiprocessor.
+// The model has as many CTAs as are resident together.
 ResolvedLaunch explained_launch(const LayerConfig& config, const LaunchPolicy& policy, int64_t num_tokens,
                                 const DeviceRates& rates) {
   if (policy.num_ctas < 0 || policy.num_ctas > rates.num_multiprocessors) {

@@ -24,11 +24,17 @@ class DeviceMarks {
   GuardedBuffer memory_;
 };
 
-void expect_order(const cuda::LayerMarks& run, bool counts, const LayerCase& c) {
+// Kernels that are launched before the products: none, or one or two that plan.
+enum class Plans { none, one, two };
+
+void expect_order(const cuda::LayerMarks& run, Plans plans, const LayerCase& c) {
+  const bool counts = plans == Plans::two;
   EXPECT_EQ(run.count == cuda::KernelMarks{}, !counts) << c;
+  EXPECT_EQ(run.place == cuda::KernelMarks{}, plans == Plans::none) << c;
   const cuda::KernelMarks* before = nullptr;
   for (const cuda::KernelMarks* kernel : {&run.count, &run.place, &run.gate_up, &run.down, &run.combine}) {
     if (kernel == &run.count && !counts) continue;
+    if (kernel == &run.place && plans == Plans::none) continue;
     if (before != nullptr) {
       EXPECT_GE(kernel->work.first, before->end.last) << c;  // released only when the one before has ended
       EXPECT_GE(kernel->begin.first, before->begin.first) << c;
@@ -36,7 +42,7 @@ void expect_order(const cuda::LayerMarks& run, bool counts, const LayerCase& c) 
     before = kernel;
   }
   const moe::LayerTimeline timeline = moe::timeline_of(std::span(&run, 1));  // refuses what contradicts itself
-  EXPECT_EQ(timeline.kernels.size(), counts ? 5u : 4u) << c;
+  EXPECT_EQ(timeline.kernels.size(), 3u + static_cast<unsigned>(plans)) << c;
   EXPECT_GT(timeline.seconds(), 1e-6) << c;
   EXPECT_LT(timeline.seconds(), 1.0) << c;
 }
@@ -49,15 +55,16 @@ TEST(MoeMarks, EveryKernelIsMarkedAndBitsStay) {
        {LayerCase{512, 256, 16, 8, 1, "random"}, LayerCase{256, 256, 8, 2, 256, "balanced"},
         LayerCase{256, 384, 16, 4, 500, "zipf", DType::f16}, LayerCase{320, 256, 40, 2, 700, "worst"}, plain}) {
     LayerRun run(c);
-    for (const int32_t cluster_size : {1, 2}) {
+    for (const char* kernel : {"expert_gemm", "expert_gemm_rows"}) {
       moe::LaunchPolicy policy;
-      policy.cluster_size = cluster_size;
+      policy.kernel = kernel;
       const auto expected = run.run(policy);
       DeviceMarks marks;
       policy.marks = marks.get();
-      EXPECT_EQ(run.run(policy), expected) << c << " cluster " << cluster_size;
+      EXPECT_EQ(run.run(policy), expected) << c << " " << kernel;
       EXPECT_TRUE(marks.guards_intact()) << c;
-      expect_order(marks.read(), c.tokens * c.top_k > 1024, c);
+      const bool plans = std::string_view(kernel) == "expert_gemm";
+      expect_order(marks.read(), !plans ? Plans::none : c.tokens * c.top_k > 1024 ? Plans::two : Plans::one, c);
     }
     EXPECT_EQ(run.judge(run.run(), run.reference()), "") << c;
   }
@@ -69,17 +76,20 @@ TEST(MoeMarks, AFewCtasMarkTheSame) {
   const auto expected = run.run();
   DeviceMarks marks;
   for (const int32_t num_ctas : {1, 2, 7}) {
-    marks.clear();
-    moe::LaunchPolicy policy;
-    policy.num_ctas = num_ctas;
-    policy.marks = marks.get();
-    EXPECT_EQ(run.run(policy), expected) << num_ctas;
-    expect_order(marks.read(), false, c);
+    for (const int32_t cluster_size : {1, 2}) {
+      marks.clear();
+      moe::LaunchPolicy policy;
+      policy.num_ctas = num_ctas;
+      policy.cluster_size = cluster_size;
+      policy.marks = marks.get();
+      EXPECT_EQ(run.run(policy), expected) << num_ctas;
+      expect_order(marks.read(), Plans::one, c);
+    }
   }
 }
 
 TEST(MoeMarks, ReplaysOfAGraphMarkAnew) {
-  const LayerCase c{256, 256, 8, 2, 64, "random"};
+  const LayerCase c{256, 256, 8, 2, 16, "random"};
   LayerRun run(c);
   const auto expected = run.run();
   DeviceMarks marks;
@@ -99,8 +109,8 @@ TEST(MoeMarks, ReplaysOfAGraphMarkAnew) {
     graph.replay(stream);
     TESSERA_CUDA_CHECK(cudaStreamSynchronize(stream));
     const cuda::LayerMarks replayed = marks.read();
-    expect_order(replayed, false, c);
-    EXPECT_GT(replayed.place.begin.first, last_end) << replay;
+    expect_order(replayed, Plans::none, c);
+    EXPECT_GT(replayed.gate_up.begin.first, last_end) << replay;
     last_end = replayed.combine.end.last;
     EXPECT_EQ(run.out().download<uint16_t>(expected.size()), expected) << replay;
   }

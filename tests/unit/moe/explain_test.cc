@@ -141,7 +141,7 @@ TEST(Explain, OneTokenReadsOnlyItsExperts) {
   EXPECT_EQ(plan.num_tasks, 2);
   EXPECT_EQ(plan.fewest_rows, 0);
   EXPECT_TRUE(plan.gate_up.memory_binds());
-  EXPECT_GT(plan.gate_up.padding(), 0.9);  // one row of 64
+  EXPECT_DOUBLE_EQ(plan.gate_up.padding(), 7.0 / 8);  // one row of 8
   EXPECT_FALSE(explain("mixtral-8x7b", Routing::balanced, 8192).gate_up.memory_binds());
 }
 

@@ -39,7 +39,7 @@ TEST(Kernels, RowsAgreeWithTheirTilings) {
       for (const int32_t cluster_size : {1, 2}) {
         const grouped::Tiling tiling = row.tiling(role, 777, cluster_size);
         EXPECT_EQ(tiling.tile_rows, row.tile_rows) << row.name;
-        EXPECT_EQ(tiling.cluster_size, cluster_size);
+        EXPECT_EQ(tiling.cluster_size, row.makes_plan ? 1 : cluster_size);
         const int32_t out_columns = row.tile_columns_and_k(role, cluster_size).first / (role == Role::gate_up ? 2 : 1);
         EXPECT_EQ(tiling.num_n_blocks, (777 + out_columns - 1) / out_columns);
         EXPECT_NE(row.policy(role, cluster_size), "");
@@ -59,13 +59,57 @@ TEST(Kernels, TheLaunchIsWhatTheDeviceCanDo) {
   EXPECT_EQ(whole.tiling(Role::down, 512).num_n_blocks, whole.kernel->tiling(Role::down, 512, 2).num_n_blocks);
   LaunchPolicy wish;
   wish.num_ctas = 1;
-  EXPECT_EQ(resolve_launch(layer(), 1, kDevice, wish).cluster_size, 1) << "a lone CTA has no partner";
+  EXPECT_EQ(resolve_launch(layer(), 4096, kDevice, wish).cluster_size, 1) << "a lone CTA has no partner";
   wish.num_ctas = 2;
-  EXPECT_EQ(resolve_launch(layer(), 1, kDevice, wish).cluster_size, 2);
-  EXPECT_EQ(resolve_launch(layer(), 1, {132, false}, wish).cluster_size, 1) << "pairs do not fit";
+  EXPECT_EQ(resolve_launch(layer(), 4096, kDevice, wish).cluster_size, 2);
+  EXPECT_EQ(resolve_launch(layer(), 4096, {132, false}, wish).cluster_size, 1) << "pairs do not fit";
   wish = {};
   wish.cluster_size = 1;
-  EXPECT_EQ(resolve_launch(layer(), 1, kDevice, wish).cluster_size, 1);
+  EXPECT_EQ(resolve_launch(layer(), 4096, kDevice, wish).cluster_size, 1);
+}
+
+TEST(Kernels, ASmallBatchTakesTheKernelOfFewRows) {
+  const ResolvedLaunch small = resolve_launch(layer(), 1, kDevice, {});
+  EXPECT_EQ(small.kernel->name, "expert_gemm_rows");
+  EXPECT_EQ(small.num_ctas, 264);
+  EXPECT_EQ(small.cluster_size, 1);
+  EXPECT_EQ(small.back_every, 0);
+  LaunchPolicy wish;
+  wish.num_ctas = 7;
+  EXPECT_EQ(resolve_launch(layer(), 1, kDevice, wish).num_ctas, 7);
+  wish.num_ctas = INT32_MAX;
+  EXPECT_EQ(resolve_launch(layer(), 1, kDevice, wish).num_ctas, 264) << "no more than are resident together";
+}
+
+// 128 experts, 8 of them a token: on average a sixteenth of the tokens each.
+TEST(Kernels, TheChoiceIsByTheMeanNumberOfRows) {
+  const auto name = [](const LayerConfig& config, int32_t tokens) {
+    return resolve_launch(config, tokens, kDevice, {}).kernel->name;
+  };
+  EXPECT_EQ(name(layer(), 128), "expert_gemm_rows");
+  EXPECT_EQ(name(layer(), 129), "expert_gemm");
+  const LayerConfig& wide = find_preset("mixtral-8x7b").config;  // a quarter of the tokens each
+  EXPECT_EQ(name(wide, 32), "expert_gemm_rows");
+  EXPECT_EQ(name(wide, 33), "expert_gemm");
+  LayerConfig one = layer();
+  one.num_experts = one.top_k = 1;
+  EXPECT_EQ(name(one, 16), "expert_gemm_rows") << "so few tokens whatever the layer";
+  EXPECT_EQ(name(one, 17), "expert_gemm");
+}
+
+TEST(Kernels, AWishGoesBeforeSpeedButNotBeforeWhatCanRun) {
+  LaunchPolicy wish;
+  wish.kernel = "expert_gemm";
+  EXPECT_EQ(resolve_launch(layer(), 1, kDevice, wish).kernel->name, "expert_gemm");
+  wish.kernel = "expert_gemm_rows";
+  EXPECT_EQ(resolve_launch(layer(), 1024, kDevice, wish).kernel->name, "expert_gemm_rows");  // 8192 pairs
+  EXPECT_NE(error_of([&] { resolve_launch(layer(), 1025, kDevice, wish); }).find("more (token, slot) pairs than"),
+            std::string::npos);
+  LayerConfig wide = layer();
+  wide.hidden_size = 64 * 1024;
+  EXPECT_EQ(resolve_launch(wide, 1, kDevice, {}).kernel->name, "expert_gemm_rows");
+  wide.hidden_size += 8;
+  EXPECT_EQ(resolve_launch(wide, 1, kDevice, {}).kernel->name, "expert_gemm");
 }
 
 TEST(Kernels, WishesThatNoDeviceCanFollowAreNamed) {
@@ -84,8 +128,8 @@ TEST(Kernels, WishesThatNoDeviceCanFollowAreNamed) {
   wish = {};
   wish.kernel = "fastest";
   EXPECT_EQ(resolve(wish),
-            "kernel: got 'fastest', expected a kernel that can run it (expert_gemm: another kernel was "
-            "asked for)");
+            "kernel: got 'fastest', expected a kernel that can run it (expert_gemm_rows: another kernel was asked for; "
+            "expert_gemm: another kernel was asked for)");
   wish.kernel = "expert_gemm";
   EXPECT_EQ(resolve(wish), "no error");
 }
@@ -93,24 +137,29 @@ TEST(Kernels, WishesThatNoDeviceCanFollowAreNamed) {
 TEST(Kernels, ALayerThatNoKernelRunsIsRefusedWithEveryReason) {
   LayerConfig config = layer();
   config.dtype = DType::f32;
-  EXPECT_EQ(error_of([&] { select_kernel(config, 1, kDevice); }),
-            "kernel: got no kernel for this layer, expected a kernel that can run it (expert_gemm: its products are of "
-            "bf16 or f16)");
+  EXPECT_EQ(
+      error_of([&] { select_kernel(config, 1, kDevice); }),
+      "kernel: got no kernel for this layer, expected a kernel that can run it (expert_gemm_rows: its products are "
+      "of bf16 or f16; expert_gemm: its products are of bf16 or f16)");
 }
 
 TEST(Kernels, TheChoiceAndTheLaunchAreSaid) {
-  const KernelChoice choice = select_kernel(layer(), 64, kDevice);
+  const KernelChoice choice = select_kernel(layer(), 4096, kDevice);
   EXPECT_EQ(choice.row->name, "expert_gemm");
   EXPECT_EQ(choice.refused.size() + 1, kernel_rows().size());
   const auto lines = describe_choice(choice);
   EXPECT_EQ(lines.size(), kernel_rows().size());
   EXPECT_EQ(lines.front().find("expert_gemm, chosen: "), 0u);
-  const auto launch = describe_launch(layer(), resolve_launch(layer(), 64, kDevice, {}));
+  const auto launch = describe_launch(layer(), resolve_launch(layer(), 4096, kDevice, {}));
   ASSERT_EQ(launch.size(), 5u);
   EXPECT_NE(launch[1].second.find("tile 128x256x64"), std::string::npos);
   EXPECT_NE(launch[1].second.find("3 gather warps"), std::string::npos);
   EXPECT_NE(launch[2].second.find("0 gather warps"), std::string::npos);
   EXPECT_EQ(launch[4].second, "heavy-first over 132 CTAs in clusters of 2; 1 of every 6 clusters from the back");
+  const auto small = describe_launch(layer(), resolve_launch(layer(), 1, kDevice, {}));
+  EXPECT_EQ(small[0].second, "by each CTA of the products for itself");
+  EXPECT_NE(small[1].second.find("units of at most 64 weight rows x 64 rows"), std::string::npos);
+  EXPECT_EQ(small[4].second, "natural over 264 CTAs");
 }
 
 }  // namespace
