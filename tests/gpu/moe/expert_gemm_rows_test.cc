@@ -76,6 +76,27 @@ TEST(ExpertGemmRows, MostExpertsSlotsAndPairs) {
   for (const std::string& line : differing_cases(cases, kLarge, kRows)) ADD_FAILURE() << line;
 }
 
+// Every role, type, plan and group of columns once, small enough for the sanitizers.
+TEST(ExpertGemmRowsSmall, EveryPathOnce) {
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    for (const bool gated : {true, false}) {
+      for (const int32_t tokens : {1, 12, 20, 40, 70}) {
+        const LayerCase c{.hidden = 136,
+                          .intermediate = 72,
+                          .experts = 3,
+                          .top_k = 2,
+                          .tokens = tokens,
+                          .routing = tokens > 40 ? "first" : "random",
+                          .dtype = dtype,
+                          .gated = gated,
+                          .bias = gated,
+                          .shared_intermediate = tokens == 12 ? 144 : 0};
+        for (const std::string& line : differing_cases({c}, kLarge, kRows)) ADD_FAILURE() << line;
+      }
+    }
+  }
+}
+
 // A row's bits do not depend on what else is in the batch, across the border between the kernels too.
 TEST(ExpertGemmRows, RowsOfABatchAreThoseOfSmallerOnes) {
   const LayerCase all{512, 192, 16, 4, 600};
