@@ -10,10 +10,12 @@
  * got and what was expected. Nothing is printed, nothing exits, no exception leaves the library, and outputs of a call
  * that failed are not touched, except that a device which fails while it works may leave anything in memory of a run.
  *
- * Structures carry their size in their first member, written by the *_init functions: a program built with an older
- * header keeps working, members that it does not know have their default. Objects may be used by several threads, one
- * at a time, unless a function says more. `device` is TESSERA_CPU or the number of a CUDA device; the device current in
- * the calling thread is left as it was.
+ * Structures carry their size in their first member: that of the header which a program was built with.
+ * tessera_..._init is compiled into the program and hands its size to tessera_..._init_sized, which writes the size and
+ * the defaults and not a byte behind them; other languages call that one with the size of what they laid out. A program
+ * built with an older header keeps working, members that it does not know have their default; a structure larger than
+ * the library's is refused. Objects may be used by several threads, one at a time, unless a function says more.
+ * `device` is TESSERA_CPU or the number of a CUDA device; the device current in the calling thread is left as it was.
  */
 #ifndef TESSERA_TESSERA_H_
 #define TESSERA_TESSERA_H_
@@ -23,8 +25,10 @@
 
 #if defined(__GNUC__)
 #define TESSERA_API __attribute__((visibility("default")))
+#define TESSERA_INLINE static __inline__ /* also for C89 */
 #else
 #define TESSERA_API
+#define TESSERA_INLINE static inline
 #endif
 
 #ifdef __cplusplus

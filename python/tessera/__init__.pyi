@@ -69,6 +69,7 @@ class MoELimits(NamedTuple):
     max_experts: int  # E that one layer's weights hold
     max_top_k: int  # slots a token
     alignment: int  # bytes: of weights, x, out, workspaces and router logits
+    max_threads: int  # num_threads of a layer and of a classifier
 
 def moe_limits() -> MoELimits:
     """What a layer can be, whatever its device and type."""

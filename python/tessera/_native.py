@@ -28,12 +28,12 @@ class TesseraError(RuntimeError):
 
 
 class _Structure(ctypes.Structure):
-    """A structure of the C interface; its first member is its size, which the library's *_init writes."""
+    """A structure of the C interface; its first member is its size, which the library's *_init_sized writes."""
 
 
 class MoELimitValues(_Structure):
     _fields_ = [("struct_bytes", ctypes.c_size_t), ("width_multiple", ctypes.c_int32), ("max_experts", ctypes.c_int32),
-                ("max_top_k", ctypes.c_int32), ("alignment", ctypes.c_int32)]
+                ("max_top_k", ctypes.c_int32), ("alignment", ctypes.c_int32), ("max_threads", ctypes.c_int32)]
 
 
 class MoEConfig(_Structure):
@@ -102,8 +102,8 @@ _PROTOTYPES = [
     ("tessera_allocate", _INT, [_INT, _SIZE, _REFERENCE(_POINTER)]),
     ("tessera_free", None, [_INT, _POINTER]),
     ("tessera_moe_limits", _REFERENCE(MoELimitValues), []),
-    ("tessera_moe_config_init", None, [_REFERENCE(MoEConfig)]),
-    ("tessera_moe_weights_init", None, [_REFERENCE(MoEWeights)]),
+    ("tessera_moe_config_init_sized", None, [_REFERENCE(MoEConfig), _SIZE]),
+    ("tessera_moe_weights_init_sized", None, [_REFERENCE(MoEWeights), _SIZE]),
     ("tessera_moe_create", _INT, [_REFERENCE(MoEConfig), _REFERENCE(MoEWeights), _REFERENCE(_POINTER)]),
     ("tessera_moe_destroy", None, [_POINTER]),
     ("tessera_moe_workspace_bytes", _INT, [_POINTER, _INT, _REFERENCE(_SIZE)]),
@@ -111,12 +111,12 @@ _PROTOTYPES = [
     ("tessera_moe_run", _INT, [_POINTER, _STRING, _POINTER, _SIZE, _POINTER]),
     ("tessera_moe_prepare_weights", _INT,
      [_REFERENCE(MoEConfig), _POINTER, _POINTER, _POINTER, _POINTER, _POINTER]),
-    ("tessera_router_config_init", None, [_REFERENCE(RouterConfig)]),
+    ("tessera_router_config_init_sized", None, [_REFERENCE(RouterConfig), _SIZE]),
     ("tessera_route", _INT, [_REFERENCE(RouterConfig), _INT, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER,
                              _POINTER]),
-    ("tessera_classifier_options_init", None, [_REFERENCE(ClassifierOptions)]),
-    ("tessera_classifier_info_init", None, [_REFERENCE(ClassifierInfo)]),
-    ("tessera_classifier_outputs_init", None, [_REFERENCE(ClassifierOutputs)]),
+    ("tessera_classifier_options_init_sized", None, [_REFERENCE(ClassifierOptions), _SIZE]),
+    ("tessera_classifier_info_init_sized", None, [_REFERENCE(ClassifierInfo), _SIZE]),
+    ("tessera_classifier_outputs_init_sized", None, [_REFERENCE(ClassifierOutputs), _SIZE]),
     ("tessera_classifier_load", _INT, [_STRING, _REFERENCE(ClassifierOptions), _REFERENCE(_POINTER)]),
     ("tessera_classifier_destroy", None, [_POINTER]),
     ("tessera_classifier_get_info", _INT, [_POINTER, _REFERENCE(ClassifierInfo)]),
@@ -126,9 +126,9 @@ _PROTOTYPES = [
     ("tessera_classifier_run", _INT, [_POINTER, _LONG, _POINTER, _POINTER, _REFERENCE(ClassifierOutputs)]),
 ]
 
-_INITIALISERS = {MoEConfig: "tessera_moe_config_init", MoEWeights: "tessera_moe_weights_init",
-                 RouterConfig: "tessera_router_config_init", ClassifierOptions: "tessera_classifier_options_init",
-                 ClassifierInfo: "tessera_classifier_info_init", ClassifierOutputs: "tessera_classifier_outputs_init"}
+_NAMES = {MoEConfig: "tessera_moe_config", MoEWeights: "tessera_moe_weights", RouterConfig: "tessera_router_config",
+          ClassifierOptions: "tessera_classifier_options", ClassifierInfo: "tessera_classifier_info",
+          ClassifierOutputs: "tessera_classifier_outputs"}
 
 
 _FILE_NAME = "libtessera.so"
@@ -191,6 +191,7 @@ class MoELimits(NamedTuple):
     max_experts: int
     max_top_k: int
     alignment: int
+    max_threads: int
 
 
 def _limits():
@@ -221,7 +222,7 @@ def check(status):
 def new(structure, **members):
     """A structure with the library's defaults and these members."""
     made = structure()
-    getattr(lib, _INITIALISERS[structure])(ctypes.byref(made))
+    getattr(lib, f"{_NAMES[structure]}_init_sized")(ctypes.byref(made), ctypes.sizeof(made))
     for name, value in members.items():
         setattr(made, name, value)
     return made

@@ -45,13 +45,25 @@ T& require(const char* name, T* pointer) {
   return *pointer;
 }
 
+/// The defaults of the members that the caller's header knew, and its size: of a program that was built with another
+/// header the structure ends sooner than this library's, or later; what this library does not know becomes zero.
+template <class Struct>
+void init_struct(Struct* target, size_t struct_bytes, const Struct& defaults) noexcept {
+  if (target == nullptr || struct_bytes < sizeof(size_t)) return;
+  const size_t known = std::min(struct_bytes, sizeof(Struct));
+  auto* const bytes = reinterpret_cast<std::byte*>(target);
+  std::memcpy(bytes, &defaults, known);
+  std::memset(bytes + known, 0, struct_bytes - known);
+  std::memcpy(bytes, &struct_bytes, sizeof(struct_bytes));
+}
+
 /// The members that the caller's header knew, the others as in `defaults`.
 template <class Struct>
 Struct read_struct(const char* name, const Struct* given, Struct defaults) {
   const size_t bytes = require(name, given).struct_bytes;
   if (bytes < sizeof(size_t) || bytes > sizeof(Struct)) {
     throw Error(str_cat(name, " struct_bytes"), str_cat(bytes),
-                str_cat("at most ", sizeof(Struct), ", as the init function writes it"));
+                str_cat("what the init function writes, at most this library's ", sizeof(Struct)));
   }
   std::memcpy(static_cast<void*>(&defaults), given, bytes);
   defaults.struct_bytes = sizeof(Struct);

@@ -11,6 +11,7 @@ namespace tessera {
 int available_processors() {
   cpu_set_t mask;
   CPU_ZERO(&mask);
+  static_assert(kMaxThreads == CPU_SETSIZE);
   if (sched_getaffinity(0, sizeof(mask), &mask) == 0 && CPU_COUNT(&mask) > 0) return CPU_COUNT(&mask);
   const unsigned count = std::thread::hardware_concurrency();
   return count > 0 ? static_cast<int>(count) : 1;

@@ -19,6 +19,10 @@
 
 namespace tessera {
 
+/// Threads that a layer, a classifier or a command may be given: the processors of one affinity mask (CPU_SETSIZE), so
+/// that more could only take turns.
+inline constexpr int kMaxThreads = 1024;
+
 /// Processors this process may use (the affinity mask, not the machine); at least 1.
 int available_processors();
 

@@ -26,7 +26,7 @@ class CpuExperts;  // src/moe/cpu_experts.h
 
 class CpuLayer {
  public:
-  /// `num_threads`: 1..1024, or 0 for every processor that this process may use. Throws Error naming the field for a
+  /// `num_threads`: 1..kMaxThreads, or 0 for every processor that this process may use. Throws Error naming the field for a
   /// configuration that is not supported.
   CpuLayer(const LayerConfig& config, const LayerWeights& weights, int num_threads = 0);
   ~CpuLayer();
