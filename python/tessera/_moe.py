@@ -60,6 +60,11 @@ class Options:
                         "gate_up_order": choice("gate_up_order", gate_up_order, _native.GATE_UP_ORDERS),
                         "first_expert": integer("first_expert", first_expert, 0, _MAX_TOKENS),
                         "weight_format": choice("weight_format", weight_format, _native.WEIGHT_FORMATS)}
+        if activation != "clamped_swiglu":  # a limit that does nothing would be a wrong result without a word
+            for name, unused in (("alpha", 1.0), ("beta", 0.0), ("limit", 0.0)):
+                if self.members[name] != unused:
+                    raise ValueError(wrong(name, f"{self.members[name]} for the activation {activation}",
+                                           f"{unused}: it is clamped_swiglu's"))
 
 
 ARRAY_NAMES = ("gate_up", "down", "gate_up_bias", "down_bias", "shared_gate_up", "shared_down", "expert_map")
@@ -140,12 +145,15 @@ class Weights:
         return _native.new(_native.MoEWeights, **{name: part.pointer for name, part in self.views().items()})
 
     def config(self, options, top_k, num_threads=0):
+        if self.expert_map is not None and options.members["first_expert"]:
+            raise ValueError(wrong("first_expert", f"{options.members['first_expert']} with an expert_map",
+                                   "0: the map says which ids are whose"))
         return _native.new(_native.MoEConfig, hidden_size=self.hidden_size, intermediate_size=self.intermediate_size,
                            num_experts=self.num_experts, top_k=integer("top_k", top_k, 1, _MAX_TOKENS),
                            dtype=DTYPES[self.gate_up.dtype], device=self.gate_up.device,
                            num_mapped_experts=0 if self.expert_map is None else self.expert_map.shape[0],
                            shared_intermediate_size=self.shared_intermediate_size,
-                           num_threads=integer("num_threads", num_threads, 0, 1024), **options.members)
+                           num_threads=integer("num_threads", num_threads, 0, LIMITS.max_threads), **options.members)
 
 
 def _half(name, rows, gated):
