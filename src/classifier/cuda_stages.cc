@@ -13,7 +13,7 @@
 #include "cuda/kernels/operand_rows/launch.h"
 #include "cuda/kernels/output_layer/launch.h"
 #include "cuda/kernels/spectrum/launch.h"
-#include "moe/cuda_workspace.h"
+#include "moe/cuda/workspace.h"
 #include "tessera/core/check.h"
 
 namespace tessera::classifier {

@@ -3,7 +3,7 @@
 #include <array>
 #include <string>
 
-#include "moe/oracle.h"
+#include "moe/judge/oracle.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 

@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "moe/layer_back_end.h"
+#include "moe/back_end.h"
 #include "tessera/core/error.h"
 #include "tessera/cuda/device.h"
 #include "tessera/moe/cpu_layer.h"

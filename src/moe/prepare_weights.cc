@@ -3,7 +3,7 @@
 #include <string>
 
 #include "cpu/transpose.h"
-#include "moe/layer_back_end.h"
+#include "moe/back_end.h"
 #include "moe/validation.h"
 #include "tessera/core/error.h"
 #include "tessera/cuda/device.h"

@@ -7,9 +7,9 @@
 
 #include "cpu/gemm.h"
 #include "machine.h"
-#include "moe/cpu_experts.h"
-#include "moe/explain.h"
-#include "moe/oracle.h"
+#include "moe/cpu/experts.h"
+#include "moe/judge/oracle.h"
+#include "moe/model/explain.h"
 #include "moe_bench.h"
 #include "moe_check.h"
 #include "moe_data.h"

@@ -4,7 +4,7 @@
 #include <span>
 
 #include "cuda_device.h"
-#include "moe/layer_timeline.h"
+#include "moe/model/layer_timeline.h"
 #include "moe_bench.h"
 #include "moe_check.h"
 #include "tessera/moe/cuda_layer.h"

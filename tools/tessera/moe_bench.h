@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "moe/layer_timeline.h"
+#include "moe/model/layer_timeline.h"
 #include "moe_check.h"
 #include "moe_options.h"
 #include "tessera/core/dtype.h"
@@ -42,7 +42,7 @@ struct Duel {
 struct KernelTime {
   std::string name;  ///< "plan", "gemm1", "gemm2", "combine"
   double seconds = 0.0;
-  double flops = 0.0, bytes = 0.0;  ///< necessary ones, see moe/explain.h
+  double flops = 0.0, bytes = 0.0;  ///< necessary ones, see moe/model/explain.h
   std::optional<double> dense_seconds;
 };
 

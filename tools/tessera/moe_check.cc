@@ -6,7 +6,7 @@
 #include <limits>
 #include <vector>
 
-#include "moe/oracle.h"
+#include "moe/judge/oracle.h"
 #include "tessera/core/buffer.h"
 #include "tessera/core/dtype.h"
 #include "tessera/core/thread_pool.h"

@@ -26,7 +26,7 @@ struct FinishedRun {
 using CopyToHost = std::function<void(void* to, const void* from, size_t bytes)>;
 
 /// Up to six tokens, from the first to the last, of the runs in turn. `accumulator_unit`: what their sums round to, see
-/// moe/oracle.h.
+/// moe/judge/oracle.h.
 CheckResult check_runs(const moe::LayerConfig& config, std::span<const FinishedRun> runs, double accumulator_unit,
                        const CopyToHost& copy);
 

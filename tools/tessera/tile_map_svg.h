@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "moe/explain.h"
+#include "moe/model/explain.h"
 
 namespace tessera::cli {
 

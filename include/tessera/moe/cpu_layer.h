@@ -22,7 +22,7 @@
 
 namespace tessera::moe {
 
-class CpuExperts;  // src/moe/cpu_experts.h
+class CpuExperts;  // src/moe/cpu/experts.h
 
 class CpuLayer {
  public:

@@ -27,7 +27,7 @@ struct LayerMarks;  // src/cuda/core/marks.h
 
 namespace tessera::moe {
 
-struct CudaRun;         // src/moe/cuda_layer.cc
+struct CudaRun;         // src/moe/cuda/layer.cc
 struct ResolvedLaunch;  // src/moe/kernels.h
 
 /// How the work is laid out on the device; results do not depend on it.

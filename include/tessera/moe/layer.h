@@ -27,7 +27,7 @@ struct Placement {
   int num_threads = 0;  ///< CPU only; 0: every processor that this process may use
 };
 
-class LayerBackEnd;  // src/moe/layer_back_end.h
+class LayerBackEnd;  // src/moe/back_end.h
 
 class Layer {
  public:

@@ -14,7 +14,7 @@
 
 #include "cuda/core/cuda_check.h"
 #include "gpu/guarded_buffer.h"
-#include "moe/cuda_workspace.h"
+#include "moe/cuda/workspace.h"
 #include "moe/judge/exact_layer.h"
 #include "tessera/moe/cuda_layer.h"
 #include "unit/moe/exact_case.h"

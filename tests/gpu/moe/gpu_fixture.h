@@ -17,7 +17,7 @@
 #include "cuda/core/cuda_check.h"
 #include "gpu/guarded_buffer.h"
 #include "gpu/moe/reference.h"
-#include "moe/cuda_workspace.h"
+#include "moe/cuda/workspace.h"
 #include "tessera/core/check.h"
 #include "tessera/moe/cuda_layer.h"
 

@@ -4,7 +4,7 @@
 
 #include "cuda/kernels/probe/launch.h"
 #include "gpu/moe/gpu_fixture.h"
-#include "moe/layer_timeline.h"
+#include "moe/model/layer_timeline.h"
 #include "tessera/core/error.h"
 
 namespace tessera::testing {

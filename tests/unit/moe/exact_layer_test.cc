@@ -6,7 +6,7 @@
 #include <cmath>
 #include <fstream>
 
-#include "moe/oracle.h"
+#include "moe/judge/oracle.h"
 #include "tessera/core/error.h"
 #include "unit/moe/exact_case.h"
 #include "unit/moe/exact_record.h"

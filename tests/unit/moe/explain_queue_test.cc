@@ -1,4 +1,4 @@
-#include "moe/explain_queue.h"
+#include "moe/model/explain_queue.h"
 
 #include <gtest/gtest.h>
 

@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "cpu/convert.h"
-#include "moe/oracle.h"
+#include "moe/judge/oracle.h"
 #include "tessera/core/buffer.h"
 #include "tessera/core/check.h"
 #include "tessera/moe/cpu_layer.h"

@@ -1,5 +1,5 @@
 // What marks say, worked out by hand; what contradicts itself is refused.
-#include "moe/layer_timeline.h"
+#include "moe/model/layer_timeline.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // The oracle against sums done by hand, and its roundings.
-#include "moe/oracle.h"
+#include "moe/judge/oracle.h"
 
 #include <gtest/gtest.h>
 

@@ -8,7 +8,7 @@
 #include <functional>
 #include <limits>
 
-#include "moe/oracle.h"
+#include "moe/judge/oracle.h"
 #include "moe_data.h"
 #include "tessera/core/buffer.h"
 #include "tessera/moe/cpu_layer.h"

@@ -14,8 +14,8 @@
 #include <span>
 #include <vector>
 
-#include "moe/explain_queue.h"
 #include "moe/kernels.h"
+#include "moe/model/explain_queue.h"
 #include "tessera/moe/cuda_layer.h"
 #include "tessera/moe/layer_config.h"
 

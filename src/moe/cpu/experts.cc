@@ -1,4 +1,4 @@
-#include "moe/cpu_experts.h"
+#include "moe/cpu/experts.h"
 
 #include <algorithm>
 #include <cstring>

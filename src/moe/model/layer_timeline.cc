@@ -1,4 +1,4 @@
-#include "moe/layer_timeline.h"
+#include "moe/model/layer_timeline.h"
 
 #include <algorithm>
 #include <array>

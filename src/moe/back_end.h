@@ -16,7 +16,7 @@ class LayerBackEnd {
 };
 
 #ifdef TESSERA_HAVE_CUDA
-/// In cuda_back_end.cc.
+/// In cuda/back_end.cc.
 std::unique_ptr<const LayerBackEnd> make_cuda_back_end(const LayerConfig& config, const LayerWeights& weights);
 /// out[m, c, r] = in[m, r, c] of 16-bit elements on the current device; enqueued.
 void transpose_on_device(const void* in, void* out, int32_t num_matrices, int32_t rows, int32_t columns,

@@ -1,4 +1,4 @@
-#include "moe/cuda_workspace.h"
+#include "moe/cuda/workspace.h"
 
 #include "cuda/kernels/moe_plan/policy.h"
 #include "moe/array_layout.h"

@@ -2,7 +2,7 @@
 
 #include <limits>
 
-#include "moe/routing_plan_arrays.h"
+#include "moe/plan/arrays.h"
 #include "tessera/batching/launch.h"
 #include "tessera/core/check.h"
 

@@ -1,5 +1,5 @@
+#include "moe/back_end.h"
 #include "cuda/kernels/transpose/launch.h"
-#include "moe/layer_back_end.h"
 #include "moe/validation.h"
 #include "tessera/moe/cuda_layer.h"
 

@@ -1,4 +1,4 @@
-#include "moe/cuda_kernels.h"
+#include "moe/cuda/kernels.h"
 
 #include <cuda_runtime_api.h>
 

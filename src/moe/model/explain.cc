@@ -1,4 +1,4 @@
-#include "moe/explain.h"
+#include "moe/model/explain.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,6 +1,6 @@
 #include "tessera/moe/cpu_layer.h"
 
-#include "moe/cpu_experts.h"
+#include "moe/cpu/experts.h"
 #include "moe/validation.h"
 #include "tessera/core/thread_pool.h"
 

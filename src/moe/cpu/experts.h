@@ -13,7 +13,7 @@
 #include <optional>
 
 #include "cpu/plain_gemm.h"
-#include "moe/routing_plan_arrays.h"
+#include "moe/plan/arrays.h"
 #include "tessera/core/thread_pool.h"
 #include "tessera/moe/layer_config.h"
 

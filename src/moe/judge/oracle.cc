@@ -1,4 +1,4 @@
-#include "moe/oracle.h"
+#include "moe/judge/oracle.h"
 
 #include <algorithm>
 #include <cmath>
