@@ -41,7 +41,8 @@ typedef enum tessera_status {
   TESSERA_UNAVAILABLE = 2,      /* right, but not on this machine or in this build: no Hopper GPU, no CUDA, no bf16 */
   TESSERA_OUT_OF_MEMORY = 3,
   TESSERA_DEVICE_FAILED = 4, /* a CUDA error: the process should stop using that device */
-  TESSERA_INTERNAL = 5       /* a fault of the library itself: please report it */
+  TESSERA_INTERNAL = 5,      /* a fault of the library itself: please report it */
+  TESSERA_STOPPED = 6        /* tessera_set_stop's flag said so: what the call was to write is not whole */
 } tessera_status;
 
 typedef enum tessera_dtype { TESSERA_F32 = 0, TESSERA_F16 = 1, TESSERA_BF16 = 2 } tessera_dtype;
@@ -57,6 +58,11 @@ TESSERA_API const char* tessera_last_error(void);
 
 /* The <where> of that message: the argument, member, file or tensor. "" where there is none. */
 TESSERA_API const char* tessera_last_error_where(void);
+
+/* Lets another thread end long calls of the calling one: while `*flag` is not 0, its tessera_classifier_load, and on
+ * the CPU its tessera_moe_run and tessera_moe_prepare_weights, return TESSERA_STOPPED at the next piece of work. The
+ * flag is looked at until the thread ends or gives another one; NULL: none. */
+TESSERA_API void tessera_set_stop(const int32_t* flag);
 
 /* How many CUDA devices this process sees; 0 also for a build without CUDA or a machine without a driver. */
 TESSERA_API int32_t tessera_num_devices(void);

@@ -116,7 +116,7 @@ class Classifier:
             use_cuda()
         self._handle = _native.Handle(
             lambda reference: lib.tessera_classifier_load(self._path, ctypes.byref(self._options), reference),
-            lib.tessera_classifier_destroy)
+            lib.tessera_classifier_destroy, is_slow=True)
 
     def __reduce__(self):
         """Pickled and copied as what it was made of: the copy loads the checkpoint again, where it is unpickled."""

@@ -96,6 +96,7 @@ _REFERENCE = ctypes.POINTER
 _PROTOTYPES = [
     ("tessera_version", _STRING, []),
     ("tessera_last_error", _STRING, []),
+    ("tessera_set_stop", None, [_REFERENCE(_INT)]),
     ("tessera_num_devices", _INT, []),
     ("tessera_device_check", _INT, [_INT]),
     ("tessera_device_name", _INT, [_INT, _STRING, _SIZE]),
@@ -275,6 +276,41 @@ def _after_fork_in_child():
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+def in_background(call):
+    """What `call()` returns or raises. In the main thread, where Ctrl-C arrives, another thread makes the call: when
+    an exception comes here meanwhile it is told to stop, so that nothing is written any more once that leaves."""
+    if threading.current_thread() is not threading.main_thread():
+        return call()
+    stop, outcome = ctypes.c_int32(0), []
+    ended = threading.Event()  # Thread.join takes a thread for ended once it was interrupted (bpo-45274)
+
+    def work():
+        lib.tessera_set_stop(ctypes.byref(stop))
+        try:
+            outcome.append((call(), None))
+        except BaseException as error:
+            outcome.append((None, error))
+        finally:
+            ended.set()
+
+    thread = threading.Thread(target=work)
+    try:
+        try:
+            thread.start()
+        except RuntimeError:  # a limit on processes: without it
+            return call()
+        ended.wait()
+    except BaseException:
+        stop.value = 1
+        if thread.ident is not None:
+            ended.wait()
+        raise
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    return result
+
+
 class Handle:
     """One native object: made by `make(reference)`, destroyed once, when the last owner lets go of it.
 
@@ -282,11 +318,17 @@ class Handle:
     serialises runs of objects that take one at a time.
     """
 
-    def __init__(self, make, destroy):
+    def __init__(self, make, destroy, is_slow=False):
         self.pointer, self._destroy, self.lock = 0, destroy, threading.Lock()
         reference = ctypes.c_void_p()
-        check(make(ctypes.byref(reference)))
-        self.pointer = reference.value
+
+        def make_now():
+            check(make(ctypes.byref(reference)))
+
+        try:
+            in_background(make_now) if is_slow else make_now()
+        finally:
+            self.pointer = reference.value or 0  # also of one that was made while an exception was on its way
         _Process.owners.add(self)
 
     def lose(self):

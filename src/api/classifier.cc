@@ -197,7 +197,7 @@ void tessera_classifier_outputs_init_sized(tessera_classifier_outputs* outputs, 
 
 tessera_status tessera_classifier_load(const char* directory, const tessera_classifier_options* options,
                                        tessera_classifier** classifier) {
-  return guarded([&] {
+  return guarded_stoppable([&] {
     require("classifier", classifier);
     *classifier =
         load(directory, options == nullptr ? default_options() : read_struct("options", options, default_options()))

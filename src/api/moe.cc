@@ -154,7 +154,7 @@ tessera_status tessera_moe_workspace_bytes(const tessera_moe* layer, int32_t max
 
 tessera_status tessera_moe_run(const tessera_moe* layer, const tessera_moe_inputs* inputs, void* workspace,
                                size_t workspace_bytes, void* stream) {
-  return guarded([&] {
+  return guarded_stoppable([&] {
     run(require("layer", layer), read_struct("inputs", inputs, tessera_moe_inputs{}), workspace, workspace_bytes,
         stream);
   });
@@ -162,7 +162,7 @@ tessera_status tessera_moe_run(const tessera_moe* layer, const tessera_moe_input
 
 tessera_status tessera_moe_prepare_weights(const tessera_moe_config* config, const void* gate_up, const void* down,
                                            void* prepared_gate_up, void* prepared_down, void* stream) {
-  return guarded([&] {
+  return guarded_stoppable([&] {
     const tessera_moe_config known = read_struct("config", config, default_config());
     const DeviceScope scope(known.device);
     tessera::moe::prepare_weights(layer_config(known), {gate_up, down}, {prepared_gate_up, prepared_down},

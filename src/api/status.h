@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "core/stop.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 #include "tessera/tessera.h"
@@ -36,6 +37,18 @@ tessera_status guarded(const Body& body) noexcept {
   } catch (...) {
     return record_exception();
   }
+}
+
+/// The flag that the calling thread gave to tessera_set_stop.
+const int32_t* callers_stop() noexcept;
+
+/// The same for what may last long, and ends with TESSERA_STOPPED when that flag says so.
+template <class Body>
+tessera_status guarded_stoppable(const Body& body) noexcept {
+  return guarded([&] {
+    const StopScope scope(callers_stop());
+    body();
+  });
 }
 
 /// Throws Error naming the argument.

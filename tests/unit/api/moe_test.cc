@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstring>
+#include <memory>
 #include <thread>
 
 #include "tessera/moe/router.h"
@@ -284,6 +285,33 @@ TEST(CApi, LimitsAreWhatALayerTakes) {
   EXPECT_EQ(refused([&](CLayer& c) { moved_down(c, limits.alignment / 2); }), "down weight");
   EXPECT_EQ(refused([&](CLayer& c) { c.config.num_threads = limits.max_threads + 1; }), "num_threads");
   EXPECT_NE(std::string(tessera_last_error()).find(std::to_string(limits.max_threads)), std::string::npos);
+}
+
+// The flag is that of the thread, and only long calls look at it.
+TEST(CApi, LongCallsEndWhenTheirThreadsFlagSaysSo) {
+  const LayerData data({.hidden = 64});
+  CLayer c_layer(data);
+  ASSERT_EQ(c_layer.create(), TESSERA_OK) << tessera_last_error();
+  size_t bytes = 0;
+  ASSERT_EQ(tessera_moe_workspace_bytes(c_layer.layer, c_layer.inputs.num_tokens, &bytes), TESSERA_OK);
+  std::vector<std::byte> room(bytes + 16);
+  void* workspace = room.data();
+  size_t space = room.size();
+  ASSERT_NE(std::align(16, bytes, workspace, space), nullptr);
+  const auto run = [&] { return tessera_moe_run(c_layer.layer, &c_layer.inputs, workspace, bytes, nullptr); };
+  int32_t flag = 0;
+  tessera_set_stop(&flag);
+  EXPECT_EQ(run(), TESSERA_OK) << tessera_last_error();
+  flag = 1;
+  EXPECT_EQ(run(), TESSERA_STOPPED);
+  EXPECT_STREQ(tessera_last_error(), "stopped by its caller");
+  tessera_classifier* classifier = nullptr;
+  EXPECT_EQ(tessera_classifier_load(TESSERA_SOURCE_DIR "/models/movie-reviews", nullptr, &classifier), TESSERA_STOPPED);
+  EXPECT_EQ(classifier, nullptr);
+  EXPECT_EQ(tessera_device_check(TESSERA_CPU), TESSERA_OK);
+  std::thread([&] { EXPECT_EQ(run(), TESSERA_OK); }).join();
+  tessera_set_stop(nullptr);
+  EXPECT_EQ(run(), TESSERA_OK) << tessera_last_error();
 }
 
 TEST(CApi, DevicesThatAreNotThere) {
