@@ -3,7 +3,6 @@
 
 #include <array>
 #include <cstring>
-#include <memory>
 #include <thread>
 
 #include "tessera/moe/router.h"
@@ -289,16 +288,14 @@ TEST(CApi, LimitsAreWhatALayerTakes) {
 
 // The flag is that of the thread, and only long calls look at it.
 TEST(CApi, LongCallsEndWhenTheirThreadsFlagSaysSo) {
-  const LayerData data({.hidden = 64});
+  const LayerData data({.tokens = 9});
   CLayer c_layer(data);
   ASSERT_EQ(c_layer.create(), TESSERA_OK) << tessera_last_error();
   size_t bytes = 0;
-  ASSERT_EQ(tessera_moe_workspace_bytes(c_layer.layer, c_layer.inputs.num_tokens, &bytes), TESSERA_OK);
-  std::vector<std::byte> room(bytes + 16);
-  void* workspace = room.data();
-  size_t space = room.size();
-  ASSERT_NE(std::align(16, bytes, workspace, space), nullptr);
-  const auto run = [&] { return tessera_moe_run(c_layer.layer, &c_layer.inputs, workspace, bytes, nullptr); };
+  ASSERT_EQ(tessera_moe_workspace_bytes(c_layer.layer, 9, &bytes), TESSERA_OK);
+  GuardedBytes workspace(bytes), out(size_t{9} * 64 * 2);
+  c_layer.inputs.out = out.data();
+  const auto run = [&] { return tessera_moe_run(c_layer.layer, &c_layer.inputs, workspace.data(), bytes, nullptr); };
   int32_t flag = 0;
   tessera_set_stop(&flag);
   EXPECT_EQ(run(), TESSERA_OK) << tessera_last_error();
