@@ -28,7 +28,8 @@ def words(comment):
 
 def declarations(text):
     """[(comment, declaration)], those without a comment of their own together with what is above them."""
-    body = re.sub(r"(?m)^#.*\n|^TESSERA_API |^extern \"C\" \{\n|^\}\n", "", text)
+    body = re.sub(r"(?ms)^TESSERA_INLINE (\S[^{]*?) \{.*?^\}\n", r"\1;\n", text)
+    body = re.sub(r"(?m)^#.*\n|^TESSERA_API |^extern \"C\" \{\n|^\}\n", "", body)
     parts = []
     for block in re.split(r"\n{2,}", body.strip()):
         opening = COMMENT.match(block)

@@ -10,10 +10,12 @@
  * got and what was expected. Nothing is printed, nothing exits, no exception leaves the library, and outputs of a call
  * that failed are not touched, except that a device which fails while it works may leave anything in memory of a run.
  *
- * Structures carry their size in their first member, written by the *_init functions: a program built with an older
- * header keeps working, members that it does not know have their default. Objects may be used by several threads, one
- * at a time, unless a function says more. `device` is TESSERA_CPU or the number of a CUDA device; the device current in
- * the calling thread is left as it was.
+ * Structures carry their size in their first member: that of the header which a program was built with.
+ * tessera_..._init is compiled into the program and hands its size to tessera_..._init_sized, which writes the size and
+ * the defaults and not a byte behind them; other languages call that one with the size of what they laid out. A program
+ * built with an older header keeps working, members that it does not know have their default; a structure larger than
+ * the library's is refused. Objects may be used by several threads, one at a time, unless a function says more.
+ * `device` is TESSERA_CPU or the number of a CUDA device; the device current in the calling thread is left as it was.
  */
 #ifndef TESSERA_TESSERA_H_
 #define TESSERA_TESSERA_H_
@@ -23,8 +25,10 @@
 
 #if defined(__GNUC__)
 #define TESSERA_API __attribute__((visibility("default")))
+#define TESSERA_INLINE static __inline__ /* also for C89 */
 #else
 #define TESSERA_API
+#define TESSERA_INLINE static inline
 #endif
 
 #ifdef __cplusplus
@@ -37,7 +41,8 @@ typedef enum tessera_status {
   TESSERA_UNAVAILABLE = 2,      /* right, but not on this machine or in this build: no Hopper GPU, no CUDA, no bf16 */
   TESSERA_OUT_OF_MEMORY = 3,
   TESSERA_DEVICE_FAILED = 4, /* a CUDA error: the process should stop using that device */
-  TESSERA_INTERNAL = 5       /* a fault of the library itself: please report it */
+  TESSERA_INTERNAL = 5,      /* a fault of the library itself: please report it */
+  TESSERA_STOPPED = 6        /* tessera_set_stop's flag said so: what the call was to write is not whole */
 } tessera_status;
 
 typedef enum tessera_dtype { TESSERA_F32 = 0, TESSERA_F16 = 1, TESSERA_BF16 = 2 } tessera_dtype;
@@ -53,6 +58,11 @@ TESSERA_API const char* tessera_last_error(void);
 
 /* The <where> of that message: the argument, member, file or tensor. "" where there is none. */
 TESSERA_API const char* tessera_last_error_where(void);
+
+/* Lets another thread end long calls of the calling one: while `*flag` is not 0, its tessera_classifier_load, and on
+ * the CPU its tessera_moe_run and tessera_moe_prepare_weights, return TESSERA_STOPPED at the next piece of work. The
+ * flag is looked at until the thread ends or gives another one; NULL: none. */
+TESSERA_API void tessera_set_stop(const int32_t* flag);
 
 /* How many CUDA devices this process sees; 0 also for a build without CUDA or a machine without a driver. */
 TESSERA_API int32_t tessera_num_devices(void);

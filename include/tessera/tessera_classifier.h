@@ -58,9 +58,18 @@ typedef struct tessera_classifier_outputs {
 
 typedef struct tessera_classifier tessera_classifier;
 
-TESSERA_API void tessera_classifier_options_init(tessera_classifier_options* options);
-TESSERA_API void tessera_classifier_info_init(tessera_classifier_info* info);
-TESSERA_API void tessera_classifier_outputs_init(tessera_classifier_outputs* outputs);
+TESSERA_API void tessera_classifier_options_init_sized(tessera_classifier_options* options, size_t struct_bytes);
+TESSERA_API void tessera_classifier_info_init_sized(tessera_classifier_info* info, size_t struct_bytes);
+TESSERA_API void tessera_classifier_outputs_init_sized(tessera_classifier_outputs* outputs, size_t struct_bytes);
+TESSERA_INLINE void tessera_classifier_options_init(tessera_classifier_options* options) {
+  tessera_classifier_options_init_sized(options, sizeof(*options));
+}
+TESSERA_INLINE void tessera_classifier_info_init(tessera_classifier_info* info) {
+  tessera_classifier_info_init_sized(info, sizeof(*info));
+}
+TESSERA_INLINE void tessera_classifier_outputs_init(tessera_classifier_outputs* outputs) {
+  tessera_classifier_outputs_init_sized(outputs, sizeof(*outputs));
+}
 
 /* `directory` holds config.json, vocab.txt, model.safetensors. `options` NULL: the defaults. */
 TESSERA_API tessera_status tessera_classifier_load(const char* directory, const tessera_classifier_options* options,

@@ -40,6 +40,7 @@ typedef struct tessera_moe_limit_values {
   int32_t max_experts;    /* experts that one layer's weights hold */
   int32_t max_top_k;      /* slots a token */
   int32_t alignment;      /* in bytes: of weights, x, out, workspaces and router logits */
+  int32_t max_threads;    /* num_threads of a layer and of a classifier */
 } tessera_moe_limit_values;
 
 /* Constants of this library; never NULL, never freed. */
@@ -60,7 +61,7 @@ typedef struct tessera_moe_config {
   int32_t num_mapped_experts;       /* entries of expert_map; 0: no map */
   int32_t shared_intermediate_size; /* of a shared expert; 0: none. CUDA: a multiple of intermediate_size */
   int32_t device;                   /* default TESSERA_CPU */
-  int32_t num_threads;              /* CPU only; 0: every processor that this process may use */
+  int32_t num_threads;              /* CPU only, 0..max_threads; 0: every processor that this process may use */
   int32_t weight_format;            /* tessera_weight_format, default DENSE */
 } tessera_moe_config;
 
@@ -96,9 +97,18 @@ typedef struct tessera_moe_inputs {
 
 typedef struct tessera_moe tessera_moe;
 
-TESSERA_API void tessera_moe_config_init(tessera_moe_config* config);
-TESSERA_API void tessera_moe_weights_init(tessera_moe_weights* weights);
-TESSERA_API void tessera_moe_inputs_init(tessera_moe_inputs* inputs);
+TESSERA_API void tessera_moe_config_init_sized(tessera_moe_config* config, size_t struct_bytes);
+TESSERA_API void tessera_moe_weights_init_sized(tessera_moe_weights* weights, size_t struct_bytes);
+TESSERA_API void tessera_moe_inputs_init_sized(tessera_moe_inputs* inputs, size_t struct_bytes);
+TESSERA_INLINE void tessera_moe_config_init(tessera_moe_config* config) {
+  tessera_moe_config_init_sized(config, sizeof(*config));
+}
+TESSERA_INLINE void tessera_moe_weights_init(tessera_moe_weights* weights) {
+  tessera_moe_weights_init_sized(weights, sizeof(*weights));
+}
+TESSERA_INLINE void tessera_moe_inputs_init(tessera_moe_inputs* inputs) {
+  tessera_moe_inputs_init_sized(inputs, sizeof(*inputs));
+}
 
 TESSERA_API tessera_status tessera_moe_create(const tessera_moe_config* config, const tessera_moe_weights* weights,
                                               tessera_moe** layer);
@@ -144,7 +154,10 @@ typedef struct tessera_router_config {
   int32_t device;       /* default TESSERA_CPU */
 } tessera_router_config;
 
-TESSERA_API void tessera_router_config_init(tessera_router_config* config);
+TESSERA_API void tessera_router_config_init_sized(tessera_router_config* config, size_t struct_bytes);
+TESSERA_INLINE void tessera_router_config_init(tessera_router_config* config) {
+  tessera_router_config_init_sized(config, sizeof(*config));
+}
 
 /* logits [T, E], bias [E] or NULL, topk_ids [T, k] int32, topk_weights [T, k] float; num_nan_rows NULL or [1], to which
  * the number of rows of NaN alone is added. All memory of `device`, what is written apart from all else; enqueued on

@@ -59,9 +59,14 @@ def moe(
     gate_up and down may also be views whose last two dimensions are swapped back, as ``prepare_weights`` returns.
     ``out`` and ``workspace`` (one-dimensional uint8 of at least ``workspace_bytes``) are allocated where not given, by
     PyTorch or NumPy; for tensors of other frameworks they must be given. ``out`` and ``workspace``
-    overlap neither each other nor any other array of the call (ValueError). Under
+    overlap neither each other nor any other array of the call (ValueError). ``alpha``, ``beta`` and ``limit`` are
+    clamped_swiglu's; ``first_expert`` goes with no expert_map (ValueError). Under
     ``torch.compile`` and in CUDA graphs it is the operator ``torch.ops.tessera.moe``. Inference only: tensors that
     require grad raise RuntimeError unless grad mode is off.
+
+    ``stream``: the address of a CUDA stream, for which the caller does what a framework asks of work on another stream:
+    it waits for whatever writes the inputs, and they stay allocated until its work is done (PyTorch:
+    ``stream.wait_stream(...)``, ``tensor.record_stream(stream)``). On the CPU Ctrl-C ends a long call.
     """
 
 class MoELimits(NamedTuple):
@@ -69,6 +74,7 @@ class MoELimits(NamedTuple):
     max_experts: int  # E that one layer's weights hold
     max_top_k: int  # slots a token
     alignment: int  # bytes: of weights, x, out, workspaces and router logits
+    max_threads: int  # num_threads of a layer and of a classifier
 
 def moe_limits() -> MoELimits:
     """What a layer can be, whatever its device and type."""

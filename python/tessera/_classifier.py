@@ -96,7 +96,8 @@ class Classifier:
         self._takes_embeddings = choice("input", input, _INPUTS) == 1
         self._options = _native.new(
             _native.ClassifierOptions, precision=choice("precision", precision, _native.PRECISIONS),
-            takes_embeddings=int(self._takes_embeddings), num_threads=integer("num_threads", num_threads, 0, 1024),
+            takes_embeddings=int(self._takes_embeddings),
+            num_threads=integer("num_threads", num_threads, 0, _native.LIMITS.max_threads),
             micro_batch=integer("micro_batch", micro_batch, 0, 2**62), form=_c_string("form", form),
             expert_threshold=float(expert_threshold), device=_read_device(device))
         self._load()
@@ -115,7 +116,7 @@ class Classifier:
             use_cuda()
         self._handle = _native.Handle(
             lambda reference: lib.tessera_classifier_load(self._path, ctypes.byref(self._options), reference),
-            lib.tessera_classifier_destroy)
+            lib.tessera_classifier_destroy, is_slow=True)
 
     def __reduce__(self):
         """Pickled and copied as what it was made of: the copy loads the checkpoint again, where it is unpickled."""

@@ -1,13 +1,10 @@
 """What users call: tessera.moe, MoELayer, moe_limits, prepare_weights, route."""
 
-import ctypes
-
 import numpy
 
 from . import _moe, _native
-from ._arrays import (VECTOR_BYTES, View, kind_of, require_device, require_memory, require_shape,
-                      require_type, same_memory, torch_tensors, view)
-from ._native import CPU, DTYPES, check, lib, use_cuda, wrong
+from ._arrays import View, kind_of, same_memory, torch_tensors, view
+from ._native import wrong
 
 
 def moe_limits():
@@ -114,31 +111,6 @@ def route(logits, top_k, *, kind="topk_softmax", bias=None, num_groups=1, topk_g
     torch = torch_tensors(logits)
     if torch is None and not isinstance(logits, numpy.ndarray):
         raise TypeError(wrong("logits", kind_of(logits), "a NumPy array or a PyTorch tensor"))
-    given, address = _moe.read_x(logits, stream, "logits")
-    require_type("logits", given, DTYPES)
-    require_shape("logits", given, (None, None), "[T, E]")
-    require_memory("logits", given, VECTOR_BYTES)
-    num_tokens, num_experts = given.shape
-    config = _native.new(_native.RouterConfig, kind=_moe.choice("kind", kind, _native.ROUTER_KINDS),
-                         num_experts=num_experts, top_k=_moe.integer("top_k", top_k, 1, 2**31 - 1),
-                         num_groups=_moe.integer("num_groups", num_groups, 1, 2**31 - 1),
-                         topk_groups=_moe.integer("topk_groups", topk_groups, 1, 2**31 - 1),
-                         scale=_moe.real("scale", scale), logits_dtype=DTYPES[given.dtype], device=given.device)
-    bias_pointer = None
-    if bias is not None:
-        scores = view("bias", bias, address)
-        require_type("bias", scores, ("float32",))
-        require_shape("bias", scores, (num_experts,), "[E]")
-        require_device("bias", scores, given.device, "logits is")
-        require_memory("bias", scores, VECTOR_BYTES)
-        bias_pointer = scores.pointer
-    if given.device != CPU:
-        use_cuda()
-    shape = (num_tokens, config.top_k)
-    if torch is not None:
-        ids, weights = torch.allocate(given.device, address, (shape, "int32"), (shape, "float32"))
-    else:
-        ids, weights = numpy.empty(shape, numpy.int32), numpy.empty(shape, numpy.float32)
-    check(lib.tessera_route(ctypes.byref(config), num_tokens, given.pointer, bias_pointer, view("topk_ids", ids).pointer,
-                            view("topk_weights", weights).pointer, None, address or None))
-    return ids, weights
+    if torch is not None and torch.sees_operators_only():
+        return torch.call_router(logits, top_k, kind, bias, num_groups, topk_groups, scale, stream)
+    return _moe.route(logits, top_k, kind, bias, num_groups, topk_groups, scale, stream)

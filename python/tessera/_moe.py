@@ -15,6 +15,7 @@ from ._native import CPU, DTYPES, INPUTS_BYTES, LIMITS, PACK_INPUTS, check, lib,
 
 _ID_TYPES = ("int32", "int64")
 _MAX_TOKENS = 2**31 - 1
+_QUICK_FLOPS, _QUICK_BYTES = 2 * 10**9, 1 << 26  # a tenth of a second of a slow processor
 
 
 def integer(name, value, low, high):
@@ -60,6 +61,11 @@ class Options:
                         "gate_up_order": choice("gate_up_order", gate_up_order, _native.GATE_UP_ORDERS),
                         "first_expert": integer("first_expert", first_expert, 0, _MAX_TOKENS),
                         "weight_format": choice("weight_format", weight_format, _native.WEIGHT_FORMATS)}
+        if activation != "clamped_swiglu":  # a limit that does nothing would be a wrong result without a word
+            for name, unused in (("alpha", 1.0), ("beta", 0.0), ("limit", 0.0)):
+                if self.members[name] != unused:
+                    raise ValueError(wrong(name, f"{self.members[name]} for the activation {activation}",
+                                           f"{unused}: it is clamped_swiglu's"))
 
 
 ARRAY_NAMES = ("gate_up", "down", "gate_up_bias", "down_bias", "shared_gate_up", "shared_down", "expert_map")
@@ -140,12 +146,15 @@ class Weights:
         return _native.new(_native.MoEWeights, **{name: part.pointer for name, part in self.views().items()})
 
     def config(self, options, top_k, num_threads=0):
+        if self.expert_map is not None and options.members["first_expert"]:
+            raise ValueError(wrong("first_expert", f"{options.members['first_expert']} with an expert_map",
+                                   "0: the map says which ids are whose"))
         return _native.new(_native.MoEConfig, hidden_size=self.hidden_size, intermediate_size=self.intermediate_size,
                            num_experts=self.num_experts, top_k=integer("top_k", top_k, 1, _MAX_TOKENS),
                            dtype=DTYPES[self.gate_up.dtype], device=self.gate_up.device,
                            num_mapped_experts=0 if self.expert_map is None else self.expert_map.shape[0],
                            shared_intermediate_size=self.shared_intermediate_size,
-                           num_threads=integer("num_threads", num_threads, 0, 1024), **options.members)
+                           num_threads=integer("num_threads", num_threads, 0, LIMITS.max_threads), **options.members)
 
 
 def _half(name, rows, gated):
@@ -177,6 +186,8 @@ class NativeLayer:
         self.has_shared_expert = config.shared_intermediate_size > 0
         self.torch_dtype = self.torch_device = None  # tessera._torch's words for dtype and device, noted at first use
         self.known_workspace_bytes = {}
+        # On the CPU a call of more may last long enough for somebody to press Ctrl-C.
+        self.quick_tokens = _QUICK_FLOPS // (6 * config.top_k * config.hidden_size * config.intermediate_size)
         self.handle = None
         self.renew()
 
@@ -201,15 +212,19 @@ class NativeLayer:
                 self.known_workspace_bytes[num_tokens] = known
         return known
 
-    def run(self, inputs, workspace, workspace_bytes, stream):
+    def run(self, inputs, workspace, workspace_bytes, stream, num_tokens=0):
         """`inputs`: packed bytes. Returns when the work is enqueued or, on the CPU, done: there one run at a time."""
         if not self.handle.pointer:
             self.renew()
         if self.device != CPU:
             check(lib.tessera_moe_run(self.handle.pointer, inputs, workspace, workspace_bytes, stream))
             return
-        with self.handle.lock:
-            check(lib.tessera_moe_run(self.handle.pointer, inputs, workspace, workspace_bytes, None))
+
+        def run_now():
+            with self.handle.lock:
+                check(lib.tessera_moe_run(self.handle.pointer, inputs, workspace, workspace_bytes, None))
+
+        run_now() if num_tokens <= self.quick_tokens else _native.in_background(run_now)
 
 
 class LayerCache:
@@ -277,7 +292,7 @@ def run(layer, x, x_view, topk_ids, topk_weights, shared_weight, out, workspace,
         raise ValueError(wrong("workspace", f"{room.shape[0]} bytes", f"at least {needed}"))
     inputs = PACK_INPUTS(INPUTS_BYTES, num_tokens, ids.dtype == "int64", x_view.pointer, ids.pointer, slots.pointer,
                          target.pointer, shared.pointer if shared else 0, DTYPES[slots.dtype])
-    layer.run(inputs, room.pointer, room.shape[0], address)
+    layer.run(inputs, room.pointer, room.shape[0], address, num_tokens)
     return result
 
 
@@ -360,6 +375,44 @@ def prepare(gate_up, down, gated, stream, allocate):
     if gate_up.device != CPU:
         use_cuda()
     made = [allocate(given, (experts, given.shape[2], given.shape[1])) for given in (gate_up, down)]
-    check(lib.tessera_moe_prepare_weights(ctypes.byref(config), gate_up.pointer, down.pointer, made[0][1].pointer,
-                                          made[1][1].pointer, stream or None))
+
+    def prepare_now():
+        check(lib.tessera_moe_prepare_weights(ctypes.byref(config), gate_up.pointer, down.pointer, made[0][1].pointer,
+                                              made[1][1].pointer, stream or None))
+
+    is_long = gate_up.device == CPU and gate_up.num_bytes > _QUICK_BYTES
+    _native.in_background(prepare_now) if is_long else prepare_now()
     return made
+
+
+def route(logits, top_k, kind, bias, num_groups, topk_groups, scale, stream):
+    """tessera.route for an array that is NumPy's or PyTorch's."""
+    torch = torch_tensors(logits)
+    given, address = read_x(logits, stream, "logits")
+    require_type("logits", given, DTYPES)
+    require_shape("logits", given, (None, None), "[T, E]")
+    require_memory("logits", given, VECTOR_BYTES)
+    num_tokens, num_experts = given.shape
+    config = _native.new(_native.RouterConfig, kind=choice("kind", kind, _native.ROUTER_KINDS),
+                         num_experts=num_experts, top_k=integer("top_k", top_k, 1, 2**31 - 1),
+                         num_groups=integer("num_groups", num_groups, 1, 2**31 - 1),
+                         topk_groups=integer("topk_groups", topk_groups, 1, 2**31 - 1),
+                         scale=real("scale", scale), logits_dtype=DTYPES[given.dtype], device=given.device)
+    bias_pointer = None
+    if bias is not None:
+        scores = view("bias", bias, address)
+        require_type("bias", scores, ("float32",))
+        require_shape("bias", scores, (num_experts,), "[E]")
+        require_device("bias", scores, given.device, "logits is")
+        require_memory("bias", scores, VECTOR_BYTES)
+        bias_pointer = scores.pointer
+    if given.device != CPU:
+        use_cuda()
+    shape = (num_tokens, config.top_k)
+    if torch is not None:
+        ids, weights = torch.allocate(given.device, address, (shape, "int32"), (shape, "float32"))
+    else:
+        ids, weights = numpy.empty(shape, numpy.int32), numpy.empty(shape, numpy.float32)
+    check(lib.tessera_route(ctypes.byref(config), num_tokens, given.pointer, bias_pointer, view("topk_ids", ids).pointer,
+                            view("topk_weights", weights).pointer, None, address or None))
+    return ids, weights

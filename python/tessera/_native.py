@@ -28,12 +28,12 @@ class TesseraError(RuntimeError):
 
 
 class _Structure(ctypes.Structure):
-    """A structure of the C interface; its first member is its size, which the library's *_init writes."""
+    """A structure of the C interface; its first member is its size, which the library's *_init_sized writes."""
 
 
 class MoELimitValues(_Structure):
     _fields_ = [("struct_bytes", ctypes.c_size_t), ("width_multiple", ctypes.c_int32), ("max_experts", ctypes.c_int32),
-                ("max_top_k", ctypes.c_int32), ("alignment", ctypes.c_int32)]
+                ("max_top_k", ctypes.c_int32), ("alignment", ctypes.c_int32), ("max_threads", ctypes.c_int32)]
 
 
 class MoEConfig(_Structure):
@@ -96,14 +96,15 @@ _REFERENCE = ctypes.POINTER
 _PROTOTYPES = [
     ("tessera_version", _STRING, []),
     ("tessera_last_error", _STRING, []),
+    ("tessera_set_stop", None, [_REFERENCE(_INT)]),
     ("tessera_num_devices", _INT, []),
     ("tessera_device_check", _INT, [_INT]),
     ("tessera_device_name", _INT, [_INT, _STRING, _SIZE]),
     ("tessera_allocate", _INT, [_INT, _SIZE, _REFERENCE(_POINTER)]),
     ("tessera_free", None, [_INT, _POINTER]),
     ("tessera_moe_limits", _REFERENCE(MoELimitValues), []),
-    ("tessera_moe_config_init", None, [_REFERENCE(MoEConfig)]),
-    ("tessera_moe_weights_init", None, [_REFERENCE(MoEWeights)]),
+    ("tessera_moe_config_init_sized", None, [_REFERENCE(MoEConfig), _SIZE]),
+    ("tessera_moe_weights_init_sized", None, [_REFERENCE(MoEWeights), _SIZE]),
     ("tessera_moe_create", _INT, [_REFERENCE(MoEConfig), _REFERENCE(MoEWeights), _REFERENCE(_POINTER)]),
     ("tessera_moe_destroy", None, [_POINTER]),
     ("tessera_moe_workspace_bytes", _INT, [_POINTER, _INT, _REFERENCE(_SIZE)]),
@@ -111,12 +112,12 @@ _PROTOTYPES = [
     ("tessera_moe_run", _INT, [_POINTER, _STRING, _POINTER, _SIZE, _POINTER]),
     ("tessera_moe_prepare_weights", _INT,
      [_REFERENCE(MoEConfig), _POINTER, _POINTER, _POINTER, _POINTER, _POINTER]),
-    ("tessera_router_config_init", None, [_REFERENCE(RouterConfig)]),
+    ("tessera_router_config_init_sized", None, [_REFERENCE(RouterConfig), _SIZE]),
     ("tessera_route", _INT, [_REFERENCE(RouterConfig), _INT, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER,
                              _POINTER]),
-    ("tessera_classifier_options_init", None, [_REFERENCE(ClassifierOptions)]),
-    ("tessera_classifier_info_init", None, [_REFERENCE(ClassifierInfo)]),
-    ("tessera_classifier_outputs_init", None, [_REFERENCE(ClassifierOutputs)]),
+    ("tessera_classifier_options_init_sized", None, [_REFERENCE(ClassifierOptions), _SIZE]),
+    ("tessera_classifier_info_init_sized", None, [_REFERENCE(ClassifierInfo), _SIZE]),
+    ("tessera_classifier_outputs_init_sized", None, [_REFERENCE(ClassifierOutputs), _SIZE]),
     ("tessera_classifier_load", _INT, [_STRING, _REFERENCE(ClassifierOptions), _REFERENCE(_POINTER)]),
     ("tessera_classifier_destroy", None, [_POINTER]),
     ("tessera_classifier_get_info", _INT, [_POINTER, _REFERENCE(ClassifierInfo)]),
@@ -126,9 +127,9 @@ _PROTOTYPES = [
     ("tessera_classifier_run", _INT, [_POINTER, _LONG, _POINTER, _POINTER, _REFERENCE(ClassifierOutputs)]),
 ]
 
-_INITIALISERS = {MoEConfig: "tessera_moe_config_init", MoEWeights: "tessera_moe_weights_init",
-                 RouterConfig: "tessera_router_config_init", ClassifierOptions: "tessera_classifier_options_init",
-                 ClassifierInfo: "tessera_classifier_info_init", ClassifierOutputs: "tessera_classifier_outputs_init"}
+_NAMES = {MoEConfig: "tessera_moe_config", MoEWeights: "tessera_moe_weights", RouterConfig: "tessera_router_config",
+          ClassifierOptions: "tessera_classifier_options", ClassifierInfo: "tessera_classifier_info",
+          ClassifierOutputs: "tessera_classifier_outputs"}
 
 
 _FILE_NAME = "libtessera.so"
@@ -191,6 +192,7 @@ class MoELimits(NamedTuple):
     max_experts: int
     max_top_k: int
     alignment: int
+    max_threads: int
 
 
 def _limits():
@@ -221,7 +223,7 @@ def check(status):
 def new(structure, **members):
     """A structure with the library's defaults and these members."""
     made = structure()
-    getattr(lib, _INITIALISERS[structure])(ctypes.byref(made))
+    getattr(lib, f"{_NAMES[structure]}_init_sized")(ctypes.byref(made), ctypes.sizeof(made))
     for name, value in members.items():
         setattr(made, name, value)
     return made
@@ -274,6 +276,41 @@ def _after_fork_in_child():
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+def in_background(call):
+    """What `call()` returns or raises. In the main thread, where Ctrl-C arrives, another thread makes the call: when
+    an exception comes here meanwhile it is told to stop, so that nothing is written any more once that leaves."""
+    if threading.current_thread() is not threading.main_thread():
+        return call()
+    stop, outcome = ctypes.c_int32(0), []
+    ended = threading.Event()  # Thread.join takes a thread for ended once it was interrupted (bpo-45274)
+
+    def work():
+        lib.tessera_set_stop(ctypes.byref(stop))
+        try:
+            outcome.append((call(), None))
+        except BaseException as error:
+            outcome.append((None, error))
+        finally:
+            ended.set()
+
+    thread = threading.Thread(target=work)
+    try:
+        try:
+            thread.start()
+        except RuntimeError:  # a limit on processes: without it
+            return call()
+        ended.wait()
+    except BaseException:
+        stop.value = 1
+        if thread.ident is not None:
+            ended.wait()
+        raise
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    return result
+
+
 class Handle:
     """One native object: made by `make(reference)`, destroyed once, when the last owner lets go of it.
 
@@ -281,11 +318,17 @@ class Handle:
     serialises runs of objects that take one at a time.
     """
 
-    def __init__(self, make, destroy):
+    def __init__(self, make, destroy, is_slow=False):
         self.pointer, self._destroy, self.lock = 0, destroy, threading.Lock()
         reference = ctypes.c_void_p()
-        check(make(ctypes.byref(reference)))
-        self.pointer = reference.value
+
+        def make_now():
+            check(make(ctypes.byref(reference)))
+
+        try:
+            in_background(make_now) if is_slow else make_now()
+        finally:
+            self.pointer = reference.value or 0  # also of one that was made while an exception was on its way
         _Process.owners.add(self)
 
     def lose(self):

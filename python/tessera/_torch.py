@@ -103,6 +103,8 @@ def _run_plain(layer, x, topk_ids, topk_weights, shared_weight, out, workspace, 
     slots = (num_tokens, layer.top_k)
     if topk_ids.shape != slots or topk_weights.shape != slots or not num_tokens:
         return None
+    if index < 0 and num_tokens > layer.quick_tokens:  # long enough for Ctrl-C
+        return None
     if _is_grad_enabled() and (x.requires_grad or topk_weights.requires_grad or out is not None and out.requires_grad):
         return None
     if stream is None:
@@ -173,6 +175,30 @@ def moe(x, arrays, topk_ids, topk_weights, options, out, workspace, stream):
     if _is_compiling() or _num_modes():
         return _call_operator(x, arrays, topk_ids, topk_weights, None, options, out, stream)
     return _moe_now(x, arrays, topk_ids, topk_weights, None, options, out, workspace, stream)
+
+
+def sees_operators_only():
+    """Whether a compiler traces, or a mode (fake tensors, tracing) is active."""
+    return _is_compiling() or _num_modes()
+
+
+def call_router(logits, top_k, kind, bias, num_groups, topk_groups, scale, stream):
+    if stream is not None:
+        raise ValueError(wrong("stream", stream, "None: a compiled function runs on the current stream"))
+    return torch.ops.tessera.route.default(logits, top_k, kind, bias, num_groups, topk_groups, scale)
+
+
+def _route_operator(logits, top_k, kind="topk_softmax", bias=None, num_groups=1, topk_groups=1, scale=1.0):
+    return _moe.route(logits, top_k, kind, bias, num_groups, topk_groups, scale, None)
+
+
+def _route_fake(logits, top_k, kind="topk_softmax", bias=None, num_groups=1, topk_groups=1, scale=1.0):
+    if logits.dim() != 2:
+        raise ValueError(wrong("logits", f"shape {list(logits.shape)}", "2 dimensions"))
+    if logits.requires_grad and _is_grad_enabled():
+        refuse_grad("logits")
+    slots = logits.shape[0], top_k
+    return (_empty(slots, dtype=_int32, device=logits.device), _empty(slots, dtype=_float32, device=logits.device))
 
 
 def _call_operator(x, arrays, topk_ids, topk_weights, shared_weight, options, out, stream):
@@ -280,11 +306,15 @@ def _define():
     library = torch.library.Library("tessera", "DEF")
     library.define(f"moe({arguments}) -> Tensor", tags=tags)
     library.define(f"moe_out({arguments}, *, Tensor(a!) out) -> ()", tags=tags)
+    library.define('route(Tensor logits, int top_k, str kind="topk_softmax", Tensor? bias=None, int num_groups=1, '
+                   "int topk_groups=1, float scale=1.0) -> (Tensor, Tensor)", tags=tags)
     for key in ("CPU", "CUDA"):
         library.impl("moe", _moe_operator, key)
         library.impl("moe_out", _moe_out_operator, key)
+        library.impl("route", _route_operator, key)
     torch.library.register_fake("tessera::moe", _moe_fake, lib=library)
     torch.library.register_fake("tessera::moe_out", _moe_out_fake, lib=library)
+    torch.library.register_fake("tessera::route", _route_fake, lib=library)
     return library
 
 

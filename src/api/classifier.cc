@@ -13,6 +13,7 @@
 #include "tessera/classifier/classifier.h"
 #include "tessera/classifier/cuda_classifier.h"
 #include "tessera/classifier/model.h"
+#include "tessera/core/thread_pool.h"
 #include "tessera/tessera.h"
 
 struct tessera_classifier {
@@ -33,7 +34,6 @@ using classifier::RecordStatus;
 
 tessera_classifier_options default_options() {
   tessera_classifier_options options{};
-  options.struct_bytes = sizeof(options);
   options.device = TESSERA_CPU;
   return options;
 }
@@ -68,6 +68,7 @@ void refuse_gpu_options(const tessera_classifier_options& options) {
 
 void make_back_end(tessera_classifier& target, std::shared_ptr<const classifier::Model> model,
                    const tessera_classifier_options& options) {
+  moe::require_range("num_threads", options.num_threads, 0, kMaxThreads);
   const InputKind input = target.takes_embeddings ? InputKind::embeddings : InputKind::ids;
   const Precision precision = read_precision(options);
   if (options.device == TESSERA_CPU) {
@@ -162,16 +163,9 @@ void run(tessera_classifier& target, int64_t num_sentences, const int32_t* ids, 
                                                             reinterpret_cast<RecordStatus*>(outputs.status)});
 }
 
-tessera_classifier_outputs default_outputs() {
-  tessera_classifier_outputs outputs{};
-  outputs.struct_bytes = sizeof(outputs);
-  return outputs;
-}
-
 tessera_classifier_info info_of(const tessera_classifier& target) {
   const classifier::ClassifierConfig& config = target.config;
   tessera_classifier_info info{};
-  info.struct_bytes = sizeof(info);
   info.vocab_size = config.vocab_size;
   info.sequence_length = config.sequence_length;
   info.embedding_size = config.embedding_size;
@@ -191,21 +185,19 @@ using namespace tessera::api;  // the functions below are C's and stand in no na
 
 extern "C" {
 
-void tessera_classifier_options_init(tessera_classifier_options* options) {
-  if (options != nullptr) *options = default_options();
+void tessera_classifier_options_init_sized(tessera_classifier_options* options, size_t struct_bytes) {
+  init_struct(options, struct_bytes, default_options());
 }
-void tessera_classifier_info_init(tessera_classifier_info* info) {
-  if (info == nullptr) return;
-  *info = {};
-  info->struct_bytes = sizeof(*info);
+void tessera_classifier_info_init_sized(tessera_classifier_info* info, size_t struct_bytes) {
+  init_struct(info, struct_bytes, tessera_classifier_info{});
 }
-void tessera_classifier_outputs_init(tessera_classifier_outputs* outputs) {
-  if (outputs != nullptr) *outputs = default_outputs();
+void tessera_classifier_outputs_init_sized(tessera_classifier_outputs* outputs, size_t struct_bytes) {
+  init_struct(outputs, struct_bytes, tessera_classifier_outputs{});
 }
 
 tessera_status tessera_classifier_load(const char* directory, const tessera_classifier_options* options,
                                        tessera_classifier** classifier) {
-  return guarded([&] {
+  return guarded_stoppable([&] {
     require("classifier", classifier);
     *classifier =
         load(directory, options == nullptr ? default_options() : read_struct("options", options, default_options()))
@@ -238,7 +230,7 @@ tessera_status tessera_classifier_run(tessera_classifier* classifier, int64_t nu
                                       const float* embeddings, const tessera_classifier_outputs* outputs) {
   return guarded([&] {
     run(require("classifier", classifier), num_sentences, ids, embeddings,
-        read_struct("outputs", outputs, default_outputs()));
+        read_struct("outputs", outputs, tessera_classifier_outputs{}));
   });
 }
 

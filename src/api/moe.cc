@@ -2,6 +2,7 @@
 
 #include "api/device.h"
 #include "api/status.h"
+#include "tessera/core/thread_pool.h"
 #include "tessera/moe/cuda_router.h"
 #include "tessera/moe/layer.h"
 #include "tessera/moe/limits.h"
@@ -17,8 +18,9 @@ struct tessera_moe {
 namespace tessera::api {
 namespace {
 
-constexpr tessera_moe_limit_values kLimits = {sizeof(tessera_moe_limit_values), moe::kWidthMultiple, moe::kMaxExperts,
-                                              moe::kMaxTopK, static_cast<int32_t>(moe::kAlignment)};
+constexpr tessera_moe_limit_values kLimits = {
+    sizeof(tessera_moe_limit_values),      moe::kWidthMultiple, moe::kMaxExperts, moe::kMaxTopK,
+    static_cast<int32_t>(moe::kAlignment), kMaxThreads};
 
 moe::Device back_end(int32_t device) { return device == TESSERA_CPU ? moe::Device::cpu : moe::Device::cuda; }
 
@@ -26,7 +28,6 @@ DType read_dtype(const char* name, int32_t value) { return read_enum(name, value
 
 tessera_moe_config default_config() {
   tessera_moe_config config{};
-  config.struct_bytes = sizeof(config);
   config.dtype = TESSERA_BF16;
   config.gated = 1;
   config.activation = TESSERA_SILU;
@@ -35,21 +36,8 @@ tessera_moe_config default_config() {
   return config;
 }
 
-tessera_moe_weights default_weights() {
-  tessera_moe_weights weights{};
-  weights.struct_bytes = sizeof(weights);
-  return weights;
-}
-
-tessera_moe_inputs default_inputs() {
-  tessera_moe_inputs inputs{};
-  inputs.struct_bytes = sizeof(inputs);
-  return inputs;
-}
-
 tessera_router_config default_router_config() {
   tessera_router_config config{};
-  config.struct_bytes = sizeof(config);
   config.kind = TESSERA_TOPK_SOFTMAX;
   config.num_groups = 1;
   config.topk_groups = 1;
@@ -78,7 +66,7 @@ moe::LayerConfig layer_config(const tessera_moe_config& given) {
 
 std::unique_ptr<tessera_moe> create(const tessera_moe_config* given_config, const tessera_moe_weights* given_weights) {
   const tessera_moe_config config = read_struct("config", given_config, default_config());
-  const tessera_moe_weights weights = read_struct("weights", given_weights, default_weights());
+  const tessera_moe_weights weights = read_struct("weights", given_weights, tessera_moe_weights{});
   const moe::LayerWeights layer_weights{weights.gate_up,          weights.down,
                                         weights.gate_up_bias,     weights.down_bias,
                                         weights.shared_gate_up,   weights.shared_down,
@@ -133,17 +121,17 @@ extern "C" {
 
 const tessera_moe_limit_values* tessera_moe_limits(void) { return &kLimits; }
 
-void tessera_moe_config_init(tessera_moe_config* config) {
-  if (config != nullptr) *config = default_config();
+void tessera_moe_config_init_sized(tessera_moe_config* config, size_t struct_bytes) {
+  init_struct(config, struct_bytes, default_config());
 }
-void tessera_moe_weights_init(tessera_moe_weights* weights) {
-  if (weights != nullptr) *weights = default_weights();
+void tessera_moe_weights_init_sized(tessera_moe_weights* weights, size_t struct_bytes) {
+  init_struct(weights, struct_bytes, tessera_moe_weights{});
 }
-void tessera_moe_inputs_init(tessera_moe_inputs* inputs) {
-  if (inputs != nullptr) *inputs = default_inputs();
+void tessera_moe_inputs_init_sized(tessera_moe_inputs* inputs, size_t struct_bytes) {
+  init_struct(inputs, struct_bytes, tessera_moe_inputs{});
 }
-void tessera_router_config_init(tessera_router_config* config) {
-  if (config != nullptr) *config = default_router_config();
+void tessera_router_config_init_sized(tessera_router_config* config, size_t struct_bytes) {
+  init_struct(config, struct_bytes, default_router_config());
 }
 
 tessera_status tessera_moe_create(const tessera_moe_config* config, const tessera_moe_weights* weights,
@@ -162,14 +150,15 @@ tessera_status tessera_moe_workspace_bytes(const tessera_moe* layer, int32_t max
 
 tessera_status tessera_moe_run(const tessera_moe* layer, const tessera_moe_inputs* inputs, void* workspace,
                                size_t workspace_bytes, void* stream) {
-  return guarded([&] {
-    run(require("layer", layer), read_struct("inputs", inputs, default_inputs()), workspace, workspace_bytes, stream);
+  return guarded_stoppable([&] {
+    run(require("layer", layer), read_struct("inputs", inputs, tessera_moe_inputs{}), workspace, workspace_bytes,
+        stream);
   });
 }
 
 tessera_status tessera_moe_prepare_weights(const tessera_moe_config* config, const void* gate_up, const void* down,
                                            void* prepared_gate_up, void* prepared_down, void* stream) {
-  return guarded([&] {
+  return guarded_stoppable([&] {
     const tessera_moe_config known = read_struct("config", config, default_config());
     const DeviceScope scope(known.device);
     tessera::moe::prepare_weights(layer_config(known), {gate_up, down}, {prepared_gate_up, prepared_down},

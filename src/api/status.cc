@@ -22,6 +22,11 @@ LastError& last_error() {
   return error;
 }
 
+const int32_t*& stop_flag() {
+  thread_local const int32_t* flag = nullptr;
+  return flag;
+}
+
 tessera_status record(tessera_status status, const char* message, const std::string& where) noexcept {
   try {
     last_error() = {message, where};
@@ -40,6 +45,8 @@ tessera_status record_exception() noexcept {
     return record(TESSERA_INVALID_ARGUMENT, error.what(), error.where());
   } catch (const Unavailable& error) {
     return record(TESSERA_UNAVAILABLE, error.what(), error.where());
+  } catch (const Stopped& stopped) {
+    return record(TESSERA_STOPPED, stopped.what(), "");
   } catch (const std::bad_alloc&) {
     return record(TESSERA_OUT_OF_MEMORY, "out of memory", "");
   } catch (const classifier::DeviceError& error) {
@@ -51,6 +58,8 @@ tessera_status record_exception() noexcept {
     return record(TESSERA_INTERNAL, "an exception of an unknown kind", "");
   }
 }
+
+const int32_t* callers_stop() noexcept { return stop_flag(); }
 
 void require_usable(int32_t device) {
   if (device == TESSERA_CPU) return;
@@ -76,6 +85,8 @@ const char* tessera_version(void) { return TESSERA_VERSION; }
 
 const char* tessera_last_error(void) { return tessera::api::last_error().message.c_str(); }
 const char* tessera_last_error_where(void) { return tessera::api::last_error().where.c_str(); }
+
+void tessera_set_stop(const int32_t* flag) { tessera::api::stop_flag() = flag; }
 
 int32_t tessera_num_devices(void) {
   int32_t count = 0;

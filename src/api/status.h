@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "core/stop.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 #include "tessera/tessera.h"
@@ -38,11 +39,35 @@ tessera_status guarded(const Body& body) noexcept {
   }
 }
 
+/// The flag that the calling thread gave to tessera_set_stop.
+const int32_t* callers_stop() noexcept;
+
+/// The same for what may last long, and ends with TESSERA_STOPPED when that flag says so.
+template <class Body>
+tessera_status guarded_stoppable(const Body& body) noexcept {
+  return guarded([&] {
+    const StopScope scope(callers_stop());
+    body();
+  });
+}
+
 /// Throws Error naming the argument.
 template <class T>
 T& require(const char* name, T* pointer) {
   if (pointer == nullptr) throw Error(name, "a null pointer", "an address");
   return *pointer;
+}
+
+/// The defaults of the members that the caller's header knew, and its size: of a program that was built with another
+/// header the structure ends sooner than this library's, or later; what this library does not know becomes zero.
+template <class Struct>
+void init_struct(Struct* target, size_t struct_bytes, const Struct& defaults) noexcept {
+  if (target == nullptr || struct_bytes < sizeof(size_t)) return;
+  const size_t known = std::min(struct_bytes, sizeof(Struct));
+  auto* const bytes = reinterpret_cast<std::byte*>(target);
+  std::memcpy(bytes, &defaults, known);
+  std::memset(bytes + known, 0, struct_bytes - known);
+  std::memcpy(bytes, &struct_bytes, sizeof(struct_bytes));
 }
 
 /// The members that the caller's header knew, the others as in `defaults`.
@@ -51,7 +76,7 @@ Struct read_struct(const char* name, const Struct* given, Struct defaults) {
   const size_t bytes = require(name, given).struct_bytes;
   if (bytes < sizeof(size_t) || bytes > sizeof(Struct)) {
     throw Error(str_cat(name, " struct_bytes"), str_cat(bytes),
-                str_cat("at most ", sizeof(Struct), ", as the init function writes it"));
+                str_cat("what the init function writes, at most this library's ", sizeof(Struct)));
   }
   std::memcpy(static_cast<void*>(&defaults), given, bytes);
   defaults.struct_bytes = sizeof(Struct);

@@ -252,7 +252,8 @@ bool cpu_supports_bf16() { return cpu::gemm_supports_bf16(); }
 std::unique_ptr<Classifier> make_cpu_classifier(std::shared_ptr<const Model> model, const CpuOptions& options) {
   TESSERA_CHECK(model != nullptr, "a model");
   model->config.validate("model");
-  if (options.num_threads < 0) throw Error("threads", str_cat(options.num_threads), "0 (all processors) or more");
+  if (options.num_threads < 0 || options.num_threads > kMaxThreads)
+    throw Error("threads", str_cat(options.num_threads), str_cat("0 (all processors) to ", kMaxThreads));
   if (options.input == InputKind::ids && model->weights.embedding.empty()) {
     throw Error("model", "no tensor 'embedding.weight'", "one: text and token ids need it, embeddings as input do not");
   }

@@ -5,6 +5,7 @@
 #include <system_error>
 #include <utility>
 
+#include "core/stop.h"
 #include "io/file.h"
 #include "io/safetensors.h"
 #include "io/vocabulary.h"
@@ -127,6 +128,7 @@ Model load_model(const std::filesystem::path& directory) {
   for (const TensorSpec& spec : specs) {
     const io::TensorInfo* info = file.find(spec.name);
     if (info == nullptr) continue;
+    throw_if_stopped();
     *spec.values = file.read_f32(*info);
     check_finite(*spec.values, file.name(), spec.name);
   }

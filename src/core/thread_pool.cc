@@ -4,6 +4,7 @@
 
 #include <system_error>
 
+#include "core/stop.h"
 #include "tessera/core/check.h"
 
 namespace tessera {
@@ -11,6 +12,7 @@ namespace tessera {
 int available_processors() {
   cpu_set_t mask;
   CPU_ZERO(&mask);
+  static_assert(kMaxThreads == CPU_SETSIZE);
   if (sched_getaffinity(0, sizeof(mask), &mask) == 0 && CPU_COUNT(&mask) > 0) return CPU_COUNT(&mask);
   const unsigned count = std::thread::hardware_concurrency();
   return count > 0 ? static_cast<int>(count) : 1;
@@ -49,6 +51,7 @@ void ThreadPool::run(int64_t num_items, const Body& body) {
     const std::lock_guard lock(mutex_);
     TESSERA_CHECK(body_ == nullptr, "a run is already under way");
     body_ = &body;
+    stop_ = current_stop();
     num_items_ = num_items;
     next_item_.store(0, std::memory_order_relaxed);
     first_error_ = nullptr;
@@ -70,13 +73,18 @@ void ThreadPool::run(int64_t num_items, const Body& body) {
 void ThreadPool::serve(int worker) {
   uint64_t seen = 0;
   while (true) {
+    const int32_t* stop = nullptr;
     {
       std::unique_lock lock(mutex_);
       work_ready_.wait(lock, [&] { return stopping_ || generation_ != seen; });
       if (stopping_) return;
       seen = generation_;
+      stop = stop_;
     }
-    take_items(worker);
+    {
+      const StopScope scope(stop);
+      take_items(worker);
+    }
     const std::lock_guard lock(mutex_);
     if (--num_busy_ == 0) work_done_.notify_one();
   }
@@ -87,6 +95,7 @@ void ThreadPool::take_items(int worker) {
     while (true) {
       const int64_t item = next_item_.fetch_add(1, std::memory_order_relaxed);
       if (item >= num_items_) return;
+      throw_if_stopped();
       (*body_)(item, worker);
     }
   } catch (...) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/stop.h"
 #include "tessera/core/check.h"
 
 namespace tessera::cpu {
@@ -25,6 +26,7 @@ void transpose_matrix(const T* in, T* out, int64_t rows, int64_t columns) {
 template <class T>
 void transpose_all(const void* in, void* out, int64_t num_matrices, int64_t rows, int64_t columns) {
   for (int64_t matrix = 0; matrix < num_matrices; ++matrix) {
+    throw_if_stopped();
     const int64_t begin = matrix * rows * columns;
     transpose_matrix(static_cast<const T*>(in) + begin, static_cast<T*>(out) + begin, rows, columns);
   }

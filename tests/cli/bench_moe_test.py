@@ -77,6 +77,11 @@ class BenchMoeTest(CommandTest):
         self.assert_error(bench(*TINY, "--tokens", 4, "--device", "cuda", env={"CUDA_VISIBLE_DEVICES": ""}), 2,
                           "--device cuda")
 
+    def test_options_of_a_gpu_are_refused_on_the_cpu(self):
+        for option, *value in (("--order", "natural"), ("--back-every", 0), ("--cluster", 1), ("--ctas", 8), ("--floor",)):
+            self.assert_error(bench(*TINY, "--tokens", 4, "--device", "cpu", option, *value), 2,
+                              f"{option}: got the CPU back end, expected a GPU")
+
 
     def test_the_floor_needs_a_gpu_and_says_so(self):
         without = {"CUDA_VISIBLE_DEVICES": ""}

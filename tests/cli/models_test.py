@@ -153,6 +153,17 @@ class ConvertTest(CliTest):
             with self.subTest(arguments=arguments):
                 self.assert_error(tessera("convert", *arguments), 2)
 
+    def test_options_that_would_have_no_effect(self):
+        from_checkpoint = ["--model", self.model, "--to-school", self.folder / "s"]
+        for option, value in (("--dtype", "f16"), ("--preset", "small"), ("--config", "c"), ("--output", "o"),
+                              ("--embedding", "e"), ("--vocab", "v")):
+            self.assert_error(tessera("convert", *from_checkpoint, option, value), 2, f"{option}: got --model",
+                              "expected --params FILE with it")
+        self.assert_error(tessera("convert", *from_checkpoint, "--ids", self.ids), 2, "--ids: got no --to-embeddings")
+        self.assert_error(tessera("convert", "--params", "p", "--output", "o", "--preset", "small", "--ids", self.ids),
+                          2, "--ids: got --params")
+        self.assert_nothing_left("school")
+
 
 class FullSizeDataTest(CliTest):
     def test_the_real_token_ids_fit_the_preset(self):

@@ -16,8 +16,11 @@ class ResumeCase(LongRunTest):
     def resume(self, *arguments):
         return tessera("classify", *arguments, "--resume")
 
-    def assert_same_bytes(self, name, expected):
+    def assert_same_bytes(self, name, expected, left=".manifest.json"):
+        """`left`: beside the output, by a run with --resume."""
         self.assertTrue((self.folder / name).read_bytes() == expected, "the output differs from an undisturbed run's")
+        if left:
+            (self.folder / f"{name}{left}").unlink()
         self.assert_nothing_left(name)
 
 
@@ -201,7 +204,7 @@ class BrokenOffTest(ResumeCase):
         result = tessera("classify", *self.arguments)
         self.assert_code(result, 1)
         self.assertIn("starts over; --resume would have continued", result.err)
-        self.assert_same_bytes("o", self.whole("text", "csv"))
+        self.assert_same_bytes("o", self.whole("text", "csv"), left="")
 
     def test_without_a_journal_or_a_partial_output_it_starts_from_the_beginning_and_says_so(self):
         for name in ("o.journal", "o.partial"):
@@ -212,6 +215,66 @@ class BrokenOffTest(ResumeCase):
                 self.assert_code(result, 1)
                 self.assertIn(f"{name}): starts from the beginning", result.err)
                 self.assert_same_bytes("o", self.whole("text", "csv"))
+
+
+class FinishedTest(ResumeCase):
+    """What a run with --resume finished is left alone by the next, as long as it is that run's."""
+
+    def setUp(self):
+        super().setUp()
+        self.input = self.write("in.txt", b"babe\n\xff\nbaba\n")
+        self.arguments = ["--model", self.model, "--input", self.input, "--output", self.folder / "o"]
+        self.assert_code(self.resume(*self.arguments), 1)
+        self.labels = (self.folder / "o").read_bytes()
+        self.times = self.stamps()
+
+    def stamps(self):
+        return {path.name: path.stat().st_mtime_ns for path in self.folder.iterdir()}
+
+    def assert_labelled_again(self, *arguments, code=1, message="starts from the beginning"):
+        result = self.resume(*arguments)
+        self.assert_code(result, code)
+        self.assertIn(message, result.err)
+        self.assertNotEqual(self.stamps()["o"], self.times["o"])
+
+    def test_it_is_left_alone(self):
+        self.assertEqual(sorted(self.times), ["in.txt", "o", "o.manifest.json"])
+        for _ in range(2):
+            result = self.resume(*self.arguments)
+            self.assert_code(result, 1)  # a record failed, then as now
+            self.assertIn("o is complete already: 3 records", result.err)
+            self.assertEqual(self.stamps(), self.times)
+
+    def test_another_input_is_labelled(self):
+        self.input.write_bytes(b"baba\n\xff\nbabe\nbaba babe\n")
+        self.assert_labelled_again(*self.arguments, message="not the output of this run")
+        self.assertEqual((self.folder / "o").read_bytes().count(b"\n"), 4)
+        self.times = self.stamps()
+        os.utime(self.input, ns=(1, 1))  # bytes that the sample leaves out may have changed
+        self.assert_labelled_again(*self.arguments, message="'input modified'")
+
+    def test_other_options_label_it(self):
+        self.assert_labelled_again(*self.arguments, "--show-text", message="'show text'")
+
+    def test_an_output_that_was_changed_or_removed_is_made_again(self):
+        (self.folder / "o").write_bytes(b"x" + self.labels[1:])
+        self.assert_labelled_again(*self.arguments, message="a file that was changed")
+        self.assertEqual((self.folder / "o").read_bytes(), self.labels)
+        (self.folder / "o").unlink()
+        self.assert_labelled_again(*self.arguments)
+        self.assertEqual((self.folder / "o").read_bytes(), self.labels)
+
+    def test_a_manifest_that_cannot_be_read_stops_nothing(self):
+        self.write("o.manifest.json", "{")
+        self.assert_labelled_again(*self.arguments, message="not the output of this run")
+
+    def test_without_resume_it_is_labelled_and_no_manifest_is_left(self):
+        self.assert_code(tessera("classify", *self.arguments), 1)
+        self.assertNotEqual(self.stamps()["o"], self.times["o"])
+        (self.folder / "o").unlink()
+        (self.folder / "o.manifest.json").unlink()
+        self.assert_code(tessera("classify", *self.arguments), 1)
+        self.assert_nothing_left("in.txt", "o")
 
 
 class CannotResumeTest(ResumeCase):

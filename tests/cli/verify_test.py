@@ -142,6 +142,19 @@ class ModelTest(CliTest):
             with self.subTest(arguments=arguments):
                 self.assert_error(tessera("verify", *arguments), 2)
 
+    def test_options_that_would_have_no_effect(self):
+        answers = self.write("answers.bin", as_bytes("f", [0.0] * 2))
+        files = ["--outputs", answers, "--answers", answers]
+        for option, value in (("--device", "cpu"), ("--threads", 1), ("--batch-size", 8), ("--form", "direct"),
+                              ("--layer-precision", "head=bf16"), ("--expert-threshold", 0.1), ("--sample", 2)):
+            self.assert_error(tessera("verify", *files, option, value), 2, f"{option}: got --outputs")
+        run = ["--model", self.model, "--ids", self.ids]
+        self.assert_error(tessera("verify", *run, "--answers", answers, "--sample", 2), 2,
+                          "--sample: got --answers", "expected --against oracle or --report with it")
+        self.assert_error(tessera("verify", *run, "--against", "oracle", "--classes", 2), 2, "--classes: got --model")
+        for option, value in (("--rule", "ours"), ("--classes", 2)):
+            self.assert_error(tessera("verify", *run, "--report", option, value), 2, f"{option}: got --report")
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -202,6 +202,15 @@ class Package(InstalledCase):
                                    "if(tessera_router_FOUND OR NOT tessera_c_FOUND OR NOT TARGET tessera::c)\n"
                                    '  message(FATAL_ERROR "wrong answers about components")\nendif()\n'))
 
+    def test_a_project_without_cpp_is_told_of_the_c_part(self):
+        message = self.refuse(*self.project("project(plain C)\nfind_package(tessera CONFIG REQUIRED)\n"))
+        self.assertIn("this project does not have the language CXX, which every part but 'c' needs: "
+                      "find_package(tessera COMPONENTS c) finds the C interface alone", message)
+        self.assertNotIn("oneDNN", message)
+        for text in ("project(plain C)\nfind_package(tessera CONFIG REQUIRED COMPONENTS c)\n",
+                     "project(both C CXX)\nfind_package(tessera CONFIG REQUIRED)\n"):
+            self.succeed(*self.project(text + 'if(NOT TARGET tessera::c)\n  message(FATAL_ERROR "no target")\nendif()\n'))
+
     def test_an_installation_without_cuda_says_so(self):
         without = self.scratch / "without_cuda"
         shutil.copytree(self.package_dir, without)

@@ -161,6 +161,13 @@ class BadInput(unittest.TestCase):
         self.moe(ValueError, "activation", activation="relu_squared")
         self.moe(ValueError, "activation", activation="clamped_swiglu", limit=0.0)
 
+    def test_options_that_would_have_no_effect(self):
+        for activation in ("silu", "relu"):
+            for name, value in (("alpha", 1.702), ("beta", 1.0), ("limit", 7.0)):
+                self.moe(ValueError, name, activation=activation, **{name: value})
+        expert_map = numpy.arange(5, dtype=numpy.int32)
+        self.moe(ValueError, "first_expert", expert_map=expert_map, first_expert=1)
+
     def test_layers(self):
         weights = self.given["gate_up"], self.given["down"]
         for value, kind in ((0, ValueError), (33, ValueError), (-1, ValueError), (2.0, TypeError), ("2", TypeError)):

@@ -174,20 +174,33 @@ class Headers(unittest.TestCase):
             self.assertEqual(structure._fields_, expected, name)
 
     def test_sizes(self):
-        for name, structure in self.STRUCTURES.items():
-            made = structure()
-            init = getattr(_native.lib, f"{name}_init")
-            init.restype, init.argtypes = None, [ctypes.POINTER(structure)]
-            init(ctypes.byref(made))
-            self.assertEqual(made.struct_bytes, ctypes.sizeof(structure), name)
+        """A structure of the package's size is taken, one that is a byte longer is the library's no more."""
+        lib, config, options = _native.lib, _native.new(_native.MoEConfig), _native.new(_native.ClassifierOptions)
+        layer = tessera.MoELayer(numpy.zeros((1, 16, 8), numpy.float32), numpy.zeros((1, 8, 8), numpy.float32), top_k=1)
+        calls = {"config": (_native.MoEConfig, lambda made: lib.tessera_moe_create(made, None, ctypes.c_void_p())),
+                 "weights": (_native.MoEWeights, lambda made: lib.tessera_moe_create(config, made, ctypes.c_void_p())),
+                 "inputs": (_native.MoEInputs, lambda made: lib.tessera_moe_run(
+                     layer._native.handle.pointer, bytes(made), None, 0, None)),
+                 "options": (_native.ClassifierOptions, lambda made: lib.tessera_classifier_load(
+                     b"", made, ctypes.c_void_p()))}
+        for where, (structure, call) in calls.items():
+            made = structure(struct_bytes=ctypes.sizeof(structure) + 1)
+            self.assertEqual(call(made), 1)
+            self.assertIn(f"{where} struct_bytes: got {made.struct_bytes}, expected what the init function writes, at "
+                          f"most this library's {ctypes.sizeof(structure)}", lib.tessera_last_error().decode())
+        for structure in self.STRUCTURES.values():
+            if structure is not _native.MoEInputs:
+                self.assertEqual(_native.new(structure).struct_bytes, ctypes.sizeof(structure))
+        self.assertEqual(options.device, _native.CPU)
 
     def test_limits(self):
         known = _native.lib.tessera_moe_limits().contents
         self.assertEqual(known.struct_bytes, ctypes.sizeof(_native.MoELimitValues))
-        header = (ROOT / "include" / "tessera" / "moe" / "limits.h").read_text()
+        include = ROOT / "include" / "tessera"
+        headers = "".join((include / name).read_text() for name in ("moe/limits.h", "core/thread_pool.h"))
         named = {"kWidthMultiple": "width_multiple", "kMaxExperts": "max_experts", "kMaxTopK": "max_top_k",
-                 "kAlignment": "alignment"}
-        stated = {named[name]: int(value) for name, value in re.findall(r"constexpr \w+ (\w+) = (\d+);", header)}
+                 "kAlignment": "alignment", "kMaxThreads": "max_threads"}
+        stated = {named[name]: int(value) for name, value in re.findall(r"constexpr \w+ (\w+) = (\d+);", headers)}
         self.assertEqual(tessera.moe_limits()._asdict(), stated)
 
     def test_enumerations(self):

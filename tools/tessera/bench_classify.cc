@@ -14,12 +14,14 @@
 #include "commands.h"
 #include "exit_codes.h"
 #include "file_roles.h"
+#include "given_options.h"
 #include "integer_option.h"
 #include "option_text.h"
 #include "output.h"
 #include "side_file.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
+#include "tessera/core/thread_pool.h"
 #include "text_format.h"
 
 namespace tessera::cli {
@@ -142,11 +144,12 @@ nlohmann::ordered_json case_json(const ClassifyCase& asked) {
       {"path", path_name(asked.path)}, {"precision", precision_name(asked.precision)}, {"form", form_name(asked.form)}};
 }
 
-int run(Options options) {
+int run(Options options, const CLI::App& app) {
   check_options(options);
   std::string reason;
   options.bench.devices = choose_devices(options.device, reason);
   const bool on_gpu = !options.bench.devices.empty();
+  if (!on_gpu) refuse_given(app, {"--batch"}, "the CPU" + (reason.empty() ? "" : ": " + reason), "a GPU");
   options.inputs.embeddings_of_ids = options.data == "ids";
   options.inputs.num_threads = options.bench.num_threads;
   if (options.inputs.num_sentences == 0) options.inputs.num_sentences = on_gpu ? kGpuSentences : kCpuSentences;
@@ -221,11 +224,12 @@ Command add_bench_classify(CLI::App& app) {
               int64_t{1} << 20);
   add_integer(app, "--check", options->bench.num_checked, "Records to compare with the fp64 oracle", int64_t{1},
               int64_t{4096});
-  add_integer(app, "--threads", options->bench.num_threads, "Of the CPU, 0 = every processor of this process", 0, 1024);
+  add_integer(app, "--threads", options->bench.num_threads, "Of the CPU, 0 = every processor of this process", 0,
+              kMaxThreads);
   add_integer(app, "--seed", options->inputs.seed, "Of weights and inputs", uint64_t{0});
   app.add_option("--json", options->json, "Write the figures as JSON to this file");
   app.footer(kFooter);
-  return [options] { return run(*options); };
+  return [options, &app] { return run(*options, app); };
 }
 
 }  // namespace tessera::cli

@@ -9,6 +9,7 @@
 #include "bench_report.h"
 #include "commands.h"
 #include "exit_codes.h"
+#include "given_options.h"
 #include "integer_option.h"
 #include "moe_bench.h"
 #include "moe_options.h"
@@ -17,6 +18,7 @@
 #include "side_file.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
+#include "tessera/core/thread_pool.h"
 #include "text_format.h"
 #include "write_options.h"
 
@@ -47,7 +49,8 @@ struct Options {
 };
 
 /// The back end for --device, and, where that is not the first choice, why.
-std::unique_ptr<MoeBench> make_bench(const Options& options, const moe::Preset& shape, std::string& reason) {
+std::unique_ptr<MoeBench> make_bench(const Options& options, const CLI::App& app, const moe::Preset& shape,
+                                     std::string& reason) {
   const moe::LaunchPolicy policy = launch_policy(options.moe);
   if (options.device != "auto" && options.device != "cpu" && options.device != "cuda")
     throw Error("--device", "'" + escaped(options.device) + "'", "auto, cpu or cuda");
@@ -58,18 +61,19 @@ std::unique_ptr<MoeBench> make_bench(const Options& options, const moe::Preset& 
     reason = unavailable.empty() ? "the CUDA kernels have no f32" : unavailable;
     if (options.device == "cuda") throw Error("--device cuda", reason);
   }
-  if (options.bench.floor) throw Error("--floor", "the CPU back end" + (reason.empty() ? "" : ": " + reason), "a GPU");
+  refuse_given(app, {"--floor", "--order", "--back-every", "--cluster", "--ctas"},
+               "the CPU back end" + (reason.empty() ? "" : ": " + reason), "a GPU");
   return make_cpu_moe_bench(shape, options.bench);
 }
 
-int bench(Options options) {
+int bench(Options options, const CLI::App& app) {
   options.bench.dtype = parse_dtype(options.dtype);
   options.bench.dense = !options.no_dense;
   options.bench.seed = options.moe.seed;
   const moe::Preset shape = moe_shape(options.moe);
   const std::vector<MoeCase> cases = moe_cases(options.moe, shape);
   std::string reason;
-  const std::unique_ptr<MoeBench> bench = make_bench(options, shape, reason);
+  const std::unique_ptr<MoeBench> bench = make_bench(options, app, shape, reason);
   SideFile file("--json", options.json);  // before the measurement, so that it is not made for nothing
   const bool on_gpu = bench->device() == "cuda";
 
@@ -101,12 +105,12 @@ Command add_bench_moe(CLI::App& app) {
       ->check(CLI::Range(0.0, 600.0))
       ->capture_default_str();
   add_integer(app, "--threads", options->bench.num_threads, "Of the CPU back end, 0 = every processor of this process",
-              0, 1024);
+              0, kMaxThreads);
   app.add_flag("--no-dense", options->no_dense, "Leave the dense products and the ratio out");
   app.add_flag("--floor", options->bench.floor, "Read rate of the memory, times of kernels as they run; GPU only");
   app.add_option("--json", options->json, "Write the figures as JSON to this file");
   app.footer(kFooter + preset_list());
-  return [options] { return bench(*options); };
+  return [options, &app] { return bench(*options, app); };
 }
 
 }  // namespace tessera::cli

@@ -56,9 +56,10 @@ constexpr const char* kFooter =
     "and\n"
     "output are files, OUTPUT.journal counts what is on disk: after Ctrl-C, a crash or a failure (exit code 4) the "
     "same\n"
-    "command with --resume continues, and the output is that of a run that was never broken off. A device that fails\n"
-    "while others finish the work is exit code 3. With --shard the output is OUTPUT.I-of-N with a manifest, and\n"
-    "'tessera merge OUTPUT' puts the parts together (docs/how-to/long-runs.md).";
+    "command with --resume continues, and the output is that of a run that was never broken off. What a run with\n"
+    "--resume finished is left alone by the next. A device that fails while others finish the work is exit code 3.\n"
+    "With --shard the output is OUTPUT.I-of-N with a manifest, and 'tessera merge OUTPUT' puts the parts together\n"
+    "(docs/how-to/long-runs.md).";
 
 struct Options {
   ModelOptions model;
@@ -163,7 +164,7 @@ RunIdentity identity_of(const Options& options, InputFormat format, const io::Re
           .arithmetic = describe_arithmetic(select_back_end(options.model, find_devices()))};
 }
 
-int report_finished_part(const io::PartManifest& manifest, const std::string& path) {
+int report_finished(const io::PartManifest& manifest, const std::string& path) {
   std::fprintf(stderr, "tessera: %s is complete already: %lld records\n", escaped(path).c_str(),
                static_cast<long long>(manifest.num_records()));
   return manifest.num_failed > 0 ? kSomeFailed : kAllOk;
@@ -263,7 +264,7 @@ int classify(const Options& options) {
   classifier::Engine engine(model, std::move(classifiers), engine_options);
 
   RunStart start = long_run.begin(identity_of(options, format, results, engine));
-  if (const auto& part = long_run.finished_part()) return report_finished_part(*part, long_run.output_path());
+  if (const auto& finished = long_run.finished()) return report_finished(*finished, long_run.output_path());
   reader = long_run.select(std::move(reader), format, start.done, stop_reader);
   return run_and_report(options, long_run, engine, *reader, model->config, results, std::move(start));
 }

@@ -7,6 +7,7 @@
 #include "commands.h"
 #include "exit_codes.h"
 #include "file_roles.h"
+#include "given_options.h"
 #include "tessera/classifier/config.h"
 #include "tessera/classifier/model.h"
 #include "tessera/core/check.h"
@@ -83,10 +84,19 @@ int from_checkpoint(const Options& options) {
   return kAllOk;
 }
 
-int convert(const Options& options) {
+int convert(const Options& options, const CLI::App& app) {
   const bool has_target = !options.to_school.empty() || !options.to_embeddings.empty();
-  if (!options.params.empty() && options.model.empty() && !has_target) return from_school(options);
-  if (options.params.empty() && !options.model.empty() && has_target) return from_checkpoint(options);
+  if (!options.params.empty() && options.model.empty() && !has_target) {
+    refuse_given(app, {"--ids"}, "--params, whose model has no records", "--model DIR with it");
+    return from_school(options);
+  }
+  if (options.params.empty() && !options.model.empty() && has_target) {
+    refuse_given(app, {"--embedding", "--vocab", "--preset", "--config", "--output", "--dtype"},
+                 "--model, a checkpoint that is read as it is", "--params FILE with it");
+    if (options.to_embeddings.empty())
+      refuse_given(app, {"--ids"}, "no --to-embeddings", "--to-embeddings FILE with it");
+    return from_checkpoint(options);
+  }
   throw Error("convert", "another combination of options",
               "--params FILE --output DIR, or --model DIR with --to-school DIR or --to-embeddings FILE");
 }
@@ -107,7 +117,7 @@ Command add_convert(CLI::App& app) {
   app.add_option("--ids", options->ids, "Token ids, int32 [N, sequence length]");
   app.add_option("--to-embeddings", options->to_embeddings, "File for the embeddings of these ids");
   app.footer(kFooter);
-  return [options] { return convert(*options); };
+  return [options, &app] { return convert(*options, app); };
 }
 
 }  // namespace tessera::cli

@@ -1,6 +1,6 @@
 // Options that take a whole number.
 //
-//   add_integer(app, "--threads", options.num_threads, "0 = every processor", 0, 1024);
+//   add_integer(app, "--threads", options.num_threads, "0 = every processor", 0, kMaxThreads);
 //
 // A number is decimal whatever it begins with: "010" is ten, as array jobs write it. What is no number, or lies outside
 // the range, is an Error naming the option, the text that was given and the range.

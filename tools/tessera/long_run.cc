@@ -167,28 +167,28 @@ RunStart LongRun::begin(const RunIdentity& identity) {
   claim_output();
   if (journal_path_.empty()) return {};
   identity_ = identity_fields(identity, options_.input);
-  io::Fingerprint fingerprint = identity_;
+  fingerprint_ = identity_;
   // A machine's own: parts from several machines may have been made from copies of the input.
-  fingerprint.push_back({"input modified", modification_time(options_.input)});
-  fingerprint.push_back({"shard", shard_ ? str_cat(shard_->index, "/", shard_->count) : std::string("none")});
-  journal_ = std::make_unique<io::Journal>(journal_path_, fingerprint);
-  if (options_.resume) return resume(fingerprint);
+  fingerprint_.push_back({"input modified", modification_time(options_.input)});
+  fingerprint_.push_back({"shard", shard_ ? str_cat(shard_->index, "/", shard_->count) : std::string("none")});
+  journal_ = std::make_unique<io::Journal>(journal_path_, fingerprint_);
+  if (options_.resume) return resume();
   drop_earlier_run();
   return {};
 }
 
-RunStart LongRun::resume(const io::Fingerprint& fingerprint) {
+RunStart LongRun::resume() {
   RunStart start;
-  finished_part_ = find_finished_part();
-  if (finished_part_) return start;
+  finished_ = find_finished();
+  if (finished_) return start;
   const std::optional<io::JournalContent> journal = io::read_journal(journal_path_);
   if (!journal || !claim_->has_earlier_partial()) {
-    std::fprintf(stderr, "tessera: nothing to resume (no %s): starts from the beginning; a finished run leaves none\n",
+    std::fprintf(stderr, "tessera: nothing to resume (no %s): starts from the beginning\n",
                  escaped((journal ? partial_path_ : journal_path_).native()).c_str());
     drop_earlier_run();
     return start;
   }
-  io::require_equal(fingerprint, journal->fingerprint, escaped(journal_path_.native()));
+  io::require_equal(fingerprint_, journal->fingerprint, escaped(journal_path_.native()));
   const io::Checkpoint& last = journal->last;
   const std::string partial = escaped(partial_path_.native());
   const uint64_t partial_bytes = io::InputFile(partial_path_).size();
@@ -215,20 +215,24 @@ void LongRun::drop_earlier_run() const {
                  escaped(journal_path_.native()).c_str());
   }
   io::remove_file(journal_path_);
-  if (shard_) io::remove_file(io::manifest_path(output_path_));
+  if (shard_) io::remove_file(io::manifest_path(output_path_));  // a merge believes it
 }
 
-std::optional<io::PartManifest> LongRun::find_finished_part() const {
+std::optional<io::PartManifest> LongRun::find_finished() const {
   std::error_code ignored;
-  if (!shard_ || !fs::exists(output_path_, ignored) || !fs::exists(io::manifest_path(output_path_), ignored)) {
+  if (!fs::exists(output_path_, ignored) || !fs::exists(io::manifest_path(output_path_), ignored)) return std::nullopt;
+  try {
+    io::PartManifest manifest = io::read_manifest(output_path_);
+    io::require_equal(manifest_fingerprint(), manifest.fingerprint, escaped(io::manifest_path(output_path_).native()));
+    if (io::file_checksum(output_path_) != manifest.checksum) {
+      throw Error(escaped(output_path_), "a file that was changed", "the one that its manifest describes");
+    }
+    return manifest;
+  } catch (const Error& error) {
+    if (shard_) throw;  // of a launch with other parts, which a fresh one would not fit
+    if (!options_.quiet) std::fprintf(stderr, "tessera: not the output of this run: %s\n", error.what());
     return std::nullopt;
   }
-  io::PartManifest manifest = io::read_manifest(output_path_);
-  io::require_equal(identity_, manifest.fingerprint, escaped(io::manifest_path(output_path_).native()));
-  if (io::file_checksum(output_path_) != manifest.checksum) {
-    throw Error(escaped(output_path_), "a part that was changed", "the one that its manifest describes");
-  }
-  return manifest;
 }
 
 std::unique_ptr<io::RecordReader> LongRun::select(std::unique_ptr<io::RecordReader> reader, io::InputFormat format,
@@ -240,30 +244,35 @@ std::unique_ptr<io::RecordReader> LongRun::select(std::unique_ptr<io::RecordRead
   return selected;
 }
 
+io::PartManifest LongRun::make_manifest(const io::Checkpoint& done, const io::ResultFormat& results) const {
+  io::PartManifest manifest;
+  manifest.total_records = done.num_records();
+  if (shard_) {
+    manifest.shard = *shard_;
+    manifest.total_records = selected_->num_input_records();
+    TESSERA_CHECK(manifest.total_records >= 0, "the input's end was not seen", output_path_);
+    manifest.records = blocks_;
+  }
+  manifest.records.end = std::min(manifest.records.end, manifest.total_records);
+  manifest.records.begin = std::min(manifest.records.begin, manifest.records.end);
+  manifest.num_ok = done.num_ok;
+  manifest.num_failed = done.num_failed;
+  manifest.output_format = io::output_format_name(results.format);
+  manifest.header_bytes = io::result_header(results).size();
+  if (results.format == io::OutputFormat::bin) {
+    manifest.record_bytes = sizeof(float) * static_cast<uint64_t>(results.num_classes);
+  }
+  manifest.num_bytes = done.num_bytes;
+  manifest.checksum = done.checksum;
+  manifest.fingerprint = manifest_fingerprint();
+  return manifest;
+}
+
 void LongRun::commit(Output& output, const io::Checkpoint& done, const io::ResultFormat& results) {
   output.commit();
   if (journal_path_.empty()) return;
   try {
-    if (shard_) {
-      io::PartManifest manifest;
-      manifest.shard = *shard_;
-      manifest.total_records = selected_->num_input_records();
-      TESSERA_CHECK(manifest.total_records >= 0, "the input's end was not seen", output_path_);
-      manifest.records = blocks_;
-      manifest.records.end = std::min(blocks_.end, manifest.total_records);
-      manifest.records.begin = std::min(blocks_.begin, manifest.records.end);
-      manifest.num_ok = done.num_ok;
-      manifest.num_failed = done.num_failed;
-      manifest.output_format = io::output_format_name(results.format);
-      manifest.header_bytes = io::result_header(results).size();
-      if (results.format == io::OutputFormat::bin) {
-        manifest.record_bytes = sizeof(float) * static_cast<uint64_t>(results.num_classes);
-      }
-      manifest.num_bytes = done.num_bytes;
-      manifest.checksum = done.checksum;
-      manifest.fingerprint = identity_;
-      io::write_manifest(output_path_, manifest);
-    }
+    if (shard_ || options_.resume) io::write_manifest(output_path_, make_manifest(done, results));
     io::remove_file(journal_path_);
   } catch (const Error& error) {
     throw Incomplete(error.what());

@@ -4,7 +4,7 @@
 //   LongRun run(options);                      // complains about --resume and --shard that cannot be
 //   RunStart start = run.begin(fingerprint);   // where to go on
 //   ...
-//   run.commit(output, ...);
+//   run.commit(output, ...);                   // a later run with --resume finds it finished
 #pragma once
 
 #include <atomic>
@@ -58,8 +58,8 @@ class LongRun {
   RunStart begin(const RunIdentity& identity);
   /// Behind what the start keeps. Once, after `begin`.
   Output open_output(const RunStart& start);
-  /// With --resume: the manifest of this shard's part, if an earlier run finished it.
-  const std::optional<io::PartManifest>& finished_part() const { return finished_part_; }
+  /// With --resume: the manifest of the output, or of this shard's part, if an earlier run finished it.
+  const std::optional<io::PartManifest>& finished() const { return finished_; }
   /// The records of this shard from the start on.
   std::unique_ptr<io::RecordReader> select(std::unique_ptr<io::RecordReader> reader, io::InputFormat format,
                                            const io::Checkpoint& start, const std::atomic<bool>& stop);
@@ -67,12 +67,16 @@ class LongRun {
   io::Journal* journal() { return journal_.get(); }
   /// Whether a checkpoint is on disk, so that --resume has something to go on from.
   bool can_resume() const { return journal_ != nullptr && (is_resumed_ || journal_->has_checkpoint()); }
-  /// The output gets its name, a part its manifest; the journal goes. Throws Incomplete.
+  /// The output gets its name, and a manifest if it is a part or may be asked to be resumed; the journal goes. Throws
+  /// Incomplete.
   void commit(Output& output, const io::Checkpoint& done, const io::ResultFormat& results);
 
  private:
-  RunStart resume(const io::Fingerprint& fingerprint);
-  std::optional<io::PartManifest> find_finished_part() const;
+  RunStart resume();
+  std::optional<io::PartManifest> find_finished() const;
+  io::PartManifest make_manifest(const io::Checkpoint& done, const io::ResultFormat& results) const;
+  /// Parts may come from several machines, with copies of the input whose times differ.
+  const io::Fingerprint& manifest_fingerprint() const { return shard_ ? identity_ : fingerprint_; }
   void drop_earlier_run() const;
   void claim_output();
 
@@ -83,9 +87,10 @@ class LongRun {
   std::filesystem::path partial_path_;
   std::optional<io::OutputClaim> claim_;  // of a file, until it is opened
   io::Fingerprint identity_;              // alike on every machine
+  io::Fingerprint fingerprint_;           // with what is a machine's own
   std::unique_ptr<io::Journal> journal_;
   bool is_resumed_ = false;
-  std::optional<io::PartManifest> finished_part_;
+  std::optional<io::PartManifest> finished_;
   io::RecordBlocks blocks_;
   const io::SelectedReader* selected_ = nullptr;
 };

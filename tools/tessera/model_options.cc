@@ -15,7 +15,6 @@ namespace {
 
 using Classifiers = std::vector<std::unique_ptr<classifier::Classifier>>;
 
-constexpr int kMaxThreads = 1024;
 constexpr int64_t kMaxBatchSize = 1 << 20;
 
 // One lane computes while the other's results are taken and its next batch is made.

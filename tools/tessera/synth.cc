@@ -20,6 +20,7 @@
 #include "tessera/classifier/model.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
+#include "tessera/core/thread_pool.h"
 #include "write_options.h"
 
 namespace tessera::cli {
@@ -125,7 +126,7 @@ Command add_synth(CLI::App& app) {
   add_integer(app, "--inputs", options->num_inputs, "Random sentences to write as token ids and as text", int64_t{0},
               kMaxInputs);
   app.add_flag("--embeddings", options->embeddings, "Write the inputs as embeddings too");
-  add_integer(app, "--threads", options->num_threads, "0 = every processor of this process", 0, 1024);
+  add_integer(app, "--threads", options->num_threads, "0 = every processor of this process", 0, kMaxThreads);
   app.footer(kFooter);
   return [options] { return synth(*options); };
 }

@@ -14,6 +14,7 @@
 #include "exit_codes.h"
 #include "file_roles.h"
 #include "float_file.h"
+#include "given_options.h"
 #include "integer_option.h"
 #include "interrupt.h"
 #include "model_options.h"
@@ -193,7 +194,23 @@ void check_options(const Options& options) {
   }
 }
 
-int verify(const Options& options) {
+/// What has no effect on this kind of verification.
+void refuse_unused(const Options& options, const CLI::App& app) {
+  if (options.report) {
+    refuse_given(app, {"--rule"}, "--report, which gives no verdict", "no --report with it");
+    refuse_given(app, {"--classes"}, "--report, whose model says how many", "--outputs FILE with it");
+  } else if (options.outputs.empty()) {
+    refuse_given(app, {"--classes"}, "--model, which says how many", "--outputs FILE with it");
+    if (options.against == "answers")
+      refuse_given(app, {"--sample"}, "--answers, all of which are compared", "--against oracle or --report with it");
+  } else {
+    refuse_given(app, {"--sample"}, "--outputs, all of which are compared", "--against oracle or --report with it");
+    refuse_given(app, {"--device", "--threads", "--batch-size", "--layer-precision", "--form", "--expert-threshold"},
+                 "--outputs, for which no model runs", "--model DIR with it");
+  }
+}
+
+int verify(const Options& options, const CLI::App& app) {
   check_report_options(options);
   FileRoles roles;
   roles.reads_model("--model", options.model.model);
@@ -203,6 +220,8 @@ int verify(const Options& options) {
   roles.reads("--embeddings", options.input.embeddings);
   roles.reads("--text", options.input.text);
   roles.writes("--json", options.json);
+  if (!options.report) check_options(options);
+  refuse_unused(options, app);
   if (options.report) {
     return print_verify_report({.model = options.model,
                                 .input = options.input,
@@ -211,7 +230,6 @@ int verify(const Options& options) {
                                 .json = options.json,
                                 .quiet = options.quiet});
   }
-  check_options(options);
   const Tolerance tolerance = tolerance_of(judged_precision(options));
   const Logits logits = options.against == "oracle" ? outputs_and_oracle(options) : outputs_and_answers(options);
   // Agreement of nothing with nothing proves nothing.
@@ -248,7 +266,7 @@ Command add_verify(CLI::App& app) {
   app.add_option("--json", options->json, "Write the report as JSON to this file too");
   app.add_flag("--quiet", options->quiet, "Only the report");
   app.footer(kFooter);
-  return [options] { return verify(*options); };
+  return [options, &app] { return verify(*options, app); };
 }
 
 }  // namespace tessera::cli

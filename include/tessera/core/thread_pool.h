@@ -19,6 +19,10 @@
 
 namespace tessera {
 
+/// Threads that a layer, a classifier or a command may be given: the processors of one affinity mask (CPU_SETSIZE), so
+/// that more could only take turns.
+inline constexpr int kMaxThreads = 1024;
+
 /// Processors this process may use (the affinity mask, not the machine); at least 1.
 int available_processors();
 
@@ -44,9 +48,10 @@ class ThreadPool {
   std::mutex mutex_;
   std::condition_variable work_ready_;
   std::condition_variable work_done_;
-  uint64_t generation_ = 0;  // guarded by mutex_; counts runs, so that a worker joins each once
-  int num_busy_ = 0;         // guarded by mutex_; workers still inside the current run
-  bool stopping_ = false;    // guarded by mutex_
+  uint64_t generation_ = 0;        // guarded by mutex_; counts runs, so that a worker joins each once
+  int num_busy_ = 0;               // guarded by mutex_; workers still inside the current run
+  bool stopping_ = false;          // guarded by mutex_
+  const int32_t* stop_ = nullptr;  // guarded by mutex_; what ends the run's caller ends its workers
   const Body* body_ = nullptr;
   int64_t num_items_ = 0;
   std::atomic<int64_t> next_item_{0};

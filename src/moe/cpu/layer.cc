@@ -3,12 +3,12 @@
 #include "moe/cpu/steps.h"
 #include "moe/validation.h"
 #include "tessera/core/error.h"
+#include "tessera/core/thread_pool.h"
 
 namespace tessera::moe {
 namespace {
 
 constexpr BackEndTraits kTraits{"host memory", true};
-constexpr int kMaxThreads = 1024;
 
 // Checked before anything is built from it.
 const LayerConfig& checked(const LayerConfig& config, const LayerWeights& weights, int num_threads) {

@@ -113,6 +113,36 @@ TEST(MoeBadArguments, WorkspaceOneByteTooSmall) {
   }
 }
 
+// Memory that a run writes is none that it reads, the layer's own weights among it. Addresses alone are compared, so
+// that nothing has run when it is refused.
+TEST(MoeBadArguments, MemoryThatOverlaps) {
+  LayerRun run(kCase);
+  const moe::CudaLayer layer(run.config(), run.weights());
+  GuardedBuffer workspace(layer.workspace_bytes(kCase.tokens));
+  const moe::LayerInputs given = run.inputs();
+  const moe::LayerWeights weights = run.weights();
+  const auto refused = [&](const char* words, const void* out, const void* place) {
+    moe::LayerInputs inputs = given;
+    inputs.out = const_cast<void*>(out);
+    expect_error(words, [&] { layer.run(inputs, const_cast<void*>(place), workspace.bytes(), nullptr); });
+  };
+  refused("out: got memory that overlaps x", given.x, workspace.data());
+  refused("out: got memory that overlaps the gate_up weight", weights.gate_up, workspace.data());
+  refused("out: got memory that overlaps the gate_up weight", shifted(run.gate_up(), 512), workspace.data());
+  refused("out: got memory that overlaps the down weight", weights.down, workspace.data());
+  refused("workspace: got memory that overlaps ", given.out, given.out);
+  // Smaller than what is laid over them: of two neighbours either may be named.
+  for (const void* const read :
+       {given.topk_ids, static_cast<const void*>(given.topk_weights), weights.gate_up_bias, weights.down_bias}) {
+    refused("out: got memory that overlaps ", read, workspace.data());
+  }
+  for (const void* const read : {given.x, given.topk_ids, static_cast<const void*>(given.topk_weights), weights.gate_up,
+                                 weights.down, weights.gate_up_bias, weights.down_bias}) {
+    refused("workspace: got memory that overlaps ", given.out, read);
+  }
+  EXPECT_EQ(run.judge(run.run(), run.reference()), "");
+}
+
 TEST(MoeBadArguments, SizesAndTypes) {
   LayerRun run(kCase);
   const auto with = [&](auto&& change) {

@@ -103,6 +103,12 @@ TEST(CApiClassifier, Errors) {
   EXPECT_EQ(tessera_classifier_load(kModel.c_str(), &options, &handle), TESSERA_INVALID_ARGUMENT);
   EXPECT_STREQ(tessera_last_error_where(), "form");
   options.form = nullptr;
+  for (const int32_t threads : {-1, tessera_moe_limits()->max_threads + 1}) {
+    options.num_threads = threads;
+    EXPECT_EQ(tessera_classifier_load(kModel.c_str(), &options, &handle), TESSERA_INVALID_ARGUMENT);
+    EXPECT_STREQ(tessera_last_error_where(), "num_threads");
+  }
+  options.num_threads = 0;
   options.device = tessera_num_devices() + 3;
   EXPECT_NE(tessera_classifier_load(kModel.c_str(), &options, &handle), TESSERA_OK);
   EXPECT_STREQ(tessera_last_error_where(), "device");

@@ -117,6 +117,45 @@ TEST(CApi, OlderStructuresAreRead) {
   }
 }
 
+/// What an init function writes into memory of `bytes` bytes, and of 64 bytes behind, which are not its.
+template <class Struct>
+std::vector<unsigned char> initialised(void (*init)(Struct*, size_t), size_t bytes) {
+  alignas(Struct) std::array<unsigned char, sizeof(Struct) + 128> memory;
+  memory.fill(0xA5);
+  init(reinterpret_cast<Struct*>(memory.data()), bytes);
+  return {memory.begin(), memory.begin() + static_cast<ptrdiff_t>(bytes) + 64};
+}
+
+// A program built with a header whose structure ended sooner has no memory behind that end.
+template <class Struct>
+void expect_init_keeps_to_its_bytes(void (*init)(Struct*, size_t), void (*inline_init)(Struct*)) {
+  Struct whole;
+  inline_init(&whole);
+  EXPECT_EQ(whole.struct_bytes, sizeof(Struct));
+  unsigned char defaults[sizeof(Struct) + 64] = {};
+  std::memcpy(defaults, &whole, sizeof(Struct));
+  for (size_t bytes = 0; bytes <= sizeof(Struct) + 64; bytes += 4) {
+    const std::vector<unsigned char> got = initialised(init, bytes);
+    std::vector<unsigned char> expected(bytes + 64, 0xA5);
+    if (bytes >= sizeof(size_t)) {
+      std::memcpy(expected.data(), defaults, bytes);
+      std::memcpy(expected.data(), &bytes, sizeof(bytes));
+    }
+    EXPECT_EQ(got, expected) << bytes;
+  }
+  init(nullptr, sizeof(Struct));
+}
+
+TEST(CApi, InitWritesNoMoreThanTheCallersStructure) {
+  expect_init_keeps_to_its_bytes(tessera_moe_config_init_sized, tessera_moe_config_init);
+  expect_init_keeps_to_its_bytes(tessera_moe_weights_init_sized, tessera_moe_weights_init);
+  expect_init_keeps_to_its_bytes(tessera_moe_inputs_init_sized, tessera_moe_inputs_init);
+  expect_init_keeps_to_its_bytes(tessera_router_config_init_sized, tessera_router_config_init);
+  expect_init_keeps_to_its_bytes(tessera_classifier_options_init_sized, tessera_classifier_options_init);
+  expect_init_keeps_to_its_bytes(tessera_classifier_info_init_sized, tessera_classifier_info_init);
+  expect_init_keeps_to_its_bytes(tessera_classifier_outputs_init_sized, tessera_classifier_outputs_init);
+}
+
 TEST(CApi, WeightFormatsAndScales) {
   const LayerData data({.hidden = 64});
   CLayer older(data);
@@ -167,6 +206,33 @@ TEST(CApi, LimitsAreWhatALayerTakes) {
   };
   EXPECT_EQ(refused([&](CLayer& c) { moved_down(c, limits.alignment); }), "");
   EXPECT_EQ(refused([&](CLayer& c) { moved_down(c, limits.alignment / 2); }), "down weight");
+  EXPECT_EQ(refused([&](CLayer& c) { c.config.num_threads = limits.max_threads + 1; }), "num_threads");
+  EXPECT_NE(std::string(tessera_last_error()).find(std::to_string(limits.max_threads)), std::string::npos);
+}
+
+// The flag is that of the thread, and only long calls look at it.
+TEST(CApi, LongCallsEndWhenTheirThreadsFlagSaysSo) {
+  const LayerData data({.tokens = 9});
+  CLayer c_layer(data);
+  ASSERT_EQ(c_layer.create(), TESSERA_OK) << tessera_last_error();
+  size_t bytes = 0;
+  ASSERT_EQ(tessera_moe_workspace_bytes(c_layer.layer, 9, &bytes), TESSERA_OK);
+  GuardedBytes workspace(bytes), out(size_t{9} * 64 * 2);
+  c_layer.inputs.out = out.data();
+  const auto run = [&] { return tessera_moe_run(c_layer.layer, &c_layer.inputs, workspace.data(), bytes, nullptr); };
+  int32_t flag = 0;
+  tessera_set_stop(&flag);
+  EXPECT_EQ(run(), TESSERA_OK) << tessera_last_error();
+  flag = 1;
+  EXPECT_EQ(run(), TESSERA_STOPPED);
+  EXPECT_STREQ(tessera_last_error(), "stopped by its caller");
+  tessera_classifier* classifier = nullptr;
+  EXPECT_EQ(tessera_classifier_load(TESSERA_SOURCE_DIR "/models/movie-reviews", nullptr, &classifier), TESSERA_STOPPED);
+  EXPECT_EQ(classifier, nullptr);
+  EXPECT_EQ(tessera_device_check(TESSERA_CPU), TESSERA_OK);
+  std::thread([&] { EXPECT_EQ(run(), TESSERA_OK); }).join();
+  tessera_set_stop(nullptr);
+  EXPECT_EQ(run(), TESSERA_OK) << tessera_last_error();
 }
 
 TEST(CApi, DevicesThatAreNotThere) {

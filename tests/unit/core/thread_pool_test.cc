@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/stop.h"
 #include "tessera/core/check.h"
 
 namespace tessera {
@@ -48,6 +49,42 @@ TEST(ThreadPool, WorkersRunAtTheSameTime) {
   EXPECT_EQ(workers, (std::set<int>{0, 1, 2}));
   EXPECT_EQ(threads.size(), 3u);
   EXPECT_TRUE(threads.contains(std::this_thread::get_id()));
+}
+
+TEST(ThreadPool, TheCallersFlagStopsTheRunAndThePoolGoesOn) {
+  for (const int num_threads : {1, 4}) {
+    ThreadPool pool(num_threads);
+    int32_t flag = 0;
+    for (int round = 0; round < 20; ++round) {
+      __atomic_store_n(&flag, 0, __ATOMIC_RELAXED);
+      const StopScope scope(&flag);
+      std::atomic<int64_t> num_done{0};
+      const auto body = [&](int64_t item, int) {
+        if (item == 100) __atomic_store_n(&flag, 1, __ATOMIC_RELAXED);
+        ++num_done;
+      };
+      EXPECT_THROW(pool.run(1'000'000, body), Stopped);
+      EXPECT_GE(num_done.load(), 1);
+      EXPECT_LT(num_done.load(), 1'000'000);
+    }
+    std::atomic<int64_t> num_done{0};  // outside the scope nobody looks at the flag any more
+    pool.run(1000, [&](int64_t, int) { ++num_done; });
+    EXPECT_EQ(num_done.load(), 1000);
+    EXPECT_NO_THROW(throw_if_stopped());
+  }
+}
+
+TEST(ThreadPool, AnotherThreadsFlagStopsNothing) {
+  const int32_t flag = 1;
+  ThreadPool pool(3);
+  std::thread([&] {
+    const StopScope scope(&flag);
+    EXPECT_THROW(throw_if_stopped(), Stopped);
+    EXPECT_THROW(pool.run(10, [](int64_t, int) {}), Stopped);
+    const StopScope inner(nullptr);
+    EXPECT_NO_THROW(pool.run(10, [](int64_t, int) {}));
+  }).join();
+  EXPECT_NO_THROW(pool.run(10, [](int64_t, int) { throw_if_stopped(); }));
 }
 
 TEST(ThreadPool, AnExceptionStopsTheRunAndThePoolGoesOn) {

@@ -90,7 +90,7 @@ TEST(BackEnd, DevicesThatAreNoWords) {
         "--device: got '" + std::string(device) + "', expected auto, cpu, cuda, or GPUs by number as in cuda:0,2");
   }
   for (const char* device : {"cuda:", "cuda:x", "cuda:0,", "cuda:,0", "cuda:-1", "cuda: 0", "cuda:0x", "cuda:+1",
-                             "cuda:99999999999999999999", "cuda:0,,2"}) {
+                             "cuda:4294967296", "cuda:99999999999999999999", "cuda:0,,2"}) {
     EXPECT_EQ(refusal({.device = device}, three_gpus()),
               "--device: got '" + std::string(device) + "', expected numbers of GPUs between commas, as in cuda:0,2");
   }
