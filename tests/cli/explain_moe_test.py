@@ -30,6 +30,21 @@ class ExplainMoeTest(CommandTest):
             self.assertRegex(result.out, rf"(?m)^{kernel} .* %  (memory|tensor cores|latency)$")
         self.assertLessEqual(max(map(len, result.lines)), 100)
 
+    def test_a_small_batch_takes_another_kernel_and_each_can_be_asked_for(self):
+        small = explain("--preset", "qwen3-30b", "--tokens", 1)
+        self.assert_code(small, 0)
+        self.assertRegex(small.out, r"(?m)^kernels +expert_gemm_rows, chosen: \w+")
+        self.assertRegex(small.out, r"(?m)^order +natural over 264 CTAs")
+        asked = explain("--preset", "qwen3-30b", "--tokens", 1, "--kernel", "expert_gemm")
+        self.assertRegex(asked.out, r"(?m)^kernels +expert_gemm, chosen: \w+")
+        self.assertRegex(asked.out, r"(?m)^ +expert_gemm_rows, refused: another kernel was asked for")
+        many = explain("--preset", "qwen3-30b", "--tokens", 4096, "--kernel", "expert_gemm_rows")
+        self.assert_code(many, 2)
+        self.assertIn("more (token, slot) pairs than a CTA sorts for itself", many.err)
+        unknown = explain("--preset", "qwen3-30b", "--tokens", 1, "--kernel", "fastest")
+        self.assert_code(unknown, 2)
+        self.assertIn("--kernel: got 'fastest', expected expert_gemm_rows, expert_gemm", unknown.err)
+
     def test_every_preset_and_routing_can_be_explained(self):
         names = explain("--help").out.partition("Presets:")[2].replace("\n", " ").split(",")
         self.assertGreater(len(names), 12)

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "integer_option.h"
+#include "moe/kernels.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 #include "tessera/moe/limits.h"
@@ -69,10 +70,12 @@ void add_moe_options(CLI::App& app, MoeOptions& options) {
   add_integer(app, "--seed", options.seed, "Of random and zipf", uint64_t{0});
   app.add_option("--order", options.order, "Of the experts on a GPU: natural, heavy-first, interleaved")
       ->capture_default_str();
+  app.add_option("--kernel", options.kernel,
+                 "Of both products on a GPU, by its name in `explain moe`; else by the load");
   add_integer(app, "--back-every", options.back_every, "1 of this many clusters takes light experts first, 0 = none",
               0);
   add_integer(app, "--cluster", options.cluster_size, "CTAs that share weights, 1 or 2", 1, 2);
-  add_integer(app, "--ctas", options.num_ctas, "CTAs of a launch, 0 = one a multiprocessor", 0, kMaxCtas);
+  add_integer(app, "--ctas", options.num_ctas, "CTAs of a launch, 0 = as many as work at a time", 0, kMaxCtas);
 }
 
 std::string preset_list() {
@@ -118,7 +121,15 @@ std::vector<MoeCase> moe_cases(const MoeOptions& options, const moe::Preset& sha
 }
 
 moe::LaunchPolicy launch_policy(const MoeOptions& options) {
-  return {parse_order(options.order), options.num_ctas, options.cluster_size, options.back_every};
+  moe::LaunchPolicy policy{parse_order(options.order), options.num_ctas, options.cluster_size, options.back_every};
+  if (options.kernel.empty()) return policy;
+  std::string names;
+  for (const moe::KernelRow& row : moe::kernel_rows()) {
+    names += (names.empty() ? "" : ", ") + std::string(row.name);
+    if (row.name == options.kernel) policy.kernel = options.kernel.c_str();
+  }
+  if (policy.kernel == nullptr) throw Error("--kernel", "'" + escaped(options.kernel) + "'", names);
+  return policy;
 }
 
 std::string describe(const moe::Preset& shape) {

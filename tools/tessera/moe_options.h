@@ -18,6 +18,7 @@ struct MoeOptions {
   std::string tokens;  // T[,T...]
   std::string routings = "balanced";
   std::string order = "heavy-first";
+  std::string kernel;  // empty: the layer chooses
   int32_t num_ctas = 0;
   int32_t cluster_size = moe::LaunchPolicy{}.cluster_size;
   int32_t back_every = moe::LaunchPolicy{}.back_every;
@@ -42,6 +43,7 @@ moe::Preset moe_shape(const MoeOptions& options);
 /// Every token count with every routing; all are checked before the first is run. Errors name the option.
 std::vector<MoeCase> moe_cases(const MoeOptions& options, const moe::Preset& shape);
 
+/// Points into `options`. Errors name the option.
 moe::LaunchPolicy launch_policy(const MoeOptions& options);
 
 /// "qwen3-30b: H 2048, I 768, 128 experts, top 8, SwiGLU"
