@@ -272,7 +272,7 @@ TEST_F(PlantedProductErrors, OrderOfK) {
       }
     }
   }
-  EXPECT_GT(in_fp32_.num_different(threads_), kRecords * kFeatures / 2);
+  EXPECT_GT(in_fp32_.num_different(threads_), kRecords * kFeatures / 4);  // about half, on one GPU
 }
 
 TEST_F(PlantedProductErrors, AWrongRounding) {

@@ -167,7 +167,14 @@ TEST(MoeBadArguments, SizesAndTypes) {
                  c.gated = false;
                  c.activation.kind = ActivationKind::clamped_swiglu;
                }));
-  expect_error("shared_intermediate_size: ", with([](Config& c) { c.shared_intermediate_size = 72; }));
+  expect_error("shared_intermediate_size: ", [&] {
+    Config config = run.config();
+    config.shared_intermediate_size = 72;  // no multiple of the other experts' width
+    moe::LayerWeights weights = run.weights();
+    weights.shared_gate_up = run.gate_up();
+    weights.shared_down = run.down();
+    moe::CudaLayer(config, weights);
+  });
   expect_error("cluster_size: ", [&] {
     moe::CudaLayer(run.config(), run.weights(), {batching::TaskOrder::natural, 0, 3});
   });
