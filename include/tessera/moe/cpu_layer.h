@@ -27,8 +27,8 @@ struct CpuLayerParts;  // src/moe/cpu/layer.cc
 
 class CpuLayer final : public LayerBackEnd {
  public:
-  /// `num_threads`: 1..kMaxThreads, or 0 for every processor that this process may use. Throws Error naming the field for a
-  /// configuration that is not supported.
+  /// `num_threads`: 1..kMaxThreads, or 0 for every processor that this process may use. Throws Error naming the field
+  /// for a configuration that is not supported.
   CpuLayer(const LayerConfig& config, const LayerWeights& weights, int num_threads = 0);
   ~CpuLayer() override;
   CpuLayer(CpuLayer&&) noexcept;

@@ -34,7 +34,8 @@ __device__ inline void tma_load_5d(void* smem, const CUtensorMap* map, const int
                                     barrier);
 }
 
-// A box of a 4-D tensor into every CTA of `cta_mask`, at the same shared-memory offset; completes on each CTA's own barrier.
+// A box of a 4-D tensor into every CTA of `cta_mask`, at the same shared-memory offset; completes on each CTA's own
+// barrier.
 __device__ inline void tma_load_4d_multicast(void* smem, const CUtensorMap* map, const int32_t (&coordinates)[4],
                                              uint64_t* barrier, uint16_t cta_mask) {
   ::cuda::ptx::cp_async_bulk_tensor(::cuda::ptx::space_cluster, ::cuda::ptx::space_global, smem, map, coordinates,

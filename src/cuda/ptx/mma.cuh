@@ -1,8 +1,8 @@
 // Matrix multiply of one warp (mma.sync): D[16][8] += A[16][16] * B[8][16]^T, operands in registers.
 //
 // On Hopper its sums are those of WGMMA bit for bit (tests/gpu/moe/mma_probe_test.cu), whichever operand the weights
-// are. Operands come from rows of 128 bytes in the layout of cta/smem_layout.cuh by ldmatrix, in the generic proxy: what
-// threads have copied needs no fence, and a warp may have no rows of its own.
+// are. Operands come from rows of 128 bytes in the layout of cta/smem_layout.cuh by ldmatrix, in the generic proxy:
+// what threads have copied needs no fence, and a warp may have no rows of its own.
 #pragma once
 
 #include <cuda_bf16.h>
