@@ -15,7 +15,9 @@ constexpr std::array<const char*, 3> kOrderNames = {"gate_first", "interleaved",
 constexpr std::array<const char*, 7> kActivationNames = {"identity", "silu",         "gelu_tanh",     "gelu_erf",
                                                          "relu",     "relu_squared", "clamped_swiglu"};
 // alpha, beta and limit are those of clamped_swiglu alone; a limit that many of the gates reach.
-constexpr Activation activation_of(ActivationKind kind) { return {kind, 1.702f, 1.0f, 0.75f}; }
+constexpr Activation activation_of(ActivationKind kind) {
+  return kind == ActivationKind::clamped_swiglu ? Activation{kind, 1.702f, 1.0f, 0.75f} : Activation{kind};
+}
 
 using Types = std::vector<DType>;
 const Types kAll = {DType::f32, DType::bf16, DType::f16};
