@@ -213,7 +213,10 @@ class LinksAndPermissions(CliTest):
         self.folder.chmod(0o777)
         pathlib.Path(self.class_folder.name).chmod(0o755)
         as_nobody = {"user": NOBODY} if os.geteuid() == 0 else {}
-        done = self.label(path, **as_nobody)
+        try:
+            done = self.label(path, **as_nobody)
+        except PermissionError:
+            self.skipTest("another user cannot run the build here")
         self.assertEqual(done.returncode, 2, done.stderr)
         self.assertIn(b"o: cannot open for writing: Permission denied", done.stderr)
         self.assertEqual(path.read_text(), "old\n")
