@@ -12,6 +12,10 @@ from tessera import _native
 
 
 class Interrupts(unittest.TestCase):
+    def setUp(self):
+        # A job in the background of a script ignores the signal, and would never end: this is of what it does else.
+        self.addCleanup(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
+
     def interrupted(self, call, seconds):
         """`call` ends by KeyboardInterrupt within so many seconds."""
         threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
