@@ -6,6 +6,7 @@
 
 #include "cuda/kernels/combine/policy.h"
 #include "cuda/kernels/expert_gemm/policy.h"
+#include "cuda/kernels/expert_gemm_fp8/policy.h"
 #include "cuda/kernels/expert_gemm_rows/policy.h"
 #include "cuda/kernels/moe_plan/policy.h"
 #include "moe/formats.h"
@@ -17,6 +18,7 @@ namespace tessera::moe {
 namespace {
 
 namespace expert_gemm = kernels::expert_gemm;
+namespace expert_gemm_fp8 = kernels::expert_gemm_fp8;
 namespace expert_gemm_rows = kernels::expert_gemm_rows;
 using grouped::Role;
 
@@ -47,6 +49,20 @@ const char* expert_gemm_rows_slower(const LayerConfig& config, int64_t num_token
 
 std::pair<int32_t, int32_t> expert_gemm_tile(Role role, int32_t cluster_size) {
   const expert_gemm::Policy policy = expert_gemm::default_policy(role, cluster_size);
+  return {policy.tile_columns, policy.tile_k};
+}
+
+const char* expert_gemm_fp8_misfit(const LayerConfig& config, int64_t, const LaunchDevice&) {
+  if (const char* misfit = type_misfit(config)) return misfit;
+  // Its slices of a shared expert begin where the weight's scales do.
+  const bool is_sliced = config.shared_intermediate_size > config.intermediate_size;
+  return is_sliced && config.intermediate_size % expert_gemm_fp8::kScaleBlock != 0
+             ? "a wider shared expert would be cut inside a block of scales"
+             : nullptr;
+}
+
+std::pair<int32_t, int32_t> expert_gemm_fp8_tile(Role role, int32_t cluster_size) {
+  const expert_gemm_fp8::Policy policy = expert_gemm_fp8::default_policy(role, cluster_size);
   return {policy.tile_columns, policy.tile_k};
 }
 
@@ -85,6 +101,22 @@ constexpr std::array kKernels = {
                      int32_t cluster_size) { return str_cat(expert_gemm::default_policy(role, cluster_size)); },
         .ctas_per_multiprocessor = 1,
         .why = "16-bit weights, any number of rows: the largest tile that two warpgroups hold",
+    },
+    KernelRow{
+        .id = KernelId::expert_gemm_fp8,
+        .name = "expert_gemm_fp8",
+        .format = WeightFormat::fp8_block,
+        .tile_rows = expert_gemm_fp8::kTileRows,
+        .row_granule = 64,
+        .makes_plan = false,
+        .misfit = expert_gemm_fp8_misfit,
+        .slower = [](const LayerConfig&, int64_t) -> const char* { return nullptr; },
+        .tiling = expert_gemm_fp8::tiling,
+        .tile_columns_and_k = expert_gemm_fp8_tile,
+        .policy = [](Role role,
+                     int32_t cluster_size) { return str_cat(expert_gemm_fp8::default_policy(role, cluster_size)); },
+        .ctas_per_multiprocessor = 1,
+        .why = "e4m3 weights in blocks, any number of rows: tokens quantised once, the intermediate as it is made",
     },
 };
 

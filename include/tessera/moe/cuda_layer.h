@@ -68,6 +68,7 @@ class CudaLayer final : public LayerBackEnd {
   ResolvedLaunch resolved_launch(int32_t num_tokens) const;
   CudaRun prepare(const LayerInputs& inputs, void* workspace, size_t workspace_size) const;
   void enqueue(Step step, const CudaRun& run, CUstream_st* stream) const;
+  void quantize_tokens(const CudaRun& run, CUstream_st* stream) const;
   void launch_plan(const CudaRun& run, CUstream_st* stream) const;
 
   LayerConfig config_;

@@ -12,7 +12,6 @@
 namespace tessera::cuda {
 namespace {
 
-constexpr uint64_t kElementBytes = 2;
 constexpr uint64_t kAlignment = 16;
 constexpr size_t kMaxRank = 5;
 
@@ -37,7 +36,7 @@ EncodeFunction encoder() {
 // All that a map depends on. Unused dimensions are 0.
 struct Key {
   const void* data = nullptr;
-  DType dtype = DType::bf16;
+  int32_t element_bytes = 0;
   uint32_t rank = 0;
   std::array<uint64_t, kMaxRank> extents{};
   std::array<uint64_t, kMaxRank - 1> stride_bytes{};
@@ -50,7 +49,8 @@ struct Key {
 CUtensorMap encode(const char* argument, const Key& key) {
   const std::array<uint32_t, kMaxRank> unit_steps = {1, 1, 1, 1, 1};
   CUtensorMap map{};
-  const auto type = key.dtype == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+  // Boxes are copied as they are and filled up with zeros: what the elements mean does not matter.
+  const auto type = key.element_bytes == 1 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_UINT16;
   const CUresult result =
       encoder()(&map, type, key.rank, const_cast<void*>(key.data), key.extents.data(), key.stride_bytes.data(),
                 key.box.data(), unit_steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
@@ -86,24 +86,26 @@ const CUtensorMap& find_or_encode(const char* argument, const Key& key) {
 
 }  // namespace
 
-CUtensorMap make_tensor_map(const char* argument, DType dtype, const void* data, std::span<const uint64_t> extents,
-                            std::span<const uint32_t> box, std::span<const uint64_t> strides, L2Fetch fetch) {
+CUtensorMap make_tensor_map(const char* argument, int32_t element_bytes, const void* data,
+                            std::span<const uint64_t> extents, std::span<const uint32_t> box,
+                            std::span<const uint64_t> strides, L2Fetch fetch) {
   TESSERA_CHECK(extents.size() >= 2 && extents.size() <= kMaxRank && extents.size() == box.size(), extents.size(),
                 box.size());
-  TESSERA_CHECK(dtype != DType::f32, argument);
+  TESSERA_CHECK(element_bytes == 1 || element_bytes == 2, argument, element_bytes);
   if (reinterpret_cast<uintptr_t>(data) % kAlignment != 0)
     throw Error(argument, "a pointer not aligned to 16 bytes", "16-byte alignment");
-  Key key{data, dtype, static_cast<uint32_t>(extents.size())};
+  Key key{data, element_bytes, static_cast<uint32_t>(extents.size())};
   key.fetch = fetch;
   std::copy(extents.begin(), extents.end(), key.extents.begin());
   std::copy(box.begin(), box.end(), key.box.begin());
-  uint64_t packed = kElementBytes;
+  const auto bytes = static_cast<uint64_t>(element_bytes);
+  uint64_t packed = bytes;
   for (size_t i = 0; i + 1 < extents.size(); ++i) {
     packed *= extents[i];
-    key.stride_bytes[i] = strides.empty() ? packed : strides[i] * kElementBytes;
+    key.stride_bytes[i] = strides.empty() ? packed : strides[i] * bytes;
     if (key.stride_bytes[i] % kAlignment != 0) {
-      throw Error(argument, str_cat("rows ", key.stride_bytes[i] / kElementBytes, " elements apart"),
-                  "a multiple of 8 elements");
+      throw Error(argument, str_cat("rows ", key.stride_bytes[i] / bytes, " elements apart"),
+                  str_cat("a multiple of ", kAlignment / bytes, " elements"));
     }
   }
   return find_or_encode(argument, key);

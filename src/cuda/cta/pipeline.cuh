@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "cuda/ptx/fail.cuh"
 #include "cuda/ptx/mbarrier.cuh"
 
 namespace tessera::cta {
@@ -26,19 +27,19 @@ struct RingPosition {
 };
 
 // A correct pipeline never waits this long: about a second of polling, far more when the hardware suspends the thread.
-// After it the kernel traps instead of hanging the GPU.
+// After it the kernel ends with an error instead of hanging the GPU.
 inline constexpr uint32_t kMaxWaitPolls = 1u << 26;
 
 __device__ inline void wait_phase(uint64_t* barrier, uint32_t parity) {
   for (uint32_t polls = 0; !ptx::mbarrier_try_wait(barrier, parity); ++polls) {
-    if (polls == kMaxWaitPolls) __trap();
+    if (polls == kMaxWaitPolls) ptx::fail();
   }
 }
 
 // For barriers on which another CTA of the cluster arrives: acquires at cluster scope.
 __device__ inline void wait_phase_cluster(uint64_t* barrier, uint32_t parity) {
   for (uint32_t polls = 0; !ptx::mbarrier_try_wait_cluster(barrier, parity); ++polls) {
-    if (polls == kMaxWaitPolls) __trap();
+    if (polls == kMaxWaitPolls) ptx::fail();
   }
 }
 

@@ -17,14 +17,19 @@ __host__ __device__ constexpr uint32_t swizzled_offset(uint32_t row, uint32_t ch
   return row * kSwizzleRowBytes + ((chunk ^ (row % 8)) * kChunkBytes);
 }
 
-// Bits 0-13 address / 16, 32-45 distance of 8-row atoms / 16, 62-63 swizzle mode 1 (128 bytes).
-__device__ inline uint64_t wgmma_descriptor(uint32_t smem_address) {
+// Bits 0-13 address / 16, 32-45 distance of 8-row atoms / 16, 62-63 swizzle mode 1 (128 bytes). The high word is the
+// same for all operands.
+__device__ inline uint32_t descriptor_low(uint32_t smem_address) { return (smem_address & 0x3FFFF) >> 4 | 1u << 16; }
+__device__ inline uint64_t wgmma_descriptor_of(uint32_t low) {
   constexpr uint64_t kAtomStride = kSwizzleAtomBytes >> 4;
-  return (static_cast<uint64_t>(smem_address & 0x3FFFF) >> 4) | (uint64_t{1} << 16) | (kAtomStride << 32) |
-         (uint64_t{1} << 62);
+  return low | (kAtomStride << 32) | (uint64_t{1} << 62);
+}
+__device__ inline uint64_t wgmma_descriptor(uint32_t smem_address) {
+  return wgmma_descriptor_of(descriptor_low(smem_address));
 }
 
-// One WGMMA consumes 16 elements of K: 32 bytes further inside the swizzled row, 2 in descriptor units.
+// One WGMMA consumes 32 bytes of K, 16 or 32 elements: that much further inside the swizzled row, 2 in
+// descriptor units.
 inline constexpr uint64_t kDescriptorKStep = 2;
 
 __device__ inline uint32_t smem_address(const void* pointer) {

@@ -4,7 +4,8 @@
 //   GEMM 2   rows[r]         = intermediate[r] * down[e]^T + down_bias[e]                     [R, H]
 //
 // for every routed row r of every expert e of the plan. Row-major, 16-byte aligned device memory; sizes are multiples
-// of 8 elements. A kernel that runs one of the two needs what that one names; the rest may be null or 0.
+// of 8 elements, of 16 where these have one byte. A kernel that runs one of the two needs what that one names; the rest
+// may be null or 0.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +33,8 @@ struct Problem {
   int32_t num_experts;         // E: of the plan's experts, those that tokens are routed to
   int32_t num_shared_experts;  // S: experts E.. of the plan, slices of one that is S * I wide, without bias
   int32_t max_rows;            // rows of intermediate and of rows: T * (k + S)
-  DType dtype;                 // bf16 or f16: of tokens, biases, intermediate and rows
+  DType dtype;                 // bf16 or f16: of biases and rows, and of the operands that have two bytes
+  int32_t operand_bytes;       // of an element of tokens, weights and intermediate; 1: e4m3, with the scales below
   GateUpOrder gate_up_order;   // of gate_up, its bias and shared_gate_up where they are gated
   Activation activation;
   const void* tokens;          // [T, H]
@@ -44,7 +46,15 @@ struct Problem {
   const void* shared_down;     // [H, S I]
   void* intermediate;          // [max_rows, I]
   void* rows;                  // [max_rows, H]
-  Routing routing;             // of kernels that find each expert's rows themselves; `plan` needs row places only then
+  // Scales of e4m3 operands: blocks of 128 columns of K, of weights also of 128 rows; B(n) = ceil(n / 128).
+  const float* token_scales;          // [T, B(H)]
+  const float* gate_up_scale;         // gated [E, 2, B(I), B(H)], gate's before up's in any order; else [E, B(I), B(H)]
+  const float* down_scale;            // [E, B(H), B(I)]
+  const float* shared_gate_up_scale;  // gated [2, S B(I), B(H)], else [S B(I), B(H)]
+  const float* shared_down_scale;     // [B(H), S B(I)]
+  float* intermediate_scales;         // [B(I), scale_stride], of rows below max_rows
+  int32_t scale_stride;               // a multiple of 4, at least max_rows + 132: what a tile reads past its rows
+  Routing routing;  // of kernels that find each expert's rows themselves; `plan` needs row places only then
 
   /// K, the length of a role's sums, and the number of its output columns.
   TESSERA_HOST_DEVICE constexpr int32_t sum_length(Role role) const {

@@ -7,7 +7,9 @@
 namespace tessera::grouped {
 namespace {
 
-constexpr uint32_t kBoxColumns = 64;
+constexpr uint32_t kBoxBytes = 128;
+
+uint32_t box_columns(int32_t element_bytes) { return kBoxBytes / static_cast<uint32_t>(element_bytes); }
 
 struct WeightSizes {
   uint64_t k, n, halves;
@@ -23,10 +25,10 @@ bool is_interleaved(const Problem& problem, Role role) {
 }
 
 CUtensorMap row_map(const char* argument, const Problem& problem, const void* data, int32_t columns,
-                    uint32_t box_rows) {
+                    int32_t element_bytes, uint32_t box_rows) {
   const std::array<uint64_t, 2> extents = {static_cast<uint64_t>(columns), static_cast<uint64_t>(problem.max_rows)};
-  const std::array<uint32_t, 2> box = {kBoxColumns, box_rows};
-  return cuda::make_tensor_map(argument, problem.dtype, data, extents, box);
+  const std::array<uint32_t, 2> box = {box_columns(element_bytes), box_rows};
+  return cuda::make_tensor_map(argument, element_bytes, data, extents, box);
 }
 
 struct SlabExtents {
@@ -45,9 +47,9 @@ CUtensorMap make_slab_map(const char* argument, const Problem& problem, const vo
   const std::array<uint64_t, 4> strides = {stride.row, stride.half, kRows * stride.row, stride.expert};
   const auto halves = static_cast<uint32_t>(size.halves);
   const uint32_t blocks = static_cast<uint32_t>(box_slabs * kSlabRows) / (kRows * halves);
-  const std::array<uint32_t, 5> box = {kBoxColumns, kRows, halves, blocks, 1};
+  const std::array<uint32_t, 5> box = {box_columns(problem.operand_bytes), kRows, halves, blocks, 1};
   // Read once, with many boxes in flight: asking L2 for their neighbours only doubles its work.
-  return cuda::make_tensor_map(argument, problem.dtype, data, extents, box, strides, cuda::L2Fetch::exact);
+  return cuda::make_tensor_map(argument, problem.operand_bytes, data, extents, box, strides, cuda::L2Fetch::exact);
 }
 
 }  // namespace
@@ -57,8 +59,8 @@ CUtensorMap weight_map(const Problem& problem, Role role, uint32_t box_rows) {
   const std::array<uint64_t, 4> extents = {k, n, halves, static_cast<uint64_t>(problem.num_experts)};
   const bool interleaved = is_interleaved(problem, role);
   const std::array<uint64_t, 3> strides = {interleaved ? halves * k : k, interleaved ? k : n * k, halves * n * k};
-  const std::array<uint32_t, 4> box = {kBoxColumns, box_rows, 1, 1};
-  return cuda::make_tensor_map("weight", problem.dtype, problem.weight(role), extents, box, strides);
+  const std::array<uint32_t, 4> box = {box_columns(problem.operand_bytes), box_rows, 1, 1};
+  return cuda::make_tensor_map("weight", problem.operand_bytes, problem.weight(role), extents, box, strides);
 }
 
 CUtensorMap shared_weight_map(const Problem& problem, Role role, uint32_t box_rows) {
@@ -69,8 +71,9 @@ CUtensorMap shared_weight_map(const Problem& problem, Role role, uint32_t box_ro
   std::array<uint64_t, 3> strides = {k, slices * n * k, n * k};
   if (is_interleaved(problem, role)) strides = {halves * k, k, halves * n * k};
   if (role == Role::down) strides = {slices * k, slices * k, k};
-  const std::array<uint32_t, 4> box = {kBoxColumns, box_rows, 1, 1};
-  return cuda::make_tensor_map("shared weight", problem.dtype, problem.shared_weight(role), extents, box, strides);
+  const std::array<uint32_t, 4> box = {box_columns(problem.operand_bytes), box_rows, 1, 1};
+  return cuda::make_tensor_map("shared weight", problem.operand_bytes, problem.shared_weight(role), extents, box,
+                               strides);
 }
 
 CUtensorMap slab_map(const Problem& problem, Role role, int32_t box_slabs) {
@@ -93,11 +96,13 @@ CUtensorMap shared_slab_map(const Problem& problem, Role role, int32_t box_slabs
 }
 
 CUtensorMap intermediate_map(const Problem& problem, uint32_t box_rows) {
-  return row_map("intermediate", problem, problem.intermediate, problem.intermediate_size, box_rows);
+  return row_map("intermediate", problem, problem.intermediate, problem.intermediate_size, problem.operand_bytes,
+                 box_rows);
 }
 
 CUtensorMap out_map(const Problem& problem, Role role, uint32_t box_rows) {
-  return row_map("out", problem, problem.out(role), problem.out_columns(role), box_rows);
+  const int32_t bytes = role == Role::down ? 2 : problem.operand_bytes;
+  return row_map("out", problem, problem.out(role), problem.out_columns(role), bytes, box_rows);
 }
 
 }  // namespace tessera::grouped

@@ -1,5 +1,5 @@
-// Tensor maps of a Problem's operands, for the boxes that a kernel's tiles take. Innermost dimension first, a box is 64
-// 16-bit elements wide.
+// Tensor maps of a Problem's operands, for the boxes that a kernel's tiles take. Innermost dimension first, a box is
+// 128 bytes wide.
 #pragma once
 
 #include <cuda.h>

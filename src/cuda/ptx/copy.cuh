@@ -65,6 +65,28 @@ __device__ inline void cp_async_16_or_zero(uint32_t smem_address, const void* gl
                : "memory");
 }
 
+// Copies `bytes` in one piece, a multiple of 16 from and to multiples of 16, which `barrier` counts.
+__device__ inline void bulk_load(void* smem, const void* global, uint32_t bytes, uint64_t* barrier) {
+  ::cuda::ptx::cp_async_bulk(::cuda::ptx::space_cluster, ::cuda::ptx::space_global, smem, global, bytes, barrier);
+}
+
+// Copies 4 bytes.
+__device__ inline void cp_async_4(uint32_t smem_address, const void* global) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(smem_address), "l"(global) : "memory");
+}
+
+// Floats of shared memory by address; not moved across other instructions of this kind, barriers among them.
+__device__ inline float load_shared_f32(uint32_t smem_address) {
+  float value;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(smem_address) : "memory");
+  return value;
+}
+__device__ inline float2 load_shared_f32x2(uint32_t smem_address) {
+  float2 value;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(value.x), "=f"(value.y) : "r"(smem_address) : "memory");
+  return value;
+}
+
 // Orders this thread's view of generic-proxy writes to shared memory before its asynchronous-proxy reads (WGMMA, TMA).
 __device__ inline void fence_proxy_async() { ::cuda::ptx::fence_proxy_async(::cuda::ptx::space_shared); }
 

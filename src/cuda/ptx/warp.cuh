@@ -43,6 +43,34 @@ __device__ inline uint32_t opaque(uint32_t value) {
   return value;
 }
 
+// Two floats to two e4m3 codes, to nearest even, saturating; the first in the low byte. NaN stays NaN.
+__device__ inline uint16_t pack_e4m3(float low, float high) {
+  uint16_t codes;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(codes) : "f"(high), "f"(low));
+  return codes;
+}
+
+// Barrier `id` of the CTA (1 to 15): waits until kThreads threads of whole warps have come to it, or comes without
+// waiting.
+template <int kThreads>
+__device__ inline void named_barrier_wait(int id) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
+}
+template <int kThreads>
+__device__ inline void named_barrier_arrive(int id) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
+}
+
+// Moves registers between warpgroups: all four warps of one set how many a thread of it has, a multiple of 8.
+template <int kRegisters>
+__device__ inline void decrease_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ inline void increase_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
 // 2^x and 1/x to about one unit in the last place of fp32, results below 2^-126 flushed to zero.
 __device__ inline float exp2_approx(float x) {
   float y;

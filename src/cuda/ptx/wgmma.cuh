@@ -1,13 +1,14 @@
 // Warpgroup matrix multiply (WGMMA): what one warpgroup of 128 threads issues to the tensor cores.
 //
-// D[64][N] (+)= A[64][16] * B[N][16]^T, A and B in shared memory (K-major, 128-byte swizzle), D in N / 2 fp32 registers
-// a thread, a Fragment<N>. N is one of wgmma_shapes.def. The instructions are asynchronous: order is wgmma_fence,
-// wgmma..., wgmma_commit, wgmma_wait<n>; the accumulators may be touched only after the wait. One PTX instruction a
-// function (setp only turns an argument into a predicate).
+// D[64][N] (+)= A[64][K] * B[N][K]^T, A and B in shared memory (K-major, 128-byte swizzle), K 32 bytes of a row: 16
+// elements of 16 bits, 32 of e4m3; D in N / 2 fp32 registers a thread, a Fragment<N>. N is one of wgmma_shapes.def. The
+// instructions are asynchronous: order is wgmma_fence, wgmma..., wgmma_commit, wgmma_wait<n>; the accumulators may be
+// touched only after the wait. One PTX instruction a function (setp only turns an argument into a predicate).
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 #include <cuda/std/type_traits>
 
 #include <cstdint>
@@ -43,11 +44,11 @@ struct Fragment {
 
 // The instruction for every shape and element type: both are parts of its name, asm takes literals only, and the inputs
 // are numbered after the accumulators.
-#define TESSERA_WGMMA(shape, types, registers, a, b, predicate, ...)                             \
+#define TESSERA_WGMMA(shape, types, transposed, registers, a, b, predicate, ...)                 \
   asm volatile("{ .reg .pred p; setp.ne.b32 p, " predicate                                       \
                ", 0;\n"                                                                          \
                "wgmma.mma_async.sync.aligned." shape ".f32." types " {" registers "}, " a ", " b \
-               ", p, 1, 1, 0, 0; }\n"                                                            \
+               ", p, 1, 1" transposed "; }\n"                                                    \
                : __VA_ARGS__                                                                     \
                : "l"(a_desc), "l"(b_desc), "r"(static_cast<int32_t>(accumulate)))
 
@@ -64,12 +65,16 @@ template <class Element, int kColumns, int kWidth>
 __device__ inline void wgmma(Fragment<kWidth>& d, uint64_t a_desc, uint64_t b_desc, bool accumulate) {
   static_assert(is_wgmma_shape(kColumns), "a shape that is used stands in wgmma_shapes.def");
   static_assert(kColumns <= kWidth);
-#define TESSERA_WGMMA_SHAPE(N, registers, a, b, predicate, ...)                                 \
-  if constexpr (kColumns == N && ::cuda::std::is_same_v<Element, __nv_bfloat16>)                \
-    TESSERA_WGMMA("m64n" #N "k16", "bf16.bf16", TESSERA_REGISTERS_##registers, a, b, predicate, \
-                  TESSERA_D_##registers);                                                       \
-  if constexpr (kColumns == N && ::cuda::std::is_same_v<Element, __half>)                       \
-    TESSERA_WGMMA("m64n" #N "k16", "f16.f16", TESSERA_REGISTERS_##registers, a, b, predicate, TESSERA_D_##registers);
+#define TESSERA_WGMMA_SHAPE(N, registers, a, b, predicate, ...)                                           \
+  if constexpr (kColumns == N && ::cuda::std::is_same_v<Element, __nv_bfloat16>)                          \
+    TESSERA_WGMMA("m64n" #N "k16", "bf16.bf16", ", 0, 0", TESSERA_REGISTERS_##registers, a, b, predicate, \
+                  TESSERA_D_##registers);                                                                 \
+  if constexpr (kColumns == N && ::cuda::std::is_same_v<Element, __half>)                                 \
+    TESSERA_WGMMA("m64n" #N "k16", "f16.f16", ", 0, 0", TESSERA_REGISTERS_##registers, a, b, predicate,   \
+                  TESSERA_D_##registers);                                                                 \
+  if constexpr (kColumns == N && ::cuda::std::is_same_v<Element, __nv_fp8_e4m3>)                          \
+    TESSERA_WGMMA("m64n" #N "k32", "e4m3.e4m3", "", TESSERA_REGISTERS_##registers, a, b, predicate,       \
+                  TESSERA_D_##registers);
 #include "cuda/ptx/wgmma_shapes.def"
 #undef TESSERA_WGMMA_SHAPE
 }

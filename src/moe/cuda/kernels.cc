@@ -4,6 +4,7 @@
 
 #include "cuda/core/cuda_check.h"
 #include "cuda/kernels/expert_gemm/launch.h"
+#include "cuda/kernels/expert_gemm_fp8/launch.h"
 #include "cuda/kernels/expert_gemm_rows/launch.h"
 
 namespace tessera::moe {
@@ -23,6 +24,9 @@ void launch_gemm(const grouped::Problem& problem, grouped::Role role, const Reso
     case KernelId::expert_gemm:
       return kernels::expert_gemm::launch(problem, role,
                                           {launch.num_ctas, launch.cluster_size, launch.back_every, marks}, stream);
+    case KernelId::expert_gemm_fp8:
+      return kernels::expert_gemm_fp8::launch(problem, role,
+                                              {launch.num_ctas, launch.cluster_size, launch.back_every, marks}, stream);
     case KernelId::expert_gemm_rows:
       return kernels::expert_gemm_rows::launch(problem, role, {launch.num_ctas, marks}, stream);
   }

@@ -10,6 +10,7 @@
 #include "cuda/core/marks.h"
 #include "cuda/kernels/combine/launch.h"
 #include "cuda/kernels/moe_plan/launch.h"
+#include "cuda/kernels/quantize_rows/launch.h"
 #include "moe/cuda/kernels.h"
 #include "moe/cuda/workspace.h"
 #include "moe/kernels.h"
@@ -114,13 +115,22 @@ CudaRun CudaLayer::prepare(const LayerInputs& inputs, void* workspace, size_t wo
   problem.dtype = config_.dtype;
   problem.gate_up_order = config_.gate_up_order;
   problem.activation = config_.activation;
-  problem.tokens = inputs.x;
+  problem.operand_bytes = operand_bytes(config_);
+  const bool quantizes = arrays.token_codes != nullptr;
+  problem.tokens = quantizes ? arrays.token_codes : inputs.x;
   problem.gate_up = weights_.gate_up;
   problem.down = weights_.down;
   problem.gate_up_bias = weights_.gate_up_bias;
   problem.down_bias = weights_.down_bias;
   problem.shared_gate_up = weights_.shared_gate_up;
   problem.shared_down = weights_.shared_down;
+  problem.token_scales = arrays.token_scales;
+  problem.gate_up_scale = static_cast<const float*>(weights_.gate_up_scale);
+  problem.down_scale = static_cast<const float*>(weights_.down_scale);
+  problem.shared_gate_up_scale = static_cast<const float*>(weights_.shared_gate_up_scale);
+  problem.shared_down_scale = static_cast<const float*>(weights_.shared_down_scale);
+  problem.intermediate_scales = arrays.intermediate_scales;
+  problem.scale_stride = arrays.scale_stride;
   problem.intermediate = arrays.intermediate;
   problem.rows = arrays.rows;
   problem.routing = {.topk_ids = inputs.topk_ids,
@@ -138,7 +148,9 @@ CudaRun CudaLayer::prepare(const LayerInputs& inputs, void* workspace, size_t wo
 void CudaLayer::enqueue(Step step, const CudaRun& run, CUstream_st* stream) const {
   const LayerInputs& inputs = run.inputs;
   switch (step) {
-    case Step::plan: return run.launch.kernel->makes_plan ? void() : launch_plan(run, stream);
+    case Step::plan:
+      if (run.problem.operand_bytes == 1) quantize_tokens(run, stream);
+      return run.launch.kernel->makes_plan ? void() : launch_plan(run, stream);
     case Step::gate_up:
       return launch_gemm(run.problem, first_role(config_), run.launch,
                          marks_of(policy_.marks, &cuda::LayerMarks::gate_up), stream);
@@ -152,6 +164,14 @@ void CudaLayer::enqueue(Step step, const CudaRun& run, CUstream_st* stream) cons
            inputs.topk_weights_dtype, marks_of(policy_.marks, &cuda::LayerMarks::combine)},
           stream);
   }
+}
+
+void CudaLayer::quantize_tokens(const CudaRun& run, CUstream_st* stream) const {
+  // Written here, read by the products.
+  kernels::quantize_rows::launch(
+      {config_.dtype, run.inputs.x, const_cast<void*>(run.problem.tokens), const_cast<float*>(run.problem.token_scales),
+       run.inputs.num_tokens, config_.hidden_size},
+      stream);
 }
 
 void CudaLayer::launch_plan(const CudaRun& run, CUstream_st* stream) const {

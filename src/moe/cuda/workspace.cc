@@ -2,13 +2,19 @@
 
 #include "cuda/kernels/moe_plan/policy.h"
 #include "moe/array_layout.h"
+#include "moe/formats.h"
 
 namespace tessera::moe {
 namespace {
 
 constexpr size_t kArrayAlignment = 256;
+constexpr size_t kScalesReadPast = 132;  // a tile's first row: see grouped::Problem::scale_stride
+
+size_t groups(int32_t columns, int32_t row_group) { return static_cast<size_t>((columns + row_group - 1) / row_group); }
 
 }  // namespace
+
+int32_t operand_bytes(const LayerConfig& config) { return format_row(config.weight_format).quantizes_rows() ? 1 : 2; }
 
 CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, void* base) {
   const int32_t num_experts = config.num_experts + num_shared_experts(config);
@@ -26,8 +32,17 @@ CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, v
   workspace.plan.task_order = layout.take<int32_t>(experts);
   for (int32_t*& tile_end : workspace.plan.tile_end) tile_end = layout.take<int32_t>(experts);
   workspace.plan.chunk_counts = layout.take<int32_t>(static_cast<size_t>(chunking.num_chunks) * experts);
-  workspace.intermediate = layout.take<uint16_t>(pairs * static_cast<size_t>(config.intermediate_size));
+  workspace.intermediate = layout.take<uint8_t>(pairs * static_cast<size_t>(config.intermediate_size) *
+                                                static_cast<size_t>(operand_bytes(config)));
   workspace.rows = layout.take<uint16_t>(pairs * static_cast<size_t>(config.hidden_size));
+  if (const FormatRow& format = format_row(config.weight_format); format.quantizes_rows()) {
+    const auto tokens = static_cast<size_t>(num_tokens);
+    workspace.token_codes = layout.take<uint8_t>(tokens * static_cast<size_t>(config.hidden_size));
+    workspace.token_scales = layout.take<float>(tokens * groups(config.hidden_size, format.row_group));
+    workspace.scale_stride = static_cast<int32_t>((pairs + kScalesReadPast + 3) / 4 * 4);
+    workspace.intermediate_scales = layout.take<float>(static_cast<size_t>(workspace.scale_stride) *
+                                                       groups(config.intermediate_size, format.row_group));
+  }
   workspace.bytes = layout.used();
   return workspace;
 }

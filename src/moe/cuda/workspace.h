@@ -12,8 +12,13 @@ namespace tessera::moe {
 
 struct CudaWorkspace {
   grouped::PlanView plan;
-  void* intermediate;  // [T * (k + S), I] with S shared experts
+  void* intermediate;  // [T * (k + S), I] with S shared experts, of the operands' bytes
   void* rows;          // [T * (k + S), H]
+  // Of formats that quantise rows, else null: e4m3 and a scale each `row_group` columns.
+  void* token_codes;           // [T, H]
+  float* token_scales;         // [T, ceil(H / row_group)]
+  float* intermediate_scales;  // [ceil(I / row_group), scale_stride], of T * (k + S) rows
+  int32_t scale_stride;
   size_t bytes;
 };
 
@@ -21,6 +26,9 @@ struct CudaWorkspace {
 inline int32_t num_shared_experts(const LayerConfig& config) {
   return config.shared_intermediate_size / config.intermediate_size;
 }
+
+/// Bytes of an element of tokens, weights and intermediate as the products read them.
+int32_t operand_bytes(const LayerConfig& config);
 
 /// `base` may be null when only `bytes` is wanted.
 CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, void* base);

@@ -16,7 +16,7 @@
 namespace tessera::kernels::implicit_gemm {
 namespace {
 
-DType element_of(cta::Operand kind) { return kind == cta::Operand::bf16 ? DType::bf16 : DType::f16; }
+constexpr int32_t kOperandBytes = 2;
 
 uint64_t planes_of(const cta::OperandView& view) { return static_cast<uint64_t>(cta::num_planes(view.kind)); }
 
@@ -34,7 +34,7 @@ CUtensorMap x_map(const Task& task, const TileShape& shape, int64_t max_records)
                                            plane_distance(task.x, records * positions * stride)};
   const std::array<uint32_t, 4> box = {64, static_cast<uint32_t>(shape.box_positions()),
                                        static_cast<uint32_t>(shape.box_records()), 1};
-  return cuda::make_tensor_map("implicit GEMM input", element_of(task.x.kind), task.x.data, extents, box, strides);
+  return cuda::make_tensor_map("implicit GEMM input", kOperandBytes, task.x.data, extents, box, strides);
 }
 
 CUtensorMap weight_map(const Task& task) {
@@ -45,8 +45,7 @@ CUtensorMap weight_map(const Task& task) {
   const uint64_t plane = plane_distance(task.weight, features * stride);
   const std::array<uint64_t, 3> strides = {stride, plane, planes_of(task.weight) * plane};
   const std::array<uint32_t, 4> box = {64, static_cast<uint32_t>(kPolicy.tile_features), 1, 1};
-  return cuda::make_tensor_map("implicit GEMM weight", element_of(task.weight.kind), task.weight.data, extents, box,
-                               strides);
+  return cuda::make_tensor_map("implicit GEMM weight", kOperandBytes, task.weight.data, extents, box, strides);
 }
 
 void require(bool holds, const char* argument, int64_t value, const std::string& expected) {

@@ -1,0 +1,199 @@
+// The loading side of an expert GEMM: rings of A rows and weight boxes, and the warps that fill them.
+//
+//   scheduling warp   takes a tile number, decodes it, publishes a TileSlot            --tile_full-->  all other roles
+//   loading warp      GEMM 2: waits empty[s], TMA: rows of A, half or all of W         --full[s]--+
+//   gather warps      GEMM 1, three: wait empty[s], cp.async: rows of A, 16 bytes each --full[s]--+--> consumers
+//                     the first of them has half or all of W brought by TMA too
+//
+// A kernel has a config C, of which LoadingConfig makes most: what a stage holds is bytes here, whatever the elements.
+#pragma once
+
+#include <cuda.h>
+#include <cuda/std/type_traits>
+
+#include "cuda/cta/pipeline.cuh"
+#include "cuda/cta/smem_layout.cuh"
+#include "cuda/grouped/epilogue.cuh"
+#include "cuda/grouped/launch_options.h"
+#include "cuda/grouped/problem.h"
+#include "cuda/grouped/row_gather.cuh"
+#include "cuda/grouped/scales.cuh"
+#include "cuda/grouped/scheduler.cuh"
+#include "cuda/grouped/tile_slot.cuh"
+#include "cuda/grouped/weight_boxes.cuh"
+#include "cuda/ptx/cluster.cuh"
+#include "cuda/ptx/copy.cuh"
+
+namespace tessera::grouped {
+
+// What follows from a policy for the loading side of a role's kernel. The policy is one of expert_gemm's kind:
+// tile_rows, tile_columns, tile_k, stages, cluster_size, gather_warps, staging_passes.
+template <Role kRole_, class PolicyOf>
+struct LoadingConfig {
+  static constexpr Role kRole = kRole_;
+  static constexpr auto kPolicy = PolicyOf::policy(kRole);
+
+  static constexpr int kCluster = kPolicy.cluster_size;
+  static constexpr int kStages = kPolicy.stages;
+  static constexpr int kBoxRows = 128;  // rows of one weight box: half a tile, one CTA's share of a tall tile
+  static constexpr int kStageRowBytes = cta::kSwizzleRowBytes;
+  static constexpr int kElementBytes = kStageRowBytes / kPolicy.tile_k;  // of A and of the weights
+  static constexpr int kABytes = kPolicy.tile_rows * kStageRowBytes;
+  static constexpr int kBBytes = kPolicy.tile_columns * kStageRowBytes;
+  static constexpr int kBoxBytes = kBoxRows * kStageRowBytes;
+  static constexpr int kOutColumns = tile_out_columns(kRole, kPolicy.tile_columns);
+
+  static constexpr int kWarpgroupThreads = 128;
+  static constexpr int kConsumers = 2;
+  static constexpr int kConsumerWarps = kConsumers * 4;
+  static constexpr int kThreads = kWarpgroupThreads * (1 + kConsumers);
+  static constexpr int kGatherWarps = kPolicy.gather_warps;
+  static constexpr bool kGathers = kGatherWarps > 0;
+  static constexpr bool kHasScales = kElementBytes == 1;
+  using StageScales = ::cuda::std::conditional_t<kHasScales, grouped::StageScales, NoStageScales>;
+  static constexpr int kLoadingWarps = kGathers ? kGatherWarps : 1;  // beside the scheduling warp
+  // That arrive when what they copied is there.
+  static constexpr int kCopyThreads = kGathers ? kGatherWarps * 32 : kHasScales ? kScaleCopyLanes : 0;
+  static constexpr int kTileReaders = kLoadingWarps + kConsumerWarps;
+
+  using Accumulators = ptx::Fragment<kPolicy.tile_columns>;
+  using RowGather = grouped::RowGather<kPolicy.tile_rows, kGatherWarps>;
+  using TileScheduler = grouped::TileScheduler<kCluster>;
+
+  static_assert(kPolicy.tile_rows == kConsumers * cta::kWarpgroupRows);
+  static_assert(kPolicy.tile_columns == 2 * kBoxRows && 1 + kGatherWarps <= 4);
+};
+
+template <class C>
+struct TileStorage {
+  alignas(1024) uint8_t a[C::kStages][C::kABytes];
+  alignas(1024) uint8_t b[C::kStages][C::kBBytes];
+  alignas(1024) uint8_t staging[C::kConsumerWarps][C::kPolicy.staging_passes][kStagingBytes];
+  typename C::StageScales scales[C::kStages];
+  TileMailbox mailbox;
+  uint64_t full[C::kStages];   // bytes of TMA + arrivals of the copying threads
+  uint64_t empty[C::kStages];  // every consumer warp of the cluster
+};
+
+template <class C>
+__device__ inline void init_barriers(TileStorage<C>& smem) {
+  for (int s = 0; s < C::kStages; ++s) {
+    ptx::mbarrier_init(&smem.full[s], 1 + C::kCopyThreads);
+    ptx::mbarrier_init(&smem.empty[s], C::kConsumerWarps * C::kCluster);
+  }
+  init_mailbox(smem.mailbox, C::kTileReaders);
+  ptx::fence_mbarrier_init();
+}
+
+template <class C>
+__device__ inline int num_k_steps(const Problem& problem) {
+  return (problem.sum_length(C::kRole) + C::kPolicy.tile_k - 1) / C::kPolicy.tile_k;
+}
+
+template <class C>
+__device__ inline typename C::TileScheduler make_scheduler(TileStorage<C>& smem, const Problem& problem,
+                                                           const LaunchOptions& options) {
+  constexpr int kGemm = gemm_idx(C::kRole);
+  return {smem.mailbox, problem.plan, kGemm, problem.tilings[kGemm], options.back_every};
+}
+
+// By one thread: announces the bytes of the stage and starts its TMA loads. Of a tile whose weights the cluster shares,
+// each CTA loads one box into all.
+template <class C>
+__device__ inline void load_boxes(TileStorage<C>& smem, const WeightMaps& weights, const CUtensorMap* a_map,
+                                  const TileSlot& tile, int stage, int32_t k_begin) {
+  constexpr uint32_t kScaleBytes = C::kHasScales ? sizeof(grouped::StageScales::rows) : 0;
+  constexpr uint32_t kStageBytes = C::kBBytes + (C::kGathers ? 0 : C::kABytes + kScaleBytes);
+  uint64_t* const full = &smem.full[stage];
+  ptx::mbarrier_arrive_expect_tx(full, kStageBytes);
+  if constexpr (!C::kGathers) ptx::tma_load_2d(smem.a[stage], a_map, k_begin, tile.row_begin, full);
+  if (C::kCluster > 1 && tile.shares_weights) {
+    const int half = static_cast<int>(ptx::cluster_cta_rank());
+    load_weight_box<C::kRole, C::kBoxRows, C::kCluster>(weights, tile, smem.b[stage] + half * C::kBoxBytes, full,
+                                                        k_begin, half);
+  } else {
+    load_weight_box<C::kRole, C::kBoxRows, 1>(weights, tile, smem.b[stage], full, k_begin, 0);
+    load_weight_box<C::kRole, C::kBoxRows, 1>(weights, tile, smem.b[stage] + C::kBoxBytes, full, k_begin, 1);
+  }
+}
+
+// Consumers of both CTAs have released the stage: a multicast box also lands in the other CTA.
+template <class C>
+__device__ inline void wait_until_empty(TileStorage<C>& smem, const cta::RingPosition<C::kStages>& ring) {
+  cta::wait_phase(&smem.empty[ring.stage], ring.phase ^ 1);
+}
+
+// GEMM 2's loading warp. `scales` copies those of a stage that TMA brings, by some of its lanes.
+template <class C, class Scales>
+__device__ inline void load_tiles(TileStorage<C>& smem, const WeightMaps& weights, const CUtensorMap& a_map,
+                                  const Problem& problem, Scales scales) {
+  const int num_steps = num_k_steps<C>(problem);
+  cta::RingPosition<C::kStages> ring;
+  uint32_t tile_phase = 0;
+  while (true) {
+    const TileSlot tile = next_tile(smem.mailbox, tile_phase);
+    if (tile.expert < 0) return;
+    scales.select(tile);
+    for (int step = 0; step < num_steps; ++step) {
+      wait_until_empty(smem, ring);
+      if (threadIdx.x % 32 == 0) load_boxes(smem, weights, &a_map, tile, ring.stage, step * C::kPolicy.tile_k);
+      scales.load(ring.stage, &smem.full[ring.stage]);
+      ring.advance();
+      __syncwarp();
+    }
+  }
+}
+
+// Chooses tiles: a warp of its own, because it waits for memory several times a tile.
+template <class C>
+__device__ inline void schedule_tiles(TileStorage<C>& smem, const Problem& problem, const LaunchOptions& options) {
+  auto scheduler = make_scheduler<C>(smem, problem, options);
+  TileSlot tile{};
+  while (tile.expert >= 0) {
+    scheduler.request();
+    scheduler.forward();
+    tile = scheduler.publish();
+  }
+}
+
+// GEMM 1's loading warps: rows by index; one of them has the weights brought too.
+template <class C, class Scales>
+__device__ inline void gather_tiles(TileStorage<C>& smem, const WeightMaps& weights, const Problem& problem, int warp,
+                                    Scales scales) {
+  const int32_t row_bytes = problem.hidden_size * C::kElementBytes;
+  typename C::RowGather gather(smem.a, {problem.tokens, problem.plan.row_token, row_bytes}, warp);
+  const bool loads_weights = warp == 0 && threadIdx.x % 32 == 0;
+  cta::RingPosition<C::kStages> ring;
+  uint32_t tile_phase = 0;
+  while (true) {
+    const TileSlot tile = next_tile(smem.mailbox, tile_phase);
+    if (tile.expert < 0) return;
+    gather.select(tile);
+    scales.select(tile);
+    for (int32_t begin = 0; begin < row_bytes; begin += C::kStageRowBytes) {
+      wait_until_empty(smem, ring);
+      if (loads_weights) load_boxes(smem, weights, nullptr, tile, ring.stage, begin / C::kElementBytes);
+      gather.load(ring.stage, row_bytes - begin);
+      scales.load(ring.stage, nullptr);
+      ptx::cp_async_arrive_noinc(&smem.full[ring.stage]);
+      ring.advance();
+    }
+  }
+}
+
+// The first warpgroup's part: loads, copies and chooses tiles until there are none. make_scales(thread of those that
+// load) is what copies the scales of a stage.
+template <class C, class MakeScales>
+__device__ inline void load_warpgroup(TileStorage<C>& smem, const WeightMaps& weights, const CUtensorMap& a_map,
+                                      const Problem& problem, const LaunchOptions& options, int warp,
+                                      MakeScales make_scales) {
+  if (warp == 0) return schedule_tiles<C>(smem, problem, options);
+  const int thread = static_cast<int>(threadIdx.x) - 32;
+  if constexpr (C::kGathers) {
+    gather_tiles<C>(smem, weights, problem, warp - 1, make_scales(thread));
+  } else if (warp == 1) {
+    load_tiles<C>(smem, weights, a_map, problem, make_scales(thread));
+  }
+}
+
+}  // namespace tessera::grouped
