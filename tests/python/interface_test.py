@@ -211,7 +211,7 @@ class Headers(unittest.TestCase):
         self.assertEqual(numbers("tessera_gate_up_order", "TESSERA_"),
                          {n: i for i, n in enumerate(_native.GATE_UP_ORDERS)})
         self.assertEqual(numbers("tessera_weight_format", "TESSERA_"),
-                         {n: i for i, n in enumerate(_native.WEIGHT_FORMATS)})
+                         {n.replace("-", "_"): i for i, n in enumerate(_native.WEIGHT_FORMATS)})
         self.assertEqual(numbers("tessera_router_kind", "TESSERA_"), {n: i for i, n in enumerate(_native.ROUTER_KINDS)})
         self.assertEqual(numbers("tessera_precision", "TESSERA_PRECISION_"),
                          {n: i for i, n in enumerate(_native.PRECISIONS)})
