@@ -255,11 +255,12 @@ void add_exact(Builder& to) {
 }
 
 // e4m3 weights with a scale each 128 x 128. Widths are multiples of 16, blocks of scales whole or not.
-void add_fp8_block(Builder& to) {
-  const auto fp8 = [](LayerCase c) {
-    c.format = moe::WeightFormat::fp8_block;
-    return c;
-  };
+LayerCase fp8(LayerCase c) {
+  c.format = moe::WeightFormat::fp8_block;
+  return c;
+}
+
+void add_fp8_sizes(Builder& to) {
   for (const int32_t intermediate : {16, 64, 80, 96, 128, 192, 320, 704, 1408}) {
     to.add(fp8({.hidden = 208, .intermediate = intermediate, .experts = 3, .tokens = 20}), kAll,
            "intermediates of published models and their shards, most of which are no whole blocks", "fp8_width",
@@ -274,6 +275,9 @@ void add_fp8_block(Builder& to) {
     to.add(fp8({.hidden = 144, .intermediate = 80, .experts = 3, .tokens = tokens}), kBf16,
            "rows of an expert around the heights of tiles", "fp8_tokens", tokens);
   }
+}
+
+void add_fp8_options(Builder& to) {
   for (const bool gated : {true, false}) {
     for (int kind = 0; kind <= static_cast<int>(ActivationKind::clamped_swiglu); ++kind) {
       const auto activation = static_cast<ActivationKind>(kind);
@@ -313,6 +317,9 @@ void add_fp8_block(Builder& to) {
          "experts that were never trained: their scales are nothing or next to it, their rows too", "fp8_dead_experts");
   to.add(fp8({.hidden = 272, .intermediate = 80, .experts = 5, .top_k = 1, .tokens = 20, .dead_experts = true}), kBf16,
          "a token whose only expert was never trained", "fp8_dead_alone");
+}
+
+void add_fp8_exact(Builder& to) {
   for (const GateUpOrder order : kOrders) {
     for (const int32_t tokens : {1, 63, 129}) {
       LayerCase c{.hidden = 144, .intermediate = 272, .top_k = 3, .tokens = tokens};
@@ -344,7 +351,9 @@ const std::vector<BatteryEntry>& battery_entries() {
     add_options(builder);
     add_shards(builder);
     add_exact(builder);
-    add_fp8_block(builder);
+    add_fp8_sizes(builder);
+    add_fp8_options(builder);
+    add_fp8_exact(builder);
     return builder.take();
   }();
   return entries;

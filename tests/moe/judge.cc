@@ -13,9 +13,13 @@ namespace {
 
 // Of the relative error of so many elements. fp32 rounds too finely for one element to weigh.
 double limit_of(const LayerCase& c, size_t num_elements, const Sums& sums) {
-  const bool quantizes = moe::format_row(c.format).quantizes_rows();
-  if (c.dtype == DType::f32 && !quantizes) return 1e-5;
-  const double wide = quantizes ? kQuantizedRowLimit : c.dtype == DType::bf16 ? 3e-3 : 4e-4;
+  if (moe::format_row(c.format).quantizes_rows()) {
+    // One code that fell the other way weighs the more, the fewer there are. The exact model of the tensor cores comes
+    // up to nine tenths of this in the battery (I = 80 to 320).
+    return kQuantizedRowLimit * (1.0 + 3.0 * sums.narrow_rows / std::sqrt(static_cast<double>(c.intermediate)));
+  }
+  if (c.dtype == DType::f32) return 1e-5;
+  const double wide = c.dtype == DType::bf16 ? 3e-3 : 4e-4;
   return wide * (1.0 + sums.narrow_rows / std::sqrt(static_cast<double>(num_elements)));
 }
 
@@ -54,15 +58,12 @@ double distance(float got, double expected, double bound) {
 }
 
 // The middle one of the rows' relative errors.
-std::string median_problem(const LayerCase& c, std::vector<double> errors, const Sums& sums) {
+std::string median_problem(const LayerCase& c, std::vector<double> errors) {
   if (errors.empty() || !moe::format_row(c.format).quantizes_rows()) return "";
-  const double limit =
-      limit_of(c, errors.size() * static_cast<size_t>(c.hidden), sums) * kQuantizedMedianLimit / kQuantizedRowLimit;
   const auto middle = errors.begin() + static_cast<std::ptrdiff_t>(errors.size() / 2);
   std::nth_element(errors.begin(), middle, errors.end());
-  return *middle <= limit
-             ? ""
-             : str_cat("half of the rows have a relative error of at least ", *middle, ", at most ", limit);
+  if (*middle <= kQuantizedMedianLimit) return "";
+  return str_cat("half of the rows have a relative error of at least ", *middle, ", at most ", kQuantizedMedianLimit);
 }
 
 class Findings {
@@ -115,7 +116,7 @@ std::string judge_rows(const LayerCase& c, const std::vector<float>& rows, const
     if (const std::string off = row.problem(c, sums); !off.empty())
       problem = str_cat("token ", begin / hidden, ": ", off);
   }
-  if (problem.empty()) problem = median_problem(c, std::move(errors), sums);
+  if (problem.empty()) problem = median_problem(c, std::move(errors));
   if (!problem.empty()) return problem;
   const std::string off = whole.problem(c, sums);
   return off.empty() ? "" : "all tokens together: " + off;
