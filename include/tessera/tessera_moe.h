@@ -30,13 +30,16 @@ typedef enum tessera_gate_up_order {
 } tessera_gate_up_order;
 
 typedef enum tessera_weight_format {
-  TESSERA_DENSE = 0 /* elements of the layer's dtype, no scales */
+  TESSERA_DENSE = 0, /* elements of the layer's dtype, no scales */
+  /* e4m3 elements (no infinity, one NaN), float scales, B = C = 128; hidden and intermediate sizes multiples of 16. x
+   * and the intermediate are quantised by tessera_quantize_rows's recipe */
+  TESSERA_FP8_BLOCK = 1
 } tessera_weight_format;
 
 /* What a layer can be, whatever its device and type. */
 typedef struct tessera_moe_limit_values {
   size_t struct_bytes;    /* a library older than this header knows the first so many bytes only */
-  int32_t width_multiple; /* hidden and intermediate sizes are multiples of it */
+  int32_t width_multiple; /* hidden and intermediate sizes are multiples of it; FP8_BLOCK: of 16 */
   int32_t max_experts;    /* experts that one layer's weights hold */
   int32_t max_top_k;      /* slots a token */
   int32_t alignment;      /* in bytes: of weights, x, out, workspaces and router logits */
@@ -128,7 +131,7 @@ TESSERA_API tessera_status tessera_moe_run(const tessera_moe* layer, const tesse
 /* Weights as some checkpoints hold them, gate_up [E, H, 2I] (or [E, H, I]) and down [E, I, H], become the rows this
  * layer reads, [E, 2I, H] and [E, H, I]: done once at load. Sizes, dtype, gated and device are read from `config`; the
  * order of gate and up stays as it is (columns become rows). Neither output may overlap an input or the other. On a GPU
- * it is enqueued on `stream`. Either pair may be NULL on both sides. */
+ * it is enqueued on `stream`. Either pair may be NULL on both sides. Of weight format DENSE alone. */
 TESSERA_API tessera_status tessera_moe_prepare_weights(const tessera_moe_config* config, const void* gate_up,
                                                        const void* down, void* prepared_gate_up, void* prepared_down,
                                                        void* stream);

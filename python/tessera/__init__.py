@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ._classifier import Classifier, Prediction
 from ._doctor import Device, Doctor, doctor, why_unusable
-from ._layer import MoELayer, moe, moe_limits, prepare_weights, route
+from ._layer import MoELayer, moe, moe_limits, prepare_weights, quantize_blocks, quantize_rows, route
 from ._native import ACTIVATIONS, GATE_UP_ORDERS, ROUTER_KINDS, WEIGHT_FORMATS, MoELimits, TesseraError
 from ._native import VERSION as __version__
 
@@ -22,4 +22,4 @@ Array = Any
 
 __all__ = ["Activation", "Array", "Classifier", "Device", "Doctor", "GateUpOrder", "MoELayer", "MoELimits",
            "Prediction", "RouterKind", "TesseraError", "WeightFormat", "__version__", "doctor", "moe", "moe_limits",
-           "prepare_weights", "route", "why_unusable"]
+           "prepare_weights", "quantize_blocks", "quantize_rows", "route", "why_unusable"]

@@ -16,7 +16,7 @@ import numpy
 
 Activation = Literal["identity", "silu", "gelu_tanh", "gelu_erf", "relu", "relu_squared", "clamped_swiglu"]
 GateUpOrder = Literal["gate_first", "interleaved", "up_first"]
-WeightFormat = Literal["dense"]
+WeightFormat = Literal["dense", "fp8-block"]
 RouterKind = Literal[
     "softmax_topk", "topk_softmax", "softmax_topk_renormalize", "sigmoid_grouped", "sigmoid_renormalize"
 ]
@@ -43,6 +43,8 @@ def moe(
     gated: bool = True,
     gate_up_order: GateUpOrder = "gate_first",
     weight_format: WeightFormat = "dense",
+    gate_up_scale: Array | None = None,
+    down_scale: Array | None = None,
     first_expert: int = 0,
     expert_map: Array | None = None,
     out: Array | None = None,
@@ -55,6 +57,11 @@ def moe(
     [T, k] float32 or x's type; biases [E, 2I] and [E, H]. Sizes: ``moe_limits``. Types: float32, float16, bfloat16
     on the CPU; float16, bfloat16 on a GPU; x, biases, out and (weight_format "dense") weights alike. A slot whose id
     belongs to no expert of this shard (first_expert .. first_expert + E, or a negative entry of expert_map) adds nothing.
+
+    weight_format "fp8-block": gate_up and down are e4m3 (torch.float8_e4m3fn, ml_dtypes.float8_e4m3fn, or uint8 for its
+    bit patterns) with a float32 scale each 128 x 128: gate_up_scale [E, 2, ceil(I/128), ceil(H/128)], gate's before up's
+    whatever the gate_up_order (not gated: [E, ceil(I/128), ceil(H/128)]), down_scale [E, ceil(H/128), ceil(I/128)]. H and I
+    are multiples of 16. x and what lies between the products are quantized as ``quantize_rows`` does. On the CPU.
 
     gate_up and down may also be views whose last two dimensions are swapped back, as ``prepare_weights`` returns.
     ``out`` and ``workspace`` (one-dimensional uint8 of at least ``workspace_bytes``) are allocated where not given, by
@@ -85,6 +92,9 @@ class MoELayer:
     With transposed=True the weights are gate_up [E, H, 2I] and down [E, I, H], and the layer keeps a copy in its own
     order. Otherwise it refers to the arrays it was given and keeps them alive; if their memory is taken away or moved
     (``tensor.data = ...``, ``untyped_storage().resize_(0)``), the next call raises RuntimeError.
+
+    ``dtype`` is x's type; of dense weights theirs, and not needed; else bfloat16 where it is not given. Scales as in
+    ``moe``, a shared expert's [2, ceil(I_s/128), ceil(H/128)] and [ceil(H/128), ceil(I_s/128)].
     """
 
     def __init__(
@@ -107,6 +117,11 @@ class MoELayer:
         expert_map: Array | None = None,
         shared_gate_up: Array | None = None,
         shared_down: Array | None = None,
+        gate_up_scale: Array | None = None,
+        down_scale: Array | None = None,
+        shared_gate_up_scale: Array | None = None,
+        shared_down_scale: Array | None = None,
+        dtype: Literal["float32", "float16", "bfloat16"] | None = None,
         num_threads: int = 0,
     ) -> None: ...
     def __call__(
@@ -133,6 +148,19 @@ def prepare_weights(
 ) -> tuple[Array, Array]:
     """From transposed weights gate_up [E, H, 2I], down [E, I, H] to contiguous [E, 2I, H], [E, H, I], once at load.
     NumPy arrays and PyTorch tensors."""
+
+def quantize_rows(x: Array) -> tuple[Array, Array]:
+    """(codes, scales) of x [rows, columns]: what a layer of "fp8-block" does to its tokens. codes [rows, columns] are e4m3
+    (NumPy: uint8 bit patterns, PyTorch: float8_e4m3fn), scales [rows, ceil(columns / 128)] float32. In float32, each step
+    rounded to nearest even: scale = max(amax, 1e-10) * (1/448), code = e4m3(value * (1/scale)). A NaN makes its scale
+    and all codes under it NaN. Arrays on the CPU."""
+
+def quantize_blocks(
+    weight: Array, *, gate_and_up: bool = False, gate_up_order: GateUpOrder = "gate_first"
+) -> tuple[Array, Array]:
+    """(codes, scales) of a weight [E, rows, columns] or [rows, columns], a float32 scale each 128 x 128 by the recipe of
+    ``quantize_rows``: [E, ceil(rows/128), ceil(columns/128)]. With gate_and_up, rows are 2I in this order, and scales [E, 2,
+    ceil(I/128), ceil(columns/128)], as ``moe`` takes them. Arrays on the CPU."""
 
 def route(
     logits: Array,

@@ -1,4 +1,4 @@
-"""What users call: tessera.moe, MoELayer, moe_limits, prepare_weights, route."""
+"""What users call: tessera.moe, MoELayer, moe_limits, prepare_weights, quantize_blocks, quantize_rows, route."""
 
 import numpy
 
@@ -13,13 +13,13 @@ def moe_limits():
 
 
 def moe(x, gate_up, down, topk_ids, topk_weights, *, gate_up_bias=None, down_bias=None, activation="silu", alpha=1.0,
-        beta=0.0, limit=0.0, gated=True, gate_up_order="gate_first", weight_format="dense", first_expert=0,
-        expert_map=None, out=None, workspace=None, stream=None):
+        beta=0.0, limit=0.0, gated=True, gate_up_order="gate_first", weight_format="dense", gate_up_scale=None,
+        down_scale=None, first_expert=0, expert_map=None, out=None, workspace=None, stream=None):
     """One mixture-of-experts layer: out[t] = sum_s topk_weights[t, s] * down[e] act(gate[e] x[t]) * (up[e] x[t]).
 
     x [T, H]; gate_up [E, 2I, H]; down [E, H, I]; topk_ids, topk_weights [T, k]. __init__.pyi says all of it.
     """
-    arrays = (gate_up, down, gate_up_bias, down_bias, None, None, expert_map)
+    arrays = (gate_up, down, gate_up_bias, down_bias, None, None, expert_map, gate_up_scale, down_scale, None, None)
     options = (activation, alpha, beta, limit, gated, gate_up_order, first_expert, weight_format)
     torch = torch_tensors(x)
     if torch is not None:
@@ -32,15 +32,21 @@ class MoELayer:
 
     def __init__(self, gate_up, down, *, top_k, gate_up_bias=None, down_bias=None, activation="silu", alpha=1.0,
                  beta=0.0, limit=0.0, gated=True, gate_up_order="gate_first", weight_format="dense", transposed=False,
-                 first_expert=0, expert_map=None, shared_gate_up=None, shared_down=None, num_threads=0):
+                 first_expert=0, expert_map=None, shared_gate_up=None, shared_down=None, gate_up_scale=None,
+                 down_scale=None, shared_gate_up_scale=None, shared_down_scale=None, dtype=None, num_threads=0):
         self._options = (activation, alpha, beta, limit, gated, gate_up_order, first_expert, weight_format)
         options = _moe.Options(*self._options)
+        if dtype is not None:
+            _moe.choice("dtype", dtype, tuple(_native.DTYPES))
         if transposed:
+            if weight_format != "dense":
+                raise ValueError(wrong("transposed", True, "False: only dense weights are transposed"))
             gate_up, down = _prepare(gate_up, down, options.gated, None, of_any_framework=True)
         # The arrays stay referenced: a native layer holds addresses.
-        self._arrays = (gate_up, down, gate_up_bias, down_bias, shared_gate_up, shared_down, expert_map)
+        self._arrays = (gate_up, down, gate_up_bias, down_bias, shared_gate_up, shared_down, expert_map,
+                        gate_up_scale, down_scale, shared_gate_up_scale, shared_down_scale)
         views = _moe.view_weights(self._arrays, inference=False)
-        weights = _moe.Weights(views, options.gated)
+        weights = _moe.Weights(views, options, dtype)
         self._native = _moe.NativeLayer(weights.config(options, top_k, num_threads), weights.structure())
         self._views = views
         modules = {id(module): module for module in map(torch_tensors, self._arrays) if module is not None}
@@ -103,6 +109,18 @@ def _prepare(gate_up, down, gated, stream, of_any_framework):
 
     made = _moe.prepare(given, view("down", down, address), bool(gated), address, allocate)
     return made[0][0], made[1][0]
+
+
+def quantize_rows(x):
+    """(codes [rows, columns], scales [rows, ceil(columns / 128)] float32) of x [rows, columns] on the CPU."""
+    return _moe.quantize("x", x, is_weight=False)
+
+
+def quantize_blocks(weight, *, gate_and_up=False, gate_up_order="gate_first"):
+    """(codes, scales) of a weight [E, rows, columns] or [rows, columns] on the CPU, a float32 scale each 128 x 128."""
+    if not isinstance(gate_and_up, (bool, numpy.bool_)):
+        raise TypeError(wrong("gate_and_up", type(gate_and_up).__name__, "a bool"))
+    return _moe.quantize("weight", weight, True, bool(gate_and_up), gate_up_order)
 
 
 def route(logits, top_k, *, kind="topk_softmax", bias=None, num_groups=1, topk_groups=1, scale=1.0, stream=None):

@@ -15,6 +15,8 @@ from ._native import CPU, DTYPES, INPUTS_BYTES, LIMITS, PACK_INPUTS, check, lib,
 
 _ID_TYPES = ("int32", "int64")
 _MAX_TOKENS = 2**31 - 1
+_BLOCK = 128  # rows and columns that share a scale
+FP8_TYPES = ("float8_e4m3fn", "uint8")  # of the latter, the bit patterns
 _QUICK_FLOPS, _QUICK_BYTES = 2 * 10**9, 1 << 26  # a tenth of a second of a slow processor
 
 
@@ -55,6 +57,7 @@ class Options:
         if not isinstance(gated, (bool, numpy.bool_)):
             raise TypeError(wrong("gated", type(gated).__name__, "a bool"))
         self.gated = bool(gated)
+        self.weight_format = weight_format
         self.members = {"activation": choice("activation", activation, _native.ACTIVATIONS),
                         "alpha": real("alpha", alpha), "beta": real("beta", beta), "limit": real("limit", limit),
                         "gated": int(self.gated),
@@ -68,7 +71,8 @@ class Options:
                                            f"{unused}: it is clamped_swiglu's"))
 
 
-ARRAY_NAMES = ("gate_up", "down", "gate_up_bias", "down_bias", "shared_gate_up", "shared_down", "expert_map")
+ARRAY_NAMES = ("gate_up", "down", "gate_up_bias", "down_bias", "shared_gate_up", "shared_down", "expert_map",
+               "gate_up_scale", "down_scale", "shared_gate_up_scale", "shared_down_scale")
 
 
 def view_weights(arrays, address=None, inference=True):
@@ -80,14 +84,20 @@ def view_weights(arrays, address=None, inference=True):
 class Weights:
     """Weights as Views in the library's order, [E, 2I, H] and [E, H, I], checked against each other."""
 
-    def __init__(self, views, gated, hidden_size=None):
-        """`hidden_size`: x's, where there is an x to agree with."""
+    def __init__(self, views, options, dtype=None, hidden_size=None):
+        """`hidden_size`, `dtype`: x's, where there is an x to agree with. The type of dense weights is the layer's."""
         for name in ARRAY_NAMES:
             setattr(self, name, views.get(name))
-        require_type("gate_up", self.gate_up, DTYPES)
-        if self.gate_up.device != CPU and self.gate_up.dtype == "float32":
+        gated, self.weight_format = options.gated, options.weight_format
+        self.weight_types = (dtype,) if dtype else DTYPES
+        if self.weight_format != "dense":
+            self.weight_types = FP8_TYPES
+        require_type("gate_up", self.gate_up, self.weight_types)
+        self.dtype = self.gate_up.dtype if self.weight_format == "dense" else dtype or "bfloat16"
+        self.weight_types = (self.gate_up.dtype,)
+        if self.gate_up.device != CPU and self.dtype == "float32":
             raise TypeError(wrong("gate_up", "float32 on a GPU", "float16 or bfloat16"))
-        self._match("down", self.down)
+        self._match("down", self.down, self.weight_types)
         self.gate_up, self.down = as_rows("gate_up", self.gate_up), as_rows("down", self.down)
         self.num_experts, rows, self.hidden_size = self.gate_up.shape
         if hidden_size not in (None, self.hidden_size):
@@ -102,6 +112,7 @@ class Weights:
         self._require_matrix("gate_up_bias", (self.num_experts, rows), "[E, rows of gate_up]")
         self._require_matrix("down_bias", (self.num_experts, self.hidden_size), "[E, H]")
         self.shared_intermediate_size = self._read_shared(gated)
+        self._require_scales(2 if gated else 1)
         if self.expert_map is not None:
             require_type("expert_map", self.expert_map, ("int32",))
             require_shape("expert_map", self.expert_map, (None,), "[number of global ids]")
@@ -110,21 +121,40 @@ class Weights:
             if not self.expert_map.shape[0]:
                 raise ValueError(wrong("expert_map", "no entries", "one for each global id, or None"))
 
-    def _match(self, name, given):
-        require_type(name, given, (self.gate_up.dtype,))
+    def _match(self, name, given, types):
+        require_type(name, given, types)
         require_device(name, given, self.gate_up.device, "gate_up is")
 
-    def _require_matrix(self, name, shape, words):
+    def _require_matrix(self, name, shape, words, types=None):
         given = getattr(self, name)
         if given is not None:
-            self._match(name, given)
+            self._match(name, given, types or (self.dtype,))
             require_shape(name, given, shape, words)
             require_memory(name, given, VECTOR_BYTES)
 
     def _require_widths(self):
+        multiple = LIMITS.width_multiple if self.weight_format == "dense" else VECTOR_BYTES
         for name, width in (("hidden_size", self.hidden_size), ("intermediate_size", self.intermediate_size)):
-            if width <= 0 or width % LIMITS.width_multiple:
-                raise ValueError(wrong(f"gate_up: {name}", width, f"a positive multiple of {LIMITS.width_multiple}"))
+            if width <= 0 or width % multiple:
+                raise ValueError(wrong(f"gate_up: {name}", width, f"a positive multiple of {multiple}"))
+
+    def _require_scales(self, parts):
+        """Of formats that have them, each a float32 a block, gate's before up's; else none."""
+        hidden, width, shared = (-(-size // _BLOCK) for size in
+                                 (self.hidden_size, self.intermediate_size, self.shared_intermediate_size))
+        halves = (parts,) if parts == 2 else ()
+        shapes = {"gate_up_scale": ((self.num_experts, *halves, width, hidden), "of gate and up, a block each 128 x 128"),
+                  "down_scale": ((self.num_experts, hidden, width), "a block each 128 x 128"),
+                  "shared_gate_up_scale": ((*halves, shared, hidden), "of gate and up, a block each 128 x 128"),
+                  "shared_down_scale": ((hidden, shared), "a block each 128 x 128")}
+        for name, (shape, words) in shapes.items():
+            given = getattr(self, name)
+            wanted = self.weight_format != "dense" and (shared or not name.startswith("shared_"))
+            if not wanted and given is not None:
+                raise ValueError(wrong(name, "an array", f"None: weights of format {self.weight_format} here have none"))
+            if wanted and given is None:
+                raise ValueError(wrong(name, None, f"an array: weights of format {self.weight_format} have scales"))
+            self._require_matrix(name, shape, words, ("float32",))
 
     def _read_shared(self, gated):
         """I_s, 0 without a shared expert."""
@@ -133,9 +163,11 @@ class Weights:
         for name in ("shared_gate_up", "shared_down"):
             if getattr(self, name) is None:
                 raise ValueError(wrong(name, None, "a matrix: a shared expert has both"))
-        self._require_matrix("shared_gate_up", (None, self.hidden_size), "[2 I_s, H], or [I_s, H] if not gated")
+        self._require_matrix("shared_gate_up", (None, self.hidden_size), "[2 I_s, H], or [I_s, H] if not gated",
+                             self.weight_types)
         width = _half("shared_gate_up", self.shared_gate_up.shape[0], gated)
-        self._require_matrix("shared_down", (self.hidden_size, width), "[H, I_s] with shared_gate_up's I_s")
+        self._require_matrix("shared_down", (self.hidden_size, width), "[H, I_s] with shared_gate_up's I_s",
+                             self.weight_types)
         return width
 
     def views(self):
@@ -151,7 +183,7 @@ class Weights:
                                    "0: the map says which ids are whose"))
         return _native.new(_native.MoEConfig, hidden_size=self.hidden_size, intermediate_size=self.intermediate_size,
                            num_experts=self.num_experts, top_k=integer("top_k", top_k, 1, _MAX_TOKENS),
-                           dtype=DTYPES[self.gate_up.dtype], device=self.gate_up.device,
+                           dtype=DTYPES[self.dtype], device=self.gate_up.device,
                            num_mapped_experts=0 if self.expert_map is None else self.expert_map.shape[0],
                            shared_intermediate_size=self.shared_intermediate_size,
                            num_threads=integer("num_threads", num_threads, 0, LIMITS.max_threads), **options.members)
@@ -346,8 +378,9 @@ def moe(x, arrays, topk_ids, topk_weights, shared_weight, options, out, workspac
     views = view_weights(arrays, address)
     for name in ("gate_up", "down"):
         require_device(name, views[name], x_view.device, "x is")
-        require_type(name, views[name], (x_view.dtype,))
-    weights = Weights(views, read.gated, x_view.shape[1])
+        if read.weight_format == "dense":
+            require_type(name, views[name], (x_view.dtype,))
+    weights = Weights(views, read, x_view.dtype, x_view.shape[1])
     ids = view("topk_ids", topk_ids, address)
     require_shape("topk_ids", ids, (None, None), "[T, k]")
     config, structure = weights.config(read, ids.shape[1]), weights.structure()
@@ -383,6 +416,40 @@ def prepare(gate_up, down, gated, stream, allocate):
     is_long = gate_up.device == CPU and gate_up.num_bytes > _QUICK_BYTES
     _native.in_background(prepare_now) if is_long else prepare_now()
     return made
+
+
+def quantize(name, array, is_weight, gate_and_up=False, gate_up_order="gate_first"):
+    """(codes, scales) of rows, or of a weight's blocks, made by the array's framework."""
+    torch = torch_tensors(array)
+    if torch is None and not isinstance(array, numpy.ndarray):
+        raise TypeError(wrong(name, kind_of(array), "a NumPy array or a PyTorch tensor"))
+    given = view(name, array)
+    require_type(name, given, DTYPES)
+    require_device(name, given, CPU, "only the CPU quantizes")
+    require_memory(name, given, given.itemsize)
+    if is_weight:
+        if len(given.shape) not in (2, 3):
+            raise ValueError(wrong(name, f"shape {list(given.shape)}", "[E, rows, columns] or [rows, columns]"))
+        parts = 2 if gate_and_up else 1
+        rows = _half(name, given.shape[-2], gate_and_up)
+        scale_rows = (*given.shape[:-2], *((parts,) if gate_and_up else ()), -(-rows // _BLOCK))
+    else:
+        require_shape(name, given, (None, None), "[rows, columns]")
+        scale_rows = given.shape[:1]
+    scale_shape = (*scale_rows, -(-given.shape[-1] // _BLOCK))
+    if torch is not None:
+        codes, scales = torch.allocate(CPU, 0, (given.shape, "float8_e4m3fn"), (scale_shape, "float32"))
+    else:
+        codes, scales = numpy.empty(given.shape, numpy.uint8), numpy.empty(scale_shape, numpy.float32)
+    results = view("codes", codes).pointer, view("scales", scales).pointer
+    if is_weight:
+        matrices = given.shape[0] if len(given.shape) == 3 else 1
+        order = choice("gate_up_order", gate_up_order, _native.GATE_UP_ORDERS)
+        _native.in_background(lambda: check(lib.tessera_quantize_blocks(
+            given.pointer, DTYPES[given.dtype], matrices, *given.shape[-2:], int(gate_and_up), order, *results)))
+    else:
+        check(lib.tessera_quantize_rows(given.pointer, DTYPES[given.dtype], *given.shape, *results))
+    return codes, scales
 
 
 def route(logits, top_k, kind, bias, num_groups, topk_groups, scale, stream):

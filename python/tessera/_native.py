@@ -16,7 +16,7 @@ CPU = -1
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
 ACTIVATIONS = ("identity", "silu", "gelu_tanh", "gelu_erf", "relu", "relu_squared", "clamped_swiglu")
 GATE_UP_ORDERS = ("gate_first", "interleaved", "up_first")
-WEIGHT_FORMATS = ("dense",)
+WEIGHT_FORMATS = ("dense", "fp8-block")
 ROUTER_KINDS = ("softmax_topk", "topk_softmax", "softmax_topk_renormalize", "sigmoid_grouped", "sigmoid_renormalize")
 PRECISIONS = ("default", "fp32", "bf16", "fp16", "fp64")
 
@@ -110,6 +110,8 @@ _PROTOTYPES = [
     ("tessera_moe_workspace_bytes", _INT, [_POINTER, _INT, _REFERENCE(_SIZE)]),
     # The inputs arrive as packed bytes, see PACK_INPUTS: half the cost of a ctypes structure, and no thread shares them.
     ("tessera_moe_run", _INT, [_POINTER, _STRING, _POINTER, _SIZE, _POINTER]),
+    ("tessera_quantize_rows", _INT, [_POINTER, _INT, _LONG, _LONG, _POINTER, _POINTER]),
+    ("tessera_quantize_blocks", _INT, [_POINTER, _INT, _LONG, _LONG, _LONG, _INT, _INT, _POINTER, _POINTER]),
     ("tessera_moe_prepare_weights", _INT,
      [_REFERENCE(MoEConfig), _POINTER, _POINTER, _POINTER, _POINTER, _POINTER]),
     ("tessera_router_config_init_sized", None, [_REFERENCE(RouterConfig), _SIZE]),

@@ -12,7 +12,7 @@ from ._arrays import View
 from ._native import CPU, INPUTS_BYTES, PACK_INPUTS, check, lib, refuse_fork, wrong
 
 _NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16", torch.int32: "int32",
-          torch.int64: "int64", torch.uint8: "uint8"}
+          torch.int64: "int64", torch.uint8: "uint8", torch.float8_e4m3fn: "float8_e4m3fn"}
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 _NUMBERS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
@@ -205,9 +205,9 @@ def _call_operator(x, arrays, topk_ids, topk_weights, shared_weight, options, ou
     """The operator allocates its own workspace; one that was given is not needed."""
     if stream is not None:
         raise ValueError(wrong("stream", stream, "None: a compiled function runs on the current stream"))
-    gate_up, down, gate_up_bias, down_bias, shared_gate_up, shared_down, expert_map = arrays
+    gate_up, down, gate_up_bias, down_bias, shared_gate_up, shared_down, expert_map, *scales = arrays
     arguments = (x, gate_up, down, topk_ids, topk_weights, gate_up_bias, down_bias, expert_map, *options[:-1],
-                 shared_gate_up, shared_down, shared_weight, options[-1])
+                 shared_gate_up, shared_down, shared_weight, options[-1], *scales)
     if out is None:
         return torch.ops.tessera.moe.default(*arguments)
     torch.ops.tessera.moe_out.default(*arguments, out=out)
@@ -221,7 +221,7 @@ def _signature(tensor):
 
 def _moe_now(x, arrays, topk_ids, topk_weights, shared_weight, options, out, workspace, stream):
     try:
-        key = (topk_ids.shape[-1], options, *[None if a is None else _signature(a) for a in arrays])
+        key = (x.dtype, topk_ids.shape[-1], options, *[None if a is None else _signature(a) for a in arrays])
         layer = _moe.CACHE.find(key, x.get_device() < 0)
     except (AttributeError, TypeError, IndexError, RuntimeError):  # something is not what it should be: say what
         key = layer = None
@@ -241,8 +241,9 @@ def _moe_now(x, arrays, topk_ids, topk_weights, shared_weight, options, out, wor
 def _moe_operator(x, gate_up, down, topk_ids, topk_weights, gate_up_bias=None, down_bias=None, expert_map=None,
                   activation="silu", alpha=1.0, beta=0.0, limit=0.0, gated=True, gate_up_order="gate_first",
                   first_expert=0, shared_gate_up=None, shared_down=None, shared_weight=None, weight_format="dense",
-                  out=None):
-    arrays = (gate_up, down, gate_up_bias, down_bias, shared_gate_up, shared_down, expert_map)
+                  gate_up_scale=None, down_scale=None, shared_gate_up_scale=None, shared_down_scale=None, out=None):
+    arrays = (gate_up, down, gate_up_bias, down_bias, shared_gate_up, shared_down, expert_map, gate_up_scale,
+              down_scale, shared_gate_up_scale, shared_down_scale)
     options = (activation, alpha, beta, limit, gated, gate_up_order, first_expert, weight_format)
     return _moe_now(x, arrays, topk_ids, topk_weights, shared_weight, options, out, None, None)
 
@@ -254,9 +255,11 @@ def _moe_out_operator(*arguments, **named):
 def _moe_fake(x, gate_up, down, topk_ids, topk_weights, gate_up_bias=None, down_bias=None, expert_map=None,
               activation="silu", alpha=1.0, beta=0.0, limit=0.0, gated=True, gate_up_order="gate_first",
               first_expert=0, shared_gate_up=None, shared_down=None, shared_weight=None, weight_format="dense",
-              out=None):
+              gate_up_scale=None, down_scale=None, shared_gate_up_scale=None, shared_down_scale=None, out=None):
     """What a call gives, without one; sizes that the call would refuse are refused here where they are known."""
-    _check_fake_tensors({"x": x, "gate_up": gate_up, "down": down, "topk_ids": topk_ids, "topk_weights": topk_weights,
+    _check_fake_tensors(weight_format, {"gate_up_scale": gate_up_scale, "down_scale": down_scale,
+                         "shared_gate_up_scale": shared_gate_up_scale, "shared_down_scale": shared_down_scale,
+                         "x": x, "gate_up": gate_up, "down": down, "topk_ids": topk_ids, "topk_weights": topk_weights,
                          "gate_up_bias": gate_up_bias, "down_bias": down_bias, "expert_map": expert_map,
                          "shared_gate_up": shared_gate_up, "shared_down": shared_down, "shared_weight": shared_weight,
                          "out": out})
@@ -274,10 +277,14 @@ def _moe_fake(x, gate_up, down, topk_ids, topk_weights, gate_up_bias=None, down_
     return _empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _check_fake_tensors(tensors):
+def _check_fake_tensors(weight_format, tensors):
     x = tensors["x"]
     types = {"topk_ids": (_int32, _int64), "topk_weights": (_float32, x.dtype), "expert_map": (_int32,),
              "shared_weight": (_float32,)}
+    if weight_format != "dense":
+        weights = ("gate_up", "down", "shared_gate_up", "shared_down")
+        types.update({name: (torch.float8_e4m3fn, _uint8) for name in weights})
+        types.update({f"{name}_scale": (_float32,) for name in weights})
     for name, tensor in tensors.items():
         if tensor is None:
             continue
@@ -299,7 +306,9 @@ def _define():
                  "Tensor? gate_up_bias=None, Tensor? down_bias=None, Tensor? expert_map=None, "
                  'str activation="silu", float alpha=1.0, float beta=0.0, float limit=0.0, bool gated=True, '
                  'str gate_up_order="gate_first", int first_expert=0, Tensor? shared_gate_up=None, '
-                 'Tensor? shared_down=None, Tensor? shared_weight=None, str weight_format="dense"')
+                 'Tensor? shared_down=None, Tensor? shared_weight=None, str weight_format="dense", '
+                 "Tensor? gate_up_scale=None, Tensor? down_scale=None, Tensor? shared_gate_up_scale=None, "
+                 "Tensor? shared_down_scale=None")
     # Strides as in eager mode: a compiler that chose others would make arrays that the library must refuse.
     tags = [getattr(torch.Tag, name) for name in ("needs_exact_strides", "pt2_compliant_tag")
             if hasattr(torch.Tag, name)]

@@ -7,6 +7,7 @@
 #include "tessera/moe/layer.h"
 #include "tessera/moe/limits.h"
 #include "tessera/moe/prepare_weights.h"
+#include "tessera/moe/quantize.h"
 #include "tessera/moe/router.h"
 #include "tessera/tessera.h"
 
@@ -64,19 +65,23 @@ moe::LayerConfig layer_config(const tessera_moe_config& given) {
   return config;
 }
 
+moe::LayerWeights layer_weights(const tessera_moe_weights* given) {
+  const tessera_moe_weights weights = read_struct("weights", given, tessera_moe_weights{});
+  return {weights.gate_up,          weights.down,
+          weights.gate_up_bias,     weights.down_bias,
+          weights.shared_gate_up,   weights.shared_down,
+          weights.expert_map,       weights.gate_up_scale,
+          weights.down_scale,       weights.shared_gate_up_scale,
+          weights.shared_down_scale};
+}
+
 std::unique_ptr<tessera_moe> create(const tessera_moe_config* given_config, const tessera_moe_weights* given_weights) {
   const tessera_moe_config config = read_struct("config", given_config, default_config());
-  const tessera_moe_weights weights = read_struct("weights", given_weights, tessera_moe_weights{});
-  const moe::LayerWeights layer_weights{weights.gate_up,          weights.down,
-                                        weights.gate_up_bias,     weights.down_bias,
-                                        weights.shared_gate_up,   weights.shared_down,
-                                        weights.expert_map,       weights.gate_up_scale,
-                                        weights.down_scale,       weights.shared_gate_up_scale,
-                                        weights.shared_down_scale};
+  const moe::LayerWeights weights = layer_weights(given_weights);
   const DeviceScope scope(config.device);
   if (!moe::device_available(back_end(config.device))) require_usable(config.device);
   return std::unique_ptr<tessera_moe>(new tessera_moe{
-      moe::Layer(layer_config(config), layer_weights, {back_end(config.device), config.num_threads}), config.device});
+      moe::Layer(layer_config(config), weights, {back_end(config.device), config.num_threads}), config.device});
 }
 
 void run(const tessera_moe& layer, const tessera_moe_inputs& given, void* workspace, size_t workspace_bytes,
@@ -153,6 +158,32 @@ tessera_status tessera_moe_run(const tessera_moe* layer, const tessera_moe_input
   return guarded_stoppable([&] {
     run(require("layer", layer), read_struct("inputs", inputs, tessera_moe_inputs{}), workspace, workspace_bytes,
         stream);
+  });
+}
+
+tessera_status tessera_moe_check_scales(const tessera_moe_config* config, const tessera_moe_weights* weights) {
+  return guarded([&] {
+    const tessera::moe::LayerConfig known = layer_config(read_struct("config", config, default_config()));
+    tessera::moe::check_scales(known, layer_weights(weights));
+  });
+}
+
+tessera_status tessera_quantize_rows(const void* values, int32_t dtype, int64_t rows, int64_t columns, void* codes,
+                                     float* scales) {
+  return guarded([&] {
+    tessera::moe::quantize_rows(values, read_dtype("dtype", dtype), {rows, columns}, static_cast<uint8_t*>(codes),
+                                scales);
+  });
+}
+
+tessera_status tessera_quantize_blocks(const void* values, int32_t dtype, int64_t num_matrices, int64_t rows,
+                                       int64_t columns, int32_t gate_and_up, int32_t gate_up_order, void* codes,
+                                       float* scales) {
+  return guarded([&] {
+    const auto order = read_enum("gate_up_order", gate_up_order, tessera::GateUpOrder::up_first);
+    tessera::moe::quantize_blocks(values, read_dtype("dtype", dtype),
+                                  {num_matrices, rows, columns, gate_and_up != 0, order}, static_cast<uint8_t*>(codes),
+                                  scales);
   });
 }
 

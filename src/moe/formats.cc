@@ -1,11 +1,14 @@
 #include "moe/formats.h"
 
+#include <algorithm>
 #include <array>
 #include <string>
 
 #include "moe/judge/oracle.h"
 #include "tessera/core/check.h"
+#include "tessera/core/e4m3.h"
 #include "tessera/core/error.h"
+#include "tessera/moe/limits.h"
 
 namespace tessera::moe {
 namespace {
@@ -16,8 +19,14 @@ double decode_dense(const void* weights, DType dtype, int64_t index) {
   return dtype == DType::bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
 }
 
+double decode_e4m3(const void* weights, DType, int64_t index) {
+  return e4m3_to_f32(static_cast<const uint8_t*>(weights)[index]);
+}
+
 constexpr std::array kFormats = {
     FormatRow{WeightFormat::dense, "dense", 0, 0, 0, DType::f32, decode_dense, kWgmmaAccumulatorUnit},
+    FormatRow{WeightFormat::fp8_block, "fp8-block", 8, kScaleGroup, kScaleGroup, DType::f32, decode_e4m3,
+              kE4m3AccumulatorUnit, kScaleGroup},
 };
 
 int64_t blocks(int64_t extent, int64_t block) { return (extent + block - 1) / block; }
@@ -41,6 +50,11 @@ const FormatRow& format_row(WeightFormat format) {
     if (row.format == format) return row;
   }
   throw no_format(static_cast<int64_t>(format));
+}
+
+int32_t width_multiple(const FormatRow& row) {
+  constexpr int32_t kVectorBits = 8 * static_cast<int32_t>(kAlignment);
+  return row.bits == 0 ? kWidthMultiple : std::max(kWidthMultiple, kVectorBits / row.bits);
 }
 
 size_t weight_bytes(const FormatRow& row, DType dtype, int64_t rows, int64_t columns) {

@@ -26,14 +26,21 @@ struct FormatRow {
   /// Element `index` of `weights` (host memory), without its scale. `dtype` is the layer's.
   double (*decode)(const void* weights, DType dtype, int64_t index);
   double product_roundoff;  ///< unit roundoff of the sums in which the GPU's products of this format end
+  /// Tokens and the intermediate are multiplied as e4m3 with a scale each this many columns; 0: as they are kept.
+  int32_t row_group = 0;
 
   bool has_scales() const { return scale_block_rows != 0; }
+  bool quantizes_rows() const { return row_group != 0; }
 };
 
 std::span<const FormatRow> format_rows();
 
 /// Error for a number that is no format.
 const FormatRow& format_row(WeightFormat format);
+
+/// What widths are multiples of: kWidthMultiple, or so many elements that a row of weights is whole vectors of 16
+/// bytes.
+int32_t width_multiple(const FormatRow& row);
 
 /// Bytes of a matrix [rows, columns] of the format, and of its scales [ceil(rows / block), ceil(columns / block)].
 size_t weight_bytes(const FormatRow& row, DType dtype, int64_t rows, int64_t columns);

@@ -37,6 +37,10 @@ void transpose(const LayerConfig& config, const Matrices& m, Device device, CUst
 
 void prepare_weights(const LayerConfig& config, const TransposedWeights& from, const PreparedWeights& to, Device device,
                      CUstream_st* stream) {
+  if (config.weight_format != WeightFormat::dense) {
+    throw Error("weight_format", std::string(weight_format_name(config.weight_format)),
+                "dense: only such weights are transposed");
+  }
   validate_sizes(config, device == Device::cpu);
   if (device == Device::cpu && stream != nullptr) throw Error("stream", "a stream", "none: the weights are on the CPU");
   if (device == Device::cuda) {

@@ -11,9 +11,12 @@
 namespace tessera::moe {
 namespace {
 
-void require_width(const char* name, int32_t value) {
-  if (value <= 0 || value % kWidthMultiple != 0)
-    throw Error(name, str_cat(value), str_cat("a positive multiple of ", kWidthMultiple));
+void require_width(const char* name, int32_t value, WeightFormat weight_format) {
+  const FormatRow& format = format_row(weight_format);
+  const int32_t multiple = width_multiple(format);
+  if (value > 0 && value % multiple == 0) return;
+  const std::string of = multiple == kWidthMultiple ? "" : str_cat(" for weights of format ", format.name);
+  throw Error(name, str_cat(value), str_cat("a positive multiple of ", multiple, of));
 }
 
 void validate_activation(const LayerConfig& config) {
@@ -123,8 +126,8 @@ void require_pointer(const char* name, const void* pointer, const char* memory, 
 }
 
 void validate_sizes(const LayerConfig& config, bool has_f32) {
-  require_width("hidden_size", config.hidden_size);
-  require_width("intermediate_size", config.intermediate_size);
+  require_width("hidden_size", config.hidden_size, config.weight_format);
+  require_width("intermediate_size", config.intermediate_size, config.weight_format);
   require_range("num_experts", config.num_experts, 1, kMaxExperts);
   require_dtype("dtype", config.dtype);
   if (config.dtype == DType::f32 && !has_f32) throw Error("dtype", "f32", "bf16 or f16");
@@ -135,7 +138,8 @@ void validate(const LayerConfig& config, const LayerWeights& weights, const Back
   require_range("top_k", config.top_k, 1, kMaxTopK);
   require_range("first_expert", config.first_expert, 0, INT32_MAX - config.num_experts);
   require_range("num_mapped_experts", config.num_mapped_experts, 0, INT32_MAX);
-  if (config.shared_intermediate_size != 0) require_width("shared_intermediate_size", config.shared_intermediate_size);
+  if (config.shared_intermediate_size != 0)
+    require_width("shared_intermediate_size", config.shared_intermediate_size, config.weight_format);
   require_range("gate_up_order", static_cast<int64_t>(config.gate_up_order), 0,
                 static_cast<int64_t>(GateUpOrder::up_first));
   validate_activation(config);

@@ -26,7 +26,7 @@ struct BackEnd {
 
 inline void expect_right(const LayerData& data, const BackEnd& back_end) {
   const LayerCase& c = data.layer_case();
-  EXPECT_EQ(judge(c, back_end.run(data), data.reference(back_end.sums.accumulator_unit), back_end.sums), "")
+  EXPECT_EQ(judge(c, back_end.run(data), data.reference(unit_of(c, back_end.sums)), back_end.sums), "")
       << c << "\n  " << c.why;
 }
 

@@ -33,6 +33,8 @@ class Entry:
     wide_ids: bool
     topk_weights_dtype: str
     integers: bool
+    format: str
+    dead_experts: bool
     expert_map: tuple
     ids: tuple
 
@@ -42,9 +44,9 @@ class Entry:
         return ids.reshape(self.tokens, self.top_k)
 
 
-def entries():
-    """All of them, in the order of the list. Beside a map the package takes no first expert, which would have no effect."""
-    lines = json.loads(FILE.read_text())
+def entries(weight_format="dense"):
+    """All of a weight format, in the order of the list. Beside a map the package takes no first expert, which would have no effect."""
+    lines = [line for line in json.loads(FILE.read_text()) if line["format"] == weight_format]
     for line in lines:
         line["first_expert"] = 0 if line["expert_map"] else line["first_expert"]
     return [Entry(**{name: tuple(value) if isinstance(value, list) else value for name, value in line.items()})

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "moe/battery.h"
+#include "moe/formats.h"
 #include "moe/routing.h"
 #include "tessera/core/error.h"
 #include "tessera/moe/limits.h"
@@ -51,6 +52,8 @@ TEST(MoeBattery, HasWhatKernelsGetWrong) {
   EXPECT_GT(count([](const LayerCase& c) { return c.shared_intermediate != 0 && c.shared_weight; }), 8);
   EXPECT_GT(count([](const LayerCase& c) { return c.shared_intermediate > c.intermediate; }), 8);
   EXPECT_GT(count([](const LayerCase& c) { return c.bias; }), 50);
+  EXPECT_EQ(values_in_battery<moe::WeightFormat>([](const LayerCase& c) { return c.format; }).size(),
+            moe::format_rows().size());
   EXPECT_GT(count(runs_on_gpu), 300);
   EXPECT_GT(count(is_exact_on_host), 100);
 }

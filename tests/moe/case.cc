@@ -6,6 +6,7 @@
 #include "moe/judge/exact_layer.h"
 #include "moe/routing.h"
 #include "tessera/core/check.h"
+#include "tessera/core/e4m3.h"
 #include "tessera/core/error.h"
 
 namespace tessera::testing {
@@ -33,6 +34,9 @@ const char* python_name(ActivationKind kind) {
   }
   return "clamped_swiglu";
 }
+
+// Formats with kernels on a GPU.
+bool has_kernel(moe::WeightFormat format) { return format == moe::WeightFormat::dense; }
 
 template <class Items, class Text>
 std::string list(const Items& items, const Text& text) {
@@ -75,6 +79,8 @@ std::string json_of(const BatteryEntry& entry) {
   field("wide_ids", yes(c.ids_are_64_bit));
   field("topk_weights_dtype", quoted(python_name(c.topk_weights_dtype)));
   field("integers", yes(c.integers));
+  field("format", quoted(moe::weight_format_name(c.format)));
+  field("dead_experts", yes(c.dead_experts));
   field("expert_map", c.mapped == 0 ? "null" : numbers(expert_map_of(c)));
   field("ids", numbers(ids_of(c)));
   return line + "}";
@@ -88,7 +94,8 @@ std::ostream& operator<<(std::ostream& out, const LayerCase& c) {
              << (c.gated ? " gated" : " plain") << " act " << static_cast<int>(c.activation.kind)
              << (c.bias ? " bias" : "") << (c.ids_are_64_bit ? " i64" : "") << " first " << c.first_expert << " mapped "
              << c.mapped << " shared " << c.shared_intermediate << (c.shared_weight ? " weighted" : "") << " order "
-             << static_cast<int>(c.order) << (c.integers ? " integers" : "");
+             << static_cast<int>(c.order) << (c.integers ? " integers" : "") << " " << moe::weight_format_name(c.format)
+             << (c.dead_experts ? " dead experts" : "");
 }
 
 moe::LayerConfig config_of(const LayerCase& c) {
@@ -104,11 +111,15 @@ moe::LayerConfig config_of(const LayerCase& c) {
   config.num_mapped_experts = c.mapped;
   config.shared_intermediate_size = c.shared_intermediate;
   config.gate_up_order = c.order;
+  config.weight_format = c.format;
   return config;
 }
 
 moe::LayerWeights weights_of(const LayerCase& c, moe::LayerWeights all) {
   if (!c.bias) all.gate_up_bias = all.down_bias = nullptr;
+  if (c.format == moe::WeightFormat::dense) all.gate_up_scale = all.down_scale = nullptr;
+  if (c.format == moe::WeightFormat::dense || c.shared_intermediate == 0)
+    all.shared_gate_up_scale = all.shared_down_scale = nullptr;
   if (c.shared_intermediate == 0) all.shared_gate_up = all.shared_down = nullptr;
   if (c.mapped == 0) all.expert_map = nullptr;
   return all;
@@ -124,9 +135,15 @@ std::vector<int32_t> expert_map_of(const LayerCase& c) {
   return map;
 }
 
-bool runs_on_gpu(const LayerCase& c) { return c.dtype != DType::f32 && c.shared_intermediate % c.intermediate == 0; }
+bool is_for_gpu(const LayerCase& c) {
+  const bool whole_blocks = c.format == moe::WeightFormat::dense || c.intermediate % kScaleGroup == 0;
+  return c.dtype != DType::f32 && c.shared_intermediate % c.intermediate == 0 &&
+         (c.shared_intermediate <= c.intermediate || whole_blocks);
+}
 
-bool is_exact_on_host(const LayerCase& c) { return runs_on_gpu(c) && moe::is_exact_on_host(c.activation.kind); }
+bool runs_on_gpu(const LayerCase& c) { return is_for_gpu(c) && has_kernel(c.format); }
+
+bool is_exact_on_host(const LayerCase& c) { return is_for_gpu(c) && moe::is_exact_on_host(c.activation.kind); }
 
 const std::vector<LayerCase>& battery() {
   static const std::vector<LayerCase> cases = [] {

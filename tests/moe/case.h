@@ -37,8 +37,10 @@ struct LayerCase {
   moe::GateUpOrder order = moe::GateUpOrder::gate_first;
   bool integers = false;  ///< ternary data whose every intermediate result is exact
   DType topk_weights_dtype = DType::f32;
-  std::string name{};  ///< of an entry of the battery: letters, digits, underscores
-  std::string why{};   ///< it is there
+  moe::WeightFormat format = moe::WeightFormat::dense;
+  bool dead_experts = false;  ///< scales of all but expert 0 are 1e-8, 1e-23, 1e-38 and 0 in turn
+  std::string name{};         ///< of an entry of the battery: letters, digits, underscores
+  std::string why{};          ///< it is there
 
   friend std::ostream& operator<<(std::ostream& out, const LayerCase& c);
 };
@@ -51,7 +53,11 @@ moe::LayerWeights weights_of(const LayerCase& c, moe::LayerWeights all);
 /// [mapped]: every third global id is nobody's, the others go to the experts from the last to the first, and around.
 std::vector<int32_t> expert_map_of(const LayerCase& c);
 
-/// Whether a GPU takes it: 16-bit elements, and a shared expert that slices of the others' width make up.
+/// Whether it is a layer for GPUs: 16-bit elements, and a shared expert that slices of the others' width make up, each
+/// of whole blocks of scales if there are several.
+bool is_for_gpu(const LayerCase& c);
+
+/// Whether a GPU takes it: of those, the ones whose format has a kernel.
 bool runs_on_gpu(const LayerCase& c);
 
 /// Whether the exact judge (src/moe/judge) computes its bits without a device.

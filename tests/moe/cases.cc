@@ -254,6 +254,89 @@ void add_exact(Builder& to) {
   }
 }
 
+// e4m3 weights with a scale each 128 x 128. Widths are multiples of 16, blocks of scales whole or not.
+LayerCase fp8(LayerCase c) {
+  c.format = moe::WeightFormat::fp8_block;
+  return c;
+}
+
+void add_fp8_sizes(Builder& to) {
+  for (const int32_t intermediate : {16, 64, 80, 96, 128, 192, 320, 704, 1408}) {
+    to.add(fp8({.hidden = 208, .intermediate = intermediate, .experts = 3, .tokens = 20}), kAll,
+           "intermediates of published models and their shards, most of which are no whole blocks", "fp8_width",
+           intermediate);
+  }
+  for (const int32_t hidden : {16, 48, 112, 128, 144, 256, 272, 720, 2048}) {
+    LayerCase c{.hidden = hidden, .intermediate = 144, .experts = 3, .tokens = 20};
+    to.add(fp8(c), hidden == 2048 ? kBf16 : k16Bit, "tokens whose last group is short, and whole ones", "fp8_hidden",
+           hidden);
+  }
+  for (const int32_t tokens : {0, 1, 2, 8, 31, 33, 63, 65, 127, 129, 257}) {
+    to.add(fp8({.hidden = 144, .intermediate = 80, .experts = 3, .tokens = tokens}), kBf16,
+           "rows of an expert around the heights of tiles", "fp8_tokens", tokens);
+  }
+}
+
+void add_fp8_options(Builder& to) {
+  for (const bool gated : {true, false}) {
+    for (int kind = 0; kind <= static_cast<int>(ActivationKind::clamped_swiglu); ++kind) {
+      const auto activation = static_cast<ActivationKind>(kind);
+      if (gated ? activation == ActivationKind::relu_squared : activation == ActivationKind::clamped_swiglu) continue;
+      for (const GateUpOrder order : kOrders) {
+        if (!gated && order != GateUpOrder::gate_first) continue;
+        LayerCase c{.hidden = 144, .intermediate = 208, .experts = 3, .tokens = 17};
+        c.gated = gated;
+        c.activation = activation_of(activation);
+        c.bias = kind % 2 == 0;
+        c.order = order;
+        to.add(fp8(c), k16Bit,
+               "every activation before the intermediate is quantised, scales of gate and up in one order", "fp8",
+               gated ? "gated" : "plain", kActivationNames[static_cast<size_t>(kind)],
+               kOrderNames[static_cast<size_t>(order)]);
+      }
+    }
+  }
+  for (const char* routing : {"balanced", "worst", "zipf", "few", "foreign", "none"}) {
+    to.add(fp8({.hidden = 144, .intermediate = 208, .experts = 16, .top_k = 4, .tokens = 28, .routing = routing}),
+           kBf16, "a load that the plan must spread, experts without rows", "fp8_routing", routing);
+  }
+  to.add(fp8({.hidden = 272, .intermediate = 208, .mapped = 19, .shared_intermediate = 208, .shared_weight = true}),
+         kAll, "a map with holes and a shared expert as wide as the others", "fp8_map_shared");
+  to.add(fp8({.hidden = 144,
+              .intermediate = 128,
+              .tokens = 33,
+              .activation = activation_of(ActivationKind::clamped_swiglu),
+              .bias = true,
+              .ids_are_64_bit = true,
+              .shared_intermediate = 384,
+              .order = GateUpOrder::interleaved}),
+         k16Bit, "a shared expert in slices that are whole blocks", "fp8_shared_slices");
+  to.add(fp8({.hidden = 144, .intermediate = 208, .shared_intermediate = 80, .order = GateUpOrder::up_first}), kAll,
+         "a shared expert narrower than the others, which a CPU takes", "fp8_shared_narrow");
+  to.add(fp8({.hidden = 272, .intermediate = 208, .experts = 9, .top_k = 4, .tokens = 40, .dead_experts = true}), kAll,
+         "experts that were never trained: their scales are nothing or next to it, their rows too", "fp8_dead_experts");
+  to.add(fp8({.hidden = 272, .intermediate = 80, .experts = 5, .top_k = 1, .tokens = 20, .dead_experts = true}), kBf16,
+         "a token whose only expert was never trained", "fp8_dead_alone");
+}
+
+void add_fp8_exact(Builder& to) {
+  for (const GateUpOrder order : kOrders) {
+    for (const int32_t tokens : {1, 63, 129}) {
+      LayerCase c{.hidden = 144, .intermediate = 272, .top_k = 3, .tokens = tokens};
+      c.activation = {tokens == 63 ? ActivationKind::relu : ActivationKind::identity};
+      c.bias = c.integers = true;
+      c.order = order;
+      to.add(fp8(c), k16Bit,
+             "integers that quantising leaves alone, a power of two a block: nothing but right is right",
+             "fp8_integers", kOrderNames[static_cast<size_t>(order)], tokens);
+    }
+  }
+  LayerCase plain{
+      .hidden = 272, .intermediate = 144, .tokens = 40, .gated = false, .activation = {ActivationKind::relu}};
+  plain.bias = plain.integers = true;
+  to.add(fp8(plain), k16Bit, "the same without a gate", "fp8_integers_plain");
+}
+
 }  // namespace
 
 const std::vector<BatteryEntry>& battery_entries() {
@@ -268,6 +351,9 @@ const std::vector<BatteryEntry>& battery_entries() {
     add_options(builder);
     add_shards(builder);
     add_exact(builder);
+    add_fp8_sizes(builder);
+    add_fp8_options(builder);
+    add_fp8_exact(builder);
     return builder.take();
   }();
   return entries;

@@ -1,6 +1,6 @@
 // The judgement of a layer's output by fp64: a bound for every element, a limit for every row, exact where it can be.
 //
-//   EXPECT_EQ(judge(c, data.run(layer), data.reference(kCpuSums.accumulator_unit), kCpuSums), "");
+//   EXPECT_EQ(judge(c, data.run(layer), data.reference(unit_of(c, kCpuSums)), kCpuSums), "");
 //
 // planted_test.cc shows that it refuses what kernels get wrong.
 #pragma once
@@ -22,9 +22,17 @@ struct Sums {
   /// of 16-bit elements spreads as its width to the power -1/2. The limit of all rows together shrinks with their
   /// number.
   double narrow_rows;
+  bool tensor_cores = false;  ///< the unit is at least that of the format's products on a GPU
 };
 inline constexpr Sums kCpuSums{moe::kCpuAccumulatorUnit, 0.0};
-inline constexpr Sums kWgmmaSums{moe::kWgmmaAccumulatorUnit, 8.0};
+inline constexpr Sums kWgmmaSums{moe::kWgmmaAccumulatorUnit, 8.0, true};
+
+/// Unit roundoff of a case's products, for its reference.
+double unit_of(const LayerCase& c, const Sums& sums);
+
+/// Of a format that quantises rows, where what is rounded the other way before the intermediate is quantised may become
+/// another code: limits of a wide row's relative error and of the middle one of all rows.
+inline constexpr double kQuantizedRowLimit = 1.5e-2, kQuantizedMedianLimit = 6e-3;
 
 /// What is wrong with `out`, the bytes of [T, H]: in how many elements, and the worst of them by its token, column and
 /// distance in bounds; then the row beyond its limit, or all rows. Empty if nothing is. Where nothing contributes to a

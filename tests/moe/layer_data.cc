@@ -5,12 +5,17 @@
 #include <cstring>
 #include <random>
 
+#include "moe/formats.h"
 #include "moe/routing.h"
+#include "tessera/core/check.h"
+#include "tessera/core/e4m3.h"
 
 namespace tessera::testing {
 namespace {
 
 float scale_of(int32_t depth) { return 1.0f / std::sqrt(static_cast<float>(std::max(depth, 1))); }
+
+constexpr float kCodeSize = 112.0f;  // of normal e4m3 weights: four of it are the type's largest number
 
 uint16_t narrowed(float value, DType dtype) { return dtype == DType::bf16 ? f32_to_bf16(value) : f32_to_f16(value); }
 
@@ -41,16 +46,21 @@ bool GuardedBytes::guards_intact() const {
 LayerData::LayerData(const LayerCase& c, uint64_t seed)
     : case_(c),
       x_(tensor(c.tokens, c.hidden, 1.0f, 1, seed)),
-      gate_up_(tensor(int64_t{c.experts} * first_rows(c.intermediate), c.hidden, scale_of(c.hidden), 1, seed + 1)),
-      down_(tensor(int64_t{c.experts} * c.hidden, c.intermediate, scale_of(c.intermediate), 1, seed + 2)),
+      gate_up_(weight(int64_t{c.experts} * first_rows(c.intermediate), c.hidden, scale_of(c.hidden), seed + 1)),
+      down_(weight(int64_t{c.experts} * c.hidden, c.intermediate, scale_of(c.intermediate), seed + 2)),
       gate_up_bias_(tensor(c.experts, first_rows(c.intermediate), 0.5f, 1, seed + 3)),
       down_bias_(tensor(c.experts, c.hidden, 0.5f, 2, seed + 4)),
-      shared_gate_up_(tensor(first_rows(c.shared_intermediate), c.hidden, scale_of(c.hidden), 1, seed + 5)),
-      shared_down_(tensor(c.hidden, c.shared_intermediate, scale_of(c.intermediate), 1, seed + 6)),
+      shared_gate_up_(weight(first_rows(c.shared_intermediate), c.hidden, scale_of(c.hidden), seed + 5)),
+      shared_down_(weight(c.hidden, c.shared_intermediate, scale_of(c.intermediate), seed + 6)),
+      gate_up_scale_(scales(c.experts, c.gated ? 2 : 1, c.intermediate, c.hidden, scale_of(c.hidden))),
+      down_scale_(scales(c.experts, 1, c.hidden, c.intermediate, scale_of(c.intermediate))),
+      shared_gate_up_scale_(scales(1, c.gated ? 2 : 1, c.shared_intermediate, c.hidden, scale_of(c.hidden))),
+      shared_down_scale_(scales(1, 1, c.hidden, c.shared_intermediate, scale_of(c.intermediate))),
       expert_map_(expert_map_of(c)) {
   const std::vector<int32_t> ids = ids_of(c, seed);
   set_ids({ids.begin(), ids.end()});
   draw_routing_weights(seed + 7);
+  if (c.integers && c.format != moe::WeightFormat::dense) make_quantised_integers();
 }
 
 void LayerData::draw_routing_weights(uint64_t seed) {
@@ -75,7 +85,8 @@ void LayerData::set_ids(const std::vector<int64_t>& ids) {
 
 moe::LayerWeights LayerData::weights() const {
   return weights_of(case_, {gate_up_.data(), down_.data(), gate_up_bias_.data(), down_bias_.data(),
-                            shared_gate_up_.data(), shared_down_.data(), expert_map_.data()});
+                            shared_gate_up_.data(), shared_down_.data(), expert_map_.data(), gate_up_scale_.data(),
+                            down_scale_.data(), shared_gate_up_scale_.data(), shared_down_scale_.data()});
 }
 
 moe::LayerInputs LayerData::inputs(void* out) const {
@@ -111,6 +122,73 @@ GuardedBytes LayerData::tensor(int64_t rows, int64_t columns, float scale, int r
   auto* elements = reinterpret_cast<uint16_t*>(bytes.data());
   for (size_t i = 0; i < size; ++i) elements[i] = narrowed(values[i], case_.dtype);
   return bytes;
+}
+
+// Elements of the format: of e4m3, normal codes of a quarter of the range, whose scales bring them to that size.
+GuardedBytes LayerData::weight(int64_t rows, int64_t columns, float scale, uint64_t seed) const {
+  if (case_.format == moe::WeightFormat::dense) return tensor(rows, columns, scale, 1, seed);
+  GuardedBytes bytes(static_cast<size_t>(rows * columns));
+  auto* codes = reinterpret_cast<uint8_t*>(bytes.data());
+  std::mt19937_64 random(seed);
+  for (size_t i = 0; i < bytes.size(); ++i)
+    codes[i] = f32_to_e4m3(case_.integers ? ternary(random(), 1) : normal(random()) * kCodeSize);
+  return bytes;
+}
+
+// No two blocks beside each other have scales that a judge could take for each other: they differ by factors of two,
+// and, but for integers, are no powers of two themselves.
+GuardedBytes LayerData::scales(int64_t experts, int64_t parts, int64_t rows, int64_t columns, float scale) const {
+  const moe::FormatRow& format = moe::format_row(case_.format);
+  GuardedBytes bytes(static_cast<size_t>(experts * parts) * moe::scale_bytes(format, rows, columns));
+  if (bytes.size() == 0) return bytes;
+  constexpr float kDead[] = {1e-8f, 1e-23f, 1e-38f, 0.0f};
+  const int64_t across = (columns + kScaleGroup - 1) / kScaleGroup, down = (rows + kScaleGroup - 1) / kScaleGroup;
+  auto* values = reinterpret_cast<float*>(bytes.data());
+  for (int64_t i = 0; i < static_cast<int64_t>(bytes.size() / sizeof(float)); ++i) {
+    const int64_t expert = i / (parts * down * across), part = i / (down * across) % parts;
+    const int64_t step = i / across % down + 3 * (i % across) + 2 * part + 5 * expert;
+    if (case_.integers) {
+      values[i] = std::ldexp(1.0f, static_cast<int>(step % 3) - 1);
+    } else if (case_.dead_experts && expert != 0) {
+      values[i] = kDead[(expert - 1) % 4];
+    } else {
+      values[i] =
+          std::ldexp(scale / kCodeSize * (1.0f + 0.01f * static_cast<float>(step % 7)), 1 - static_cast<int>(step % 4));
+    }
+  }
+  return bytes;
+}
+
+// Rows that stay what they are when they are quantised: a power of two is the scale of a group whose largest number is
+// 448 times it. The first of each group is such a number, and no weight looks at it. Of the intermediate the bias alone
+// makes it: 448 of gate (or of x), 1 of up.
+void LayerData::make_quantised_integers() {
+  TESSERA_CHECK(case_.bias && case_.shared_intermediate == 0 && case_.dtype != DType::f32, case_.name);
+  const auto bits = [&](float value) { return narrowed(value, case_.dtype); };
+  const int64_t hidden = case_.hidden, width = case_.intermediate, all = first_rows(case_.intermediate);
+  auto* x = reinterpret_cast<uint16_t*>(x_.data());
+  auto* bias = reinterpret_cast<uint16_t*>(gate_up_bias_.data());
+  auto* gate_up = reinterpret_cast<uint8_t*>(gate_up_.data());
+  auto* down = reinterpret_cast<uint8_t*>(down_.data());
+  for (int64_t i = 0; i < case_.tokens * hidden; ++i) {
+    if (i % hidden % kScaleGroup == 0) x[i] = bits(1.75f);
+  }
+  for (int64_t i = 0; i < case_.experts * all * hidden; ++i) {
+    if (i % hidden % kScaleGroup == 0) gate_up[i] = 0;
+  }
+  for (int64_t i = 0; i < case_.experts * hidden * width; ++i) {
+    if (i % width % kScaleGroup == 0) down[i] = 0;
+  }
+  for (int64_t expert = 0; expert < case_.experts; ++expert) {
+    for (int64_t i = 0; i < width; i += kScaleGroup) {
+      const auto make = [&](int64_t row, float value) {
+        std::fill_n(gate_up + (expert * all + row) * hidden, hidden, uint8_t{0});
+        bias[expert * all + row] = bits(value);
+      };
+      make(case_.gated ? gate_row(case_.order, i, width) : i, kE4m3Largest);
+      if (case_.gated) make(up_row(case_.order, i, width), 1.0f);
+    }
+  }
 }
 
 std::vector<float> values_of(const std::vector<std::byte>& elements, DType dtype) {

@@ -57,6 +57,11 @@ class LayerData {
   const GuardedBytes& down_bias() const { return down_bias_; }
   const GuardedBytes& shared_gate_up() const { return shared_gate_up_; }
   const GuardedBytes& shared_down() const { return shared_down_; }
+  /// Empty where the format has no scales.
+  const GuardedBytes& gate_up_scale() const { return gate_up_scale_; }
+  const GuardedBytes& down_scale() const { return down_scale_; }
+  const GuardedBytes& shared_gate_up_scale() const { return shared_gate_up_scale_; }
+  const GuardedBytes& shared_down_scale() const { return shared_down_scale_; }
   const std::vector<int32_t>& expert_map() const { return expert_map_; }
   const std::vector<float>& shared_weights() const { return shared_weights_; }
   const std::vector<int64_t>& ids() const { return ids_; }
@@ -80,10 +85,14 @@ class LayerData {
  private:
   int32_t first_rows(int32_t intermediate) const { return case_.gated ? 2 * intermediate : intermediate; }
   GuardedBytes tensor(int64_t rows, int64_t columns, float scale, int range, uint64_t seed) const;
+  GuardedBytes weight(int64_t rows, int64_t columns, float scale, uint64_t seed) const;
+  GuardedBytes scales(int64_t experts, int64_t parts, int64_t rows, int64_t columns, float scale) const;
+  void make_quantised_integers();
   void draw_routing_weights(uint64_t seed);
 
   LayerCase case_;
   GuardedBytes x_, gate_up_, down_, gate_up_bias_, down_bias_, shared_gate_up_, shared_down_;
+  GuardedBytes gate_up_scale_, down_scale_, shared_gate_up_scale_, shared_down_scale_;
   std::vector<int64_t> ids_;
   std::vector<int32_t> narrow_ids_;
   std::vector<float> topk_weights_;

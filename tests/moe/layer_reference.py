@@ -53,12 +53,62 @@ def experts_of(ids, num_experts, first_expert=0, expert_map=None):
     return numpy.where((numbers >= 0) & (numbers < num_experts), numbers, -1)
 
 
-def expert_rows(dtype, x, gate_up, down, gate_up_bias=None, down_bias=None, **options):
-    """[rows, H]: one expert's answer to rows of x."""
+def e4m3_values():
+    """[256] of every code, NaN where it is none."""
+    codes = numpy.arange(256)
+    exponent, fraction = codes >> 3 & 15, codes & 7
+    values = numpy.where(exponent == 0, fraction * 2.0**-9, (8 + fraction) * 2.0**(exponent - 10.0))
+    values[(codes & 127) == 127] = numpy.nan
+    return numpy.where(codes < 128, values, -values)
+
+
+E4M3 = e4m3_values()
+_MIDDLES = (E4M3[:126] + E4M3[1:127]) / 2
+
+
+def e4m3_codes(values):
+    """uint8 codes nearest to finite values, ties to even."""
+    magnitude = numpy.abs(values).astype(numpy.float64)
+    code = numpy.searchsorted(_MIDDLES, magnitude)  # the code below a middle itself
+    tie = magnitude == _MIDDLES[numpy.minimum(code, 125)]
+    code += tie & (code % 2 == 1)
+    return (code | (numpy.signbit(values) << 7)).astype(numpy.uint8)
+
+
+def quantized(values, rows=1):
+    """(codes, scales) of [.., R, C] with a scale each `rows` x 128, in float32 as the library defines it."""
+    values = values.astype(numpy.float32)
+    *outer, height, width = values.shape
+    scales = numpy.empty((*outer, -(-height // rows), -(-width // 128)), numpy.float32)
+    codes = numpy.empty(values.shape, numpy.uint8)
+    for row in range(scales.shape[-2]):
+        for column in range(scales.shape[-1]):
+            part = numpy.s_[..., row * rows:(row + 1) * rows, column * 128:(column + 1) * 128]
+            amax = numpy.abs(values[part]).max(axis=(-2, -1), initial=0)
+            scale = numpy.maximum(amax, numpy.float32(1e-10)) * (numpy.float32(1) / numpy.float32(448))
+            scales[..., row, column] = scale
+            codes[part] = e4m3_codes(values[part] * (numpy.float32(1) / scale)[..., None, None])
+    return codes, scales
+
+
+def dequantized(codes, scales, rows=1):
+    """float64 values of codes [.., R, C]."""
+    wide = scales.astype(numpy.float64).repeat(rows, axis=-2).repeat(128, axis=-1)
+    return E4M3[codes] * wide[..., :codes.shape[-2], :codes.shape[-1]]
+
+
+def round_by_e4m3(values):
+    """What quantizing rows leaves of them."""
+    return dequantized(*quantized(values)) if values.size else values
+
+
+def expert_rows(dtype, x, gate_up, down, gate_up_bias=None, down_bias=None, keep=None, **options):
+    """[rows, H]: one expert's answer to rows of x. `keep`: what becomes of the intermediate, without it rounded."""
+    keep = keep or (lambda values: round_to(dtype, values))
     product = x @ gate_up.T
     if gate_up_bias is not None:
         product = product + gate_up_bias
-    rows = round_to(dtype, between(product, **options)) @ down.T
+    rows = keep(between(product, **options)) @ down.T
     return round_to(dtype, rows if down_bias is None else rows + down_bias)
 
 
@@ -66,7 +116,7 @@ def layer(dtype, x, gate_up, down, topk_ids, topk_weights, gate_up_bias=None, do
           first_expert=0, shared=None, shared_weight=None, **options):
     """[T, H] before the last rounding. Arrays are float64; weights and biases need only give an expert's by its index.
 
-    `shared` is (gate_up, down) of a shared expert, `options` are those of between()."""
+    `shared` is (gate_up, down) of a shared expert, `options` are those of between() and `keep` of expert_rows()."""
     out = numpy.zeros(x.shape)
     numbers = experts_of(topk_ids, len(down), first_expert, expert_map)
     for expert in numpy.unique(numbers[numbers >= 0]).tolist():

@@ -176,9 +176,89 @@ TEST_P(PlantedError, OneUnitOfAnInteger) {
   EXPECT_NE(problem, "");
 }
 
+// Of e4m3 weights: what reads another scale than its block's, or loses a block.
+class PlantedFp8Error : public ::testing::TestWithParam<DType> {
+ protected:
+  PlantedFp8Error()
+      : fp8_(fp8_case(GetParam())), fp8_reference_(fp8_.reference(unit_of(fp8_.layer_case(), kWgmmaSums))) {}
+
+  static LayerCase fp8_case(DType dtype) {
+    LayerCase c{.hidden = 272, .intermediate = 208, .experts = 4, .tokens = 40, .dtype = dtype};
+    c.format = moe::WeightFormat::fp8_block;
+    return c;
+  }
+  std::string fp8_verdict(const std::vector<std::byte>& out) const {
+    return judge(fp8_.layer_case(), out, fp8_reference_, kWgmmaSums);
+  }
+  std::string fp8_verdict(const std::function<void(moe::LayerWeights&)>& change) const {
+    moe::LayerWeights weights = fp8_.weights();
+    change(weights);
+    return fp8_verdict(fp8_.run(moe::CpuLayer(fp8_.config(), weights, 1)));
+  }
+  template <class T>
+  static Buffer<T> copy_of(const GuardedBytes& bytes) {
+    Buffer<T> copy(bytes.size() / sizeof(T));
+    std::memcpy(copy.data(), bytes.data(), bytes.size());
+    return copy;
+  }
+
+  const LayerData fp8_;
+  const moe::OracleResult fp8_reference_;
+};
+
+TEST_P(PlantedFp8Error, NoneIsAccepted) {
+  EXPECT_EQ(fp8_verdict(fp8_.run()), "");
+  EXPECT_EQ(judge(fp8_.layer_case(), fp8_.run(), fp8_.reference(), kCpuSums), "");
+}
+
+// Scales [E, 2, 2, 3] and [E, 3, 2]: one block's becomes that of the block beside it or below it, of one expert alone.
+TEST_P(PlantedFp8Error, TheNeighbouringBlocksScale) {
+  auto gate_up = copy_of<float>(fp8_.gate_up_scale());
+  const auto with_gate_up = [&](moe::LayerWeights& w) { w.gate_up_scale = gate_up.data(); };
+  gate_up[12 + 0] = gate_up[12 + 1];
+  EXPECT_NE(fp8_verdict(with_gate_up), "") << "beside it";
+  gate_up = copy_of<float>(fp8_.gate_up_scale());
+  for (size_t block = 0; block < 3; ++block) gate_up[12 + 6 + block] = gate_up[12 + 9 + block];
+  EXPECT_NE(fp8_verdict(with_gate_up), "") << "the rows below, of up";
+  auto down = copy_of<float>(fp8_.down_scale());
+  const auto with_down = [&](moe::LayerWeights& w) { w.down_scale = down.data(); };
+  down[6 + 5] = down[6 + 4];
+  EXPECT_NE(fp8_verdict(with_down), "") << "a block of 16 rows and 80 columns";
+  down = copy_of<float>(fp8_.down_scale());
+  std::copy_n(down.data() + 6, 6, down.data());
+  EXPECT_NE(fp8_verdict(with_down), "") << "another expert's";
+}
+
+TEST_P(PlantedFp8Error, ScalesOfGateAndUpSwapped) {
+  auto scales = copy_of<float>(fp8_.gate_up_scale());
+  for (size_t expert = 0; expert < 4; ++expert)
+    std::swap_ranges(scales.data() + 12 * expert, scales.data() + 12 * expert + 6, scales.data() + 12 * expert + 6);
+  EXPECT_NE(fp8_verdict([&](moe::LayerWeights& w) { w.gate_up_scale = scales.data(); }), "");
+}
+
+TEST_P(PlantedFp8Error, TheLastBlockIsLost) {
+  auto gate_up = copy_of<uint8_t>(fp8_.gate_up());
+  for (size_t i = 0; i < gate_up.size(); ++i) gate_up[i] = i % 272 >= 256 ? uint8_t{0} : gate_up[i];
+  EXPECT_NE(fp8_verdict([&](moe::LayerWeights& w) { w.gate_up = gate_up.data(); }), "");
+  auto down = copy_of<uint8_t>(fp8_.down());
+  for (size_t i = 0; i < down.size(); ++i) down[i] = i % 208 >= 128 ? uint8_t{0} : down[i];
+  EXPECT_NE(fp8_verdict([&](moe::LayerWeights& w) { w.down = down.data(); }), "");
+}
+
+TEST_P(PlantedFp8Error, ARowThatIsALittleTooLarge) {
+  std::vector<float> rows = values_of(fp8_.run(), GetParam());
+  for (size_t i = 0; i < 272; ++i) rows[i] *= 1.03f;  // within what single elements may be off
+  EXPECT_NE(judge_rows(fp8_.layer_case(), rows, fp8_reference_, kCpuSums), "");
+  rows = values_of(fp8_.run(), GetParam());
+  for (float& value : rows) value *= 1.01f;
+  const std::string problem = judge_rows(fp8_.layer_case(), rows, fp8_reference_, kCpuSums);
+  EXPECT_EQ(problem.find("half of the rows have a relative error of at least "), 0u) << problem;
+}
+
 std::string type_name(const ::testing::TestParamInfo<DType>& info) { return std::string(dtype_name(info.param)); }
 
 INSTANTIATE_TEST_SUITE_P(, PlantedError, ::testing::Values(DType::f32, DType::bf16, DType::f16), type_name);
+INSTANTIATE_TEST_SUITE_P(, PlantedFp8Error, ::testing::Values(DType::f32, DType::bf16, DType::f16), type_name);
 
 }  // namespace
 }  // namespace tessera::testing

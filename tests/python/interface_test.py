@@ -155,7 +155,7 @@ class Headers(unittest.TestCase):
 
     def setUp(self):
         text = "".join((ROOT / "include" / "tessera" / name).read_text()
-                       for name in ("tessera.h", "tessera_moe.h", "tessera_classifier.h"))
+                       for name in ("tessera.h", "tessera_moe.h", "tessera_quantize.h", "tessera_classifier.h"))
         self.text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
 
     def members(self, name):
@@ -211,7 +211,7 @@ class Headers(unittest.TestCase):
         self.assertEqual(numbers("tessera_gate_up_order", "TESSERA_"),
                          {n: i for i, n in enumerate(_native.GATE_UP_ORDERS)})
         self.assertEqual(numbers("tessera_weight_format", "TESSERA_"),
-                         {n: i for i, n in enumerate(_native.WEIGHT_FORMATS)})
+                         {n.replace("-", "_"): i for i, n in enumerate(_native.WEIGHT_FORMATS)})
         self.assertEqual(numbers("tessera_router_kind", "TESSERA_"), {n: i for i, n in enumerate(_native.ROUTER_KINDS)})
         self.assertEqual(numbers("tessera_precision", "TESSERA_PRECISION_"),
                          {n: i for i, n in enumerate(_native.PRECISIONS)})

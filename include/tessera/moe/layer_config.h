@@ -5,8 +5,9 @@
 //
 // e is the expert of topk_ids[t, s]. The sum is taken in the order of the slots, the shared expert last. A slot whose
 // id belongs to no expert of this shard adds nothing; a token without any expert is exactly +0. Accumulation is fp32;
-// the intermediate, the expert's rows and out are rounded once each to the layer's type. Pointers are memory of the
-// device that runs the layer.
+// the intermediate, the expert's rows and out are rounded once each to the layer's type. Weights of format fp8_block
+// are multiplied by tokens and an intermediate that are quantised as quantize.h does rows; the intermediate is not
+// rounded otherwise. Pointers are memory of the device that runs the layer.
 #pragma once
 
 #include <cstdint>
@@ -21,16 +22,16 @@ namespace tessera::moe {
 using tessera::GateUpOrder;
 
 struct LayerConfig {
-  int32_t hidden_size = 0;        ///< H, a multiple of kWidthMultiple (limits.h)
-  int32_t intermediate_size = 0;  ///< I, a multiple of kWidthMultiple
+  int32_t hidden_size = 0;        ///< H, a multiple of kWidthMultiple (limits.h) or more, by the weight_format
+  int32_t intermediate_size = 0;  ///< I, a multiple of the same
   int32_t num_experts = 0;        ///< E that these weights hold, 1..kMaxExperts
   int32_t top_k = 0;              ///< k, 1..kMaxTopK
-  DType dtype = DType::bf16;      ///< of tokens, biases, intermediate, out; CUDA: bf16 or f16, CPU: also f32
+  DType dtype = DType::bf16;      ///< of tokens, biases, intermediate, rows, out; CUDA: bf16 or f16, CPU: also f32
   bool gated = true;
   Activation activation{};
   int32_t first_expert = 0;              ///< global id of expert 0 of this shard; unused with an expert map
   int32_t num_mapped_experts = 0;        ///< entries of LayerWeights::expert_map; 0: no map
-  int32_t shared_intermediate_size = 0;  ///< I_s of the shared expert, a multiple of kWidthMultiple; 0: none
+  int32_t shared_intermediate_size = 0;  ///< I_s of the shared expert, a multiple of the same; 0: none
   GateUpOrder gate_up_order = GateUpOrder::gate_first;
   WeightFormat weight_format = WeightFormat::dense;  ///< of the four weights
 };

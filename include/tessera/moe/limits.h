@@ -11,7 +11,8 @@
 
 namespace tessera::moe {
 
-/// Hidden and intermediate sizes are multiples of it: a row of 16-bit elements is then whole 16-byte vectors.
+/// Hidden and intermediate sizes are multiples of it: a row of 16-bit elements is then whole 16-byte vectors. Narrower
+/// weights want more: fp8_block 16.
 inline constexpr int32_t kWidthMultiple = 8;
 
 /// Experts of one shard: the plan kernels keep a counter of each in shared memory, the router a score in registers.

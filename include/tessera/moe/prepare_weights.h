@@ -21,8 +21,8 @@ struct PreparedWeights {
   void* down = nullptr;
 };
 
-/// Either matrix may be null on both sides. Nothing may overlap. On a GPU (the current device) the work is enqueued on
-/// `stream`. Throws Error for arguments that cannot be right before any work.
+/// Dense weights only. Either matrix may be null on both sides. Nothing may overlap. On a GPU (the current device) the
+/// work is enqueued on `stream`. Throws Error for arguments that cannot be right before any work.
 void prepare_weights(const LayerConfig& config, const TransposedWeights& from, const PreparedWeights& to,
                      Device device = Device::cpu, CUstream_st* stream = nullptr);
 

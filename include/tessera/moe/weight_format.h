@@ -8,9 +8,12 @@ namespace tessera::moe {
 
 enum class WeightFormat : uint8_t {
   dense,  ///< elements of the layer's dtype, no scales
+  /// e4m3 elements (core/e4m3.h), an f32 scale each 128 x 128 of them: W[o, i] = e4m3(w[o, i]) * scale[o/128, i/128].
+  /// Tokens and the intermediate are quantised too, one scale each 128 columns of a row. Widths: multiples of 16.
+  fp8_block,
 };
 
-/// "dense"
+/// "dense", "fp8-block"
 std::string_view weight_format_name(WeightFormat format);
 
 /// The format of a number, as C and files have it. Throws Error that lists the names for a number that is none.

@@ -1,8 +1,9 @@
 // GEMM 2 of the experts: y[r] = down[e] * h[r] + bias, rounded once to the layer's type. Rows of an expert stand one
-// after the other, as gate_up left them.
+// after the other, as gate_up left them: where it quantised them, as the fp32 numbers that codes and scales stand for.
 #include "cpu/convert.h"
 #include "cpu/row_ops.h"
 #include "moe/cpu/expert_tiles.h"
+#include "moe/cpu/weight_panel.h"
 
 namespace tessera::moe::cpu_steps {
 namespace {
@@ -11,9 +12,10 @@ namespace {
 const void* load_intermediate(const CpuRun& run, const RowTile& tile, std::byte* a) {
   const std::byte* intermediate = tile.is_shared ? run.workspace.shared_intermediate : run.workspace.intermediate;
   const int64_t depth = tile.expert.intermediate_size;
-  const std::byte* rows = intermediate + static_cast<size_t>(tile.first_row * depth) * run.element_bytes();
-  if (tile.expert.down.gemm().operand() == run.config.dtype) return rows;
-  cpu::to_f32(rows, run.config.dtype, tile.num_rows * depth, reinterpret_cast<float*>(a));
+  const DType dtype = run.products.intermediate_dtype();
+  const std::byte* rows = intermediate + static_cast<size_t>(tile.first_row * depth) * dtype_size(dtype);
+  if (tile.expert.down.gemm().operand() == dtype) return rows;
+  cpu::to_f32(rows, dtype, tile.num_rows * depth, reinterpret_cast<float*>(a));
   return a;
 }
 
@@ -21,18 +23,23 @@ void down_tile(const CpuRun& run, const RowTile& tile, const TileScratch& scratc
   const PanelProduct& product = tile.expert.down;
   const DType dtype = run.config.dtype;
   const int64_t hidden = run.config.hidden_size;
-  const int64_t depth = tile.expert.intermediate_size;
   const int64_t width = product.width();
   const void* a = load_intermediate(run, tile, scratch.a);
-  const auto* weights = static_cast<const std::byte*>(tile.is_shared ? run.weights.shared_down : run.weights.down);
   const int64_t matrix_begin = tile.is_shared ? 0 : tile.task * hidden;
+  const ExpertWeight weight{.elements = tile.is_shared ? run.weights.shared_down : run.weights.down,
+                            .scales = tile.is_shared ? run.weights.shared_down_scale : run.weights.down_scale,
+                            .first_row = matrix_begin,
+                            .matrix = tile.is_shared ? 0 : tile.task,
+                            .rows = hidden,
+                            .depth = tile.expert.intermediate_size,
+                            .pairs_of_rows = false};
   const bool has_bias = run.weights.down_bias != nullptr && !tile.is_shared;
   std::byte* out = tile.is_shared ? run.workspace.shared_rows : run.workspace.rows;
   for (int64_t panel = tile.panel_begin; panel < tile.panel_end; ++panel) {
     const int64_t begin = product.begin(panel);
     const int64_t skipped = product.new_begin(panel) - begin;
-    const auto offset = static_cast<size_t>((matrix_begin + begin) * depth) * run.element_bytes();
-    product.gemm().run(product.gemm().height_for(tile.num_rows), a, weights + offset, scratch.c, scratch.library);
+    const void* weights = load_panel(run, weight, begin, width, scratch.decoded);
+    product.gemm().run(product.gemm().height_for(tile.num_rows), a, weights, scratch.c, scratch.library);
     float bias[kPanelColumns];
     if (has_bias) {
       const auto* values = static_cast<const std::byte*>(run.weights.down_bias);

@@ -52,7 +52,10 @@ struct ExpertTiles {
     const LayerProducts& products = params.run.products;
     std::byte* scratch = params.run.workspace.scratch + static_cast<size_t>(worker) * products.scratch_bytes();
     std::byte* c = scratch + products.a_bytes();
-    params.compute(params.run, locate(params, tile), {scratch, reinterpret_cast<float*>(c), c + products.c_bytes()});
+    std::byte* decoded = c + products.c_bytes();
+    params.compute(
+        params.run, locate(params, tile),
+        {scratch, reinterpret_cast<float*>(c), reinterpret_cast<float*>(decoded), decoded + products.decoded_bytes()});
   }
 
  private:

@@ -28,6 +28,7 @@ struct RowTile {
 struct TileScratch {
   std::byte* a;
   float* c;
+  float* decoded;
   std::byte* library;
 };
 

@@ -1,12 +1,16 @@
-// GEMM 1 of the experts: h[r] = act(gate[e] * x[token of r], up[e] * x[token of r]), rounded once to the layer's type.
-// Rows are gathered by the plan; gate and up of a panel are two products, whose results never leave the cache.
+// GEMM 1 of the experts: h[r] = act(gate[e] * x[token of r], up[e] * x[token of r]), rounded once to the layer's type
+// or, by the format of the weights, quantised as x is. Rows are gathered by the plan; gate and up of a panel are two
+// products, whose results never leave the cache.
 #include <algorithm>
 #include <cstring>
 
 #include "cpu/convert.h"
+#include "cpu/e4m3_rows.h"
 #include "cpu/expert_ops.h"
 #include "cpu/row_ops.h"
 #include "moe/cpu/expert_tiles.h"
+#include "moe/cpu/weight_panel.h"
+#include "moe/formats.h"
 #include "moe/layer_layout.h"
 
 namespace tessera::moe::cpu_steps {
@@ -15,6 +19,8 @@ namespace {
 bool is_interleaved(const LayerConfig& config) {
   return config.gated && config.gate_up_order == GateUpOrder::interleaved;
 }
+
+bool quantizes_rows(const CpuRun& run) { return format_row(run.config.weight_format).quantizes_rows(); }
 
 int64_t matrix_rows(const CpuRun& run, const RowTile& tile) {
   return tile.expert.intermediate_size * (run.config.gated ? 2 : 1);
@@ -28,7 +34,8 @@ const void* load_tokens(const CpuRun& run, const RowTile& tile, std::byte* a) {
   const auto* x = static_cast<const std::byte*>(run.inputs.x);
   const auto hidden = static_cast<size_t>(run.config.hidden_size);
   const size_t row_bytes = hidden * run.element_bytes();
-  const bool converts = gemm.operand() != dtype;
+  const bool quantizes = quantizes_rows(run);
+  const bool converts = gemm.operand() != dtype || quantizes;
   if (tile.is_shared && !converts && gemm.height_for(tile.num_rows) == tile.num_rows)
     return x + static_cast<size_t>(tile.first_row) * row_bytes;
   for (int64_t row = 0; row < tile.num_rows; ++row) {
@@ -37,7 +44,9 @@ const void* load_tokens(const CpuRun& run, const RowTile& tile, std::byte* a) {
     const std::byte* source = x + token * row_bytes;
     std::byte* target = a + static_cast<size_t>(row) * hidden * dtype_size(gemm.operand());
     if (converts) {
-      cpu::to_f32(source, dtype, run.config.hidden_size, reinterpret_cast<float*>(target));
+      auto* values = reinterpret_cast<float*>(target);
+      cpu::to_f32(source, dtype, run.config.hidden_size, values);
+      if (quantizes) cpu::round_row_by_e4m3(values, run.config.hidden_size);
     } else {
       std::memcpy(target, source, row_bytes);
     }
@@ -79,6 +88,8 @@ void store_activated(const CpuRun& run, const RowTile& tile, int64_t panel, cons
   float second[kPanelColumns];
   float h[kPanelColumns];
   std::byte* out = tile.is_shared ? run.workspace.shared_intermediate : run.workspace.intermediate;
+  const DType out_dtype = run.products.intermediate_dtype();
+  const bool quantizes = quantizes_rows(run);
   for (int64_t row = 0; row < tile.num_rows; ++row) {
     if (is_interleaved(config)) {
       cpu::split_pairs(c + row * width, width / 2, first, second);
@@ -95,7 +106,8 @@ void store_activated(const CpuRun& run, const RowTile& tile, int64_t panel, cons
       cpu::apply_plain(config.activation, first, width, h);
     }
     const int64_t place = (tile.first_row + row) * tile.expert.intermediate_size + begin + skipped;
-    cpu::from_f32(h + skipped, width - skipped, config.dtype, out + static_cast<size_t>(place) * run.element_bytes());
+    if (quantizes) cpu::round_row_by_e4m3(h + skipped, width - skipped);
+    cpu::from_f32(h + skipped, width - skipped, out_dtype, out + static_cast<size_t>(place) * dtype_size(out_dtype));
   }
 }
 
@@ -108,23 +120,33 @@ void gate_up_tile(const CpuRun& run, const RowTile& tile, const TileScratch& scr
   float* const first = scratch.c;
   float* const second = scratch.c + height * width;
 
-  const auto* weights =
-      static_cast<const std::byte*>(tile.is_shared ? run.weights.shared_gate_up : run.weights.gate_up);
-  const int64_t matrix_begin = tile.is_shared ? 0 : tile.task * matrix_rows(run, tile);
-  const auto multiply = [&](int64_t matrix_row, float* out) {
-    const auto offset = static_cast<size_t>((matrix_begin + matrix_row) * config.hidden_size) * run.element_bytes();
-    product.gemm().run(height, a, weights + offset, out, scratch.library);
+  const int64_t intermediate_size = tile.expert.intermediate_size;
+  ExpertWeight first_weight{.elements = tile.is_shared ? run.weights.shared_gate_up : run.weights.gate_up,
+                            .scales = tile.is_shared ? run.weights.shared_gate_up_scale : run.weights.gate_up_scale,
+                            .first_row = tile.is_shared ? 0 : tile.task * matrix_rows(run, tile),
+                            .matrix = tile.is_shared ? 0 : tile.task * (config.gated ? 2 : 1),
+                            .rows = intermediate_size,
+                            .depth = config.hidden_size,
+                            .pairs_of_rows = is_interleaved(config)};
+  ExpertWeight second_weight = first_weight;  // up, whose scales stand behind those of gate
+  if (config.gated && !is_interleaved(config)) {
+    first_weight.first_row += gate_begin(config.gate_up_order, intermediate_size);
+    second_weight.first_row += up_begin(config.gate_up_order, intermediate_size);
+    second_weight.matrix += 1;
+  }
+  const auto multiply = [&](const ExpertWeight& weight, int64_t row, float* out) {
+    product.gemm().run(height, a, load_panel(run, weight, row, width, scratch.decoded), out, scratch.library);
   };
   for (int64_t panel = tile.panel_begin; panel < tile.panel_end; ++panel) {
     const int64_t begin = product.begin(panel);
     if (!config.gated) {
-      multiply(begin, first);
+      multiply(first_weight, begin, first);
     } else if (is_interleaved(config)) {
-      multiply(2 * begin, first);
-      multiply(2 * begin + width, second);
+      multiply(first_weight, 2 * begin, first);
+      multiply(first_weight, 2 * begin + width, second);
     } else {
-      multiply(gate_begin(config.gate_up_order, tile.expert.intermediate_size) + begin, first);
-      multiply(up_begin(config.gate_up_order, tile.expert.intermediate_size) + begin, second);
+      multiply(first_weight, begin, first);
+      multiply(second_weight, begin, second);
     }
     store_activated(run, tile, panel, scratch.c);
   }

@@ -17,8 +17,9 @@
 
 namespace tessera::moe {
 
-/// Columns of one product. Twice as many gain nothing (oneDNN rearranges 64 at a time), and half the panel's results,
-/// 256 rows of fp32, share the second-level cache with the rows.
+/// Columns of one product; of the intermediate, also those that share a scale where it is quantised. Twice as many gain
+/// nothing (oneDNN rearranges 64 at a time), and half the panel's results, 256 rows of fp32, share the second-level
+/// cache with the rows.
 inline constexpr int64_t kPanelColumns = 128;
 
 /// A matrix of weights [columns, depth], multiplied panel by panel.
@@ -55,18 +56,24 @@ class LayerProducts {
   const ExpertProducts& routed() const { return routed_; }
   const ExpertProducts* shared() const { return shared_ ? &*shared_ : nullptr; }
 
+  /// What the intermediate is kept as: the layer's type, or f32 where it was quantised.
+  DType intermediate_dtype() const { return intermediate_dtype_; }
+
   /// Scratch memory of a thread: a tile of tokens or of the intermediate as an operand, the results of the products of
-  /// one panel, then the library's. Each is a multiple of kHostAlignment.
+  /// one panel, its weights where they are decoded, then the library's. Each is a multiple of kHostAlignment.
   size_t a_bytes() const { return a_bytes_; }
   size_t c_bytes() const { return c_bytes_; }
+  size_t decoded_bytes() const { return decoded_bytes_; }
   size_t scratch_bytes() const { return scratch_bytes_; }
 
  private:
   int32_t num_experts_;
+  DType intermediate_dtype_;
   ExpertProducts routed_;
   std::optional<ExpertProducts> shared_;
   size_t a_bytes_ = 0;
   size_t c_bytes_ = 0;
+  size_t decoded_bytes_ = 0;
   size_t scratch_bytes_ = 0;
 };
 

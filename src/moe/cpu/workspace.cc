@@ -20,7 +20,8 @@ CpuWorkspace lay_out_workspace(const LayerConfig& config, const LayerProducts& p
   const auto integers = [&](size_t count) { return std::span<int32_t>(layout.take<int32_t>(count), count); };
   const auto intermediate = [&](const ExpertProducts& expert, size_t rows) {
     const size_t padded = rows + static_cast<size_t>(expert.down.gemm().max_height());
-    return layout.take<std::byte>(padded * static_cast<size_t>(expert.intermediate_size) * dtype_size(config.dtype));
+    return layout.take<std::byte>(padded * static_cast<size_t>(expert.intermediate_size) *
+                                  dtype_size(products.intermediate_dtype()));
   };
   CpuWorkspace workspace{};
   workspace.plan = {integers(experts), integers(experts + 1), integers(pairs), integers(pairs)};

@@ -12,9 +12,9 @@ namespace tessera::moe {
 
 struct CpuWorkspace {
   RoutingPlanArrays plan;
-  std::byte* intermediate;         // [T * k, I], and rows to read beyond the last
+  std::byte* intermediate;         // [T * k, I] of the products' intermediate_dtype, and rows to read beyond the last
   std::byte* rows;                 // [T * k, H]
-  std::byte* shared_intermediate;  // [T, I_s], and rows to read beyond the last
+  std::byte* shared_intermediate;  // [T, I_s], the same
   std::byte* shared_rows;          // [T, H]
   std::byte* scratch;              // [threads, scratch_bytes()] of the products
   size_t bytes;

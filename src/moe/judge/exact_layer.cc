@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "moe/formats.h"
 #include "moe/layer_layout.h"
 #include "tessera/core/check.h"
+#include "tessera/core/e4m3.h"
 #include "tessera/core/error.h"
 
 namespace tessera::moe {
@@ -13,6 +15,24 @@ namespace {
 constexpr int64_t kColumnsAnItem = 64;  // of a product that threads share
 
 float widened(uint16_t bits, DType dtype) { return dtype == DType::bf16 ? bf16_to_f32(bits) : f16_to_f32(bits); }
+
+int64_t num_groups(int64_t columns) { return (columns + kScaleGroup - 1) / kScaleGroup; }
+
+// One row, by the definition.
+void quantize(const float* values, int64_t columns, uint8_t* codes, float* scales) {
+  for (int64_t begin = 0; begin < columns; begin += kScaleGroup) {
+    const int64_t end = std::min(begin + kScaleGroup, columns);
+    uint32_t amax = 0;
+    for (int64_t i = begin; i < end; ++i) amax = std::max(amax, magnitude_bits(values[i]));
+    const float scale = e4m3_scale(amax);
+    for (int64_t i = begin; i < end; ++i) codes[i] = e4m3_code(values[i], e4m3_inverse_scale(scale));
+    scales[begin / kScaleGroup] = scale;
+  }
+}
+
+TensorCoreType product_type(const LayerConfig& config) {
+  return format_row(config.weight_format).quantizes_rows() ? TensorCoreType::e4m3 : tensor_core_type(config.dtype);
+}
 
 // As fmaxf on the device: +0 is larger than -0, and NaN loses.
 float positive_part(float x) { return x > 0.0f ? x : 0.0f; }
@@ -40,11 +60,22 @@ uint16_t rounded_bits(float value, DType dtype) {
   return dtype == DType::bf16 ? f32_to_bf16(value) : f32_to_f16(value);
 }
 
-// Rows of a weight and their biases.
+float promoted(float acc, float a_scale, float b_scale, float final) { return std::fma(acc, a_scale * b_scale, final); }
+
+// Rows of a weight, their biases and scales.
 struct ExactLayer::Matrix {
   OperandRows rows;
   const uint16_t* bias = nullptr;
   int64_t bias_stride = 1;
+  const float* scales = nullptr;  // [.., scale_stride]: of the block row of row 0, from the block of element 0 on
+  int64_t scale_stride = 0;
+};
+
+// What is multiplied with it: rows [.., depth] of 16-bit elements, or of codes with scales.
+struct ExactLayer::Operand {
+  const void* data;
+  int64_t depth;
+  const float* scales = nullptr;  // [.., groups of the depth]
 };
 
 ExactLayer::ExactLayer(const LayerConfig& config, const LayerWeights& weights, const LayerInputs& inputs,
@@ -53,8 +84,11 @@ ExactLayer::ExactLayer(const LayerConfig& config, const LayerWeights& weights, c
       weights_(weights),
       inputs_(inputs),
       threads_(threads),
-      rules_(tensor_core_rules(tensor_core_type(config.dtype))),
+      quantizes_(format_row(config.weight_format).quantizes_rows()),
+      rules_(tensor_core_rules(product_type(config))),
       num_slots_(config.top_k + config.shared_intermediate_size / config.intermediate_size) {
+  const bool whole_blocks = num_slots_ <= config.top_k + 1 || config.intermediate_size % kScaleGroup == 0;
+  TESSERA_CHECK(!quantizes_ || whole_blocks, config.shared_intermediate_size, config.intermediate_size);
   place_rows();
 }
 
@@ -77,12 +111,19 @@ void ExactLayer::place_rows() {
   }
 }
 
+// Of the block row 0 of matrix number `matrix` of [.., rows, depth].
+const float* ExactLayer::scales_of(const void* scales, int64_t matrix, int64_t rows, int64_t depth) const {
+  if (scales == nullptr) return nullptr;
+  return static_cast<const float*>(scales) + matrix * num_groups(rows) * num_groups(depth);
+}
+
 ExactLayer::Matrix ExactLayer::gate_up_matrix(int32_t expert, bool up) const {
   const int64_t width = config_.intermediate_size, hidden = config_.hidden_size;
   const bool shared = expert >= config_.num_experts;
   const int64_t all = shared ? config_.shared_intermediate_size : width;  // rows of gate, and of up
   const int64_t first = shared ? (expert - config_.num_experts) * width : 0;
-  int64_t row = shared ? 0 : expert * all * (config_.gated ? 2 : 1), step = 1;
+  const int64_t number = shared ? 0 : expert;
+  int64_t row = number * all * (config_.gated ? 2 : 1), step = 1;
   if (config_.gated && config_.gate_up_order == GateUpOrder::interleaved) {
     row += 2 * first + (up ? 1 : 0);
     step = 2;
@@ -91,39 +132,88 @@ ExactLayer::Matrix ExactLayer::gate_up_matrix(int32_t expert, bool up) const {
   } else {
     row += first;
   }
-  const auto* data = static_cast<const uint16_t*>(shared ? weights_.shared_gate_up : weights_.gate_up);
-  Matrix matrix{{data + row * hidden, width, step * hidden, nullptr}};
+  Matrix matrix;
+  matrix.rows = elements(shared ? weights_.shared_gate_up : weights_.gate_up, row, hidden, width, step * hidden);
   if (!shared && weights_.gate_up_bias != nullptr) {
     matrix.bias = static_cast<const uint16_t*>(weights_.gate_up_bias) + row;
     matrix.bias_stride = step;
   }
+  const int64_t of_scales = config_.gated ? 2 * number + (up ? 1 : 0) : number;
+  matrix.scales = scales_of(shared ? weights_.shared_gate_up_scale : weights_.gate_up_scale, of_scales, all, hidden);
+  matrix.scale_stride = num_groups(hidden);
+  if (matrix.scales != nullptr) matrix.scales += first / kScaleGroup * matrix.scale_stride;
   return matrix;
 }
 
 ExactLayer::Matrix ExactLayer::down_matrix(int32_t expert) const {
   const int64_t width = config_.intermediate_size, hidden = config_.hidden_size;
-  if (expert >= config_.num_experts) {
-    const auto* data = static_cast<const uint16_t*>(weights_.shared_down);
-    return {{data + (expert - config_.num_experts) * width, hidden, config_.shared_intermediate_size, nullptr}};
-  }
-  Matrix matrix{{static_cast<const uint16_t*>(weights_.down) + expert * hidden * width, hidden, width, nullptr}};
-  if (weights_.down_bias != nullptr) matrix.bias = static_cast<const uint16_t*>(weights_.down_bias) + expert * hidden;
+  const bool shared = expert >= config_.num_experts;
+  const int64_t all = shared ? config_.shared_intermediate_size : width;  // elements of a row
+  const int64_t first = shared ? (expert - config_.num_experts) * width : 0;
+  const int64_t number = shared ? 0 : expert;
+  Matrix matrix;
+  matrix.rows = elements(shared ? weights_.shared_down : weights_.down, number * hidden, all, hidden, all, first);
+  if (!shared && weights_.down_bias != nullptr)
+    matrix.bias = static_cast<const uint16_t*>(weights_.down_bias) + number * hidden;
+  matrix.scales = scales_of(shared ? weights_.shared_down_scale : weights_.down_scale, number, hidden, all);
+  matrix.scale_stride = num_groups(all);
+  if (matrix.scales != nullptr) matrix.scales += first / kScaleGroup;
   return matrix;
 }
 
+// `count` rows from row `row` of [.., columns] on, `stride` elements apart, from element `column` on.
+OperandRows ExactLayer::elements(const void* data, int64_t row, int64_t columns, int64_t count, int64_t stride,
+                                 int64_t column) const {
+  const size_t bytes = quantizes_ ? 1 : sizeof(uint16_t);
+  const auto place = static_cast<size_t>(row * columns + column) * bytes;
+  return {static_cast<const std::byte*>(data) + place, count, stride, nullptr};
+}
+
+// Columns [begin, begin + count) of the product, from `result` on, which has all columns in a row.
+void ExactLayer::multiply_columns(const Matrix& matrix, const std::vector<int32_t>& a_rows, const Operand& a,
+                                  int64_t begin, int64_t count, float* result) const {
+  const OperandRows left{a.data, static_cast<int64_t>(a_rows.size()), a.depth, a_rows.data()};
+  OperandRows right = matrix.rows;
+  right.data = static_cast<const uint16_t*>(right.data) + begin * right.stride;
+  right.num_rows = count;
+  products(rules_, left, right, a.depth, result, matrix.rows.num_rows);
+}
+
+// The same of codes: each block of K is a sum of its own, promoted.
+void ExactLayer::promote_columns(const Matrix& matrix, const std::vector<int32_t>& a_rows, const Operand& a,
+                                 int64_t begin, int64_t count, float* result) const {
+  const auto height = static_cast<int64_t>(a_rows.size());
+  const int64_t stride = matrix.rows.num_rows;
+  std::vector<float> acc(static_cast<size_t>(height * count));
+  for (int64_t k = 0; k < a.depth; k += kScaleGroup) {
+    const int64_t depth = std::min(kScaleGroup, a.depth - k), block = k / kScaleGroup;
+    const OperandRows left{static_cast<const uint8_t*>(a.data) + k, height, a.depth, a_rows.data()};
+    OperandRows right = matrix.rows;
+    right.data = static_cast<const uint8_t*>(right.data) + begin * right.stride + k;
+    right.num_rows = count;
+    products(rules_, left, right, depth, acc.data(), count);
+    for (int64_t i = 0; i < height; ++i) {
+      const float a_scale = a.scales[int64_t{a_rows[static_cast<size_t>(i)]} * num_groups(a.depth) + block];
+      for (int64_t j = 0; j < count; ++j) {
+        const float b_scale = matrix.scales[(begin + j) / kScaleGroup * matrix.scale_stride + block];
+        float& sum = result[i * stride + j];
+        sum = promoted(acc[static_cast<size_t>(i * count + j)], a_scale, b_scale, sum);
+      }
+    }
+  }
+}
+
 // result [a_rows, rows of the matrix] = A times the matrix, plus bias.
-void ExactLayer::multiply(const Matrix& matrix, const std::vector<int32_t>& a_rows, const void* a, int64_t depth,
+void ExactLayer::multiply(const Matrix& matrix, const std::vector<int32_t>& a_rows, const Operand& a,
                           std::vector<float>& result) const {
   const int64_t columns = matrix.rows.num_rows;
-  result.assign(a_rows.size() * static_cast<size_t>(columns), 0.0f);
-  const OperandRows left{a, static_cast<int64_t>(a_rows.size()), depth, a_rows.data()};
+  const auto height = static_cast<int64_t>(a_rows.size());
+  result.assign(static_cast<size_t>(height * columns), 0.0f);
   const auto part = [&](int64_t item) {
     const int64_t begin = item * kColumnsAnItem, count = std::min(kColumnsAnItem, columns - begin);
-    OperandRows right = matrix.rows;
-    right.data = static_cast<const uint16_t*>(right.data) + begin * right.stride;
-    right.num_rows = count;
-    products(rules_, left, right, depth, result.data() + begin, columns);
-    for (int64_t i = 0; i < left.num_rows; ++i) {
+    (this->*(quantizes_ ? &ExactLayer::promote_columns : &ExactLayer::multiply_columns))(matrix, a_rows, a, begin,
+                                                                                         count, result.data() + begin);
+    for (int64_t i = 0; i < height; ++i) {
       for (int64_t j = begin; j < begin + count; ++j) {
         float& value = result[static_cast<size_t>(i * columns + j)];
         if (matrix.bias != nullptr) value += widened(matrix.bias[j * matrix.bias_stride], config_.dtype);
@@ -138,10 +228,12 @@ void ExactLayer::multiply(const Matrix& matrix, const std::vector<int32_t>& a_ro
   }
 }
 
-std::vector<uint16_t> ExactLayer::intermediate(const ActivationFunction& activation) const {
+std::vector<float> ExactLayer::activations(const ActivationFunction& activation) const {
   const auto width = static_cast<size_t>(config_.intermediate_size);
-  std::vector<uint16_t> result(expert_of_row_.size() * width);
+  std::vector<float> result(expert_of_row_.size() * width);
   std::vector<float> gate, up, h;
+  const QuantizedRows codes = quantizes_ ? quantized_tokens() : QuantizedRows{};
+  const Operand x{quantizes_ ? codes.codes.data() : inputs_.x, config_.hidden_size, codes.scales.data()};
   for (size_t expert = 0; expert < rows_of_expert_.size(); ++expert) {
     const std::vector<int32_t>& rows = rows_of_expert_[expert];
     if (rows.empty()) continue;
@@ -149,26 +241,72 @@ std::vector<uint16_t> ExactLayer::intermediate(const ActivationFunction& activat
     std::transform(rows.begin(), rows.end(), tokens.begin(),
                    [&](int32_t row) { return static_cast<int32_t>(row / num_slots_); });
     const auto number = static_cast<int32_t>(expert);
-    multiply(gate_up_matrix(number, false), tokens, inputs_.x, config_.hidden_size, gate);
-    if (config_.gated) multiply(gate_up_matrix(number, true), tokens, inputs_.x, config_.hidden_size, up);
+    multiply(gate_up_matrix(number, false), tokens, x, gate);
+    if (config_.gated) multiply(gate_up_matrix(number, true), tokens, x, up);
     h.resize(gate.size());
     activation(config_.activation, gate.data(), config_.gated ? up.data() : nullptr, h.data(), h.size());
-    for (size_t i = 0; i < h.size(); ++i)
-      result[static_cast<size_t>(rows[i / width]) * width + i % width] = rounded_bits(h[i], config_.dtype);
+    for (size_t i = 0; i < h.size(); ++i) result[static_cast<size_t>(rows[i / width]) * width + i % width] = h[i];
+  }
+  return result;
+}
+
+std::vector<uint16_t> ExactLayer::intermediate(const ActivationFunction& activation) const {
+  TESSERA_CHECK(!quantizes_, weight_format_name(config_.weight_format));
+  const std::vector<float> h = activations(activation);
+  std::vector<uint16_t> result(h.size());
+  std::transform(h.begin(), h.end(), result.begin(), [&](float value) { return rounded_bits(value, config_.dtype); });
+  return result;
+}
+
+QuantizedRows ExactLayer::quantized(const std::vector<float>& activations) const {
+  const int64_t width = config_.intermediate_size;
+  TESSERA_CHECK(activations.size() == expert_of_row_.size() * static_cast<size_t>(width), activations.size(), width);
+  QuantizedRows result{std::vector<uint8_t>(activations.size()),
+                       std::vector<float>(expert_of_row_.size() * static_cast<size_t>(num_groups(width)))};
+  for (int64_t row = 0; row < num_rows(); ++row) {
+    if (expert_of_row(row) < 0) continue;
+    quantize(activations.data() + row * width, width, result.codes.data() + row * width,
+             result.scales.data() + row * num_groups(width));
+  }
+  return result;
+}
+
+QuantizedRows ExactLayer::quantized_tokens() const {
+  const int64_t hidden = config_.hidden_size, tokens = inputs_.num_tokens;
+  QuantizedRows result{std::vector<uint8_t>(static_cast<size_t>(tokens * hidden)),
+                       std::vector<float>(static_cast<size_t>(tokens * num_groups(hidden)))};
+  std::vector<float> values(static_cast<size_t>(hidden));
+  for (int64_t token = 0; token < tokens; ++token) {
+    const uint16_t* row = static_cast<const uint16_t*>(inputs_.x) + token * hidden;
+    std::transform(row, row + hidden, values.begin(), [&](uint16_t bits) { return widened(bits, config_.dtype); });
+    quantize(values.data(), hidden, result.codes.data() + token * hidden,
+             result.scales.data() + token * num_groups(hidden));
   }
   return result;
 }
 
 std::vector<uint16_t> ExactLayer::rows(const std::vector<uint16_t>& intermediate) const {
-  const auto hidden = static_cast<size_t>(config_.hidden_size);
   TESSERA_CHECK(intermediate.size() == expert_of_row_.size() * static_cast<size_t>(config_.intermediate_size),
                 intermediate.size(), expert_of_row_.size());
+  TESSERA_CHECK(!quantizes_, weight_format_name(config_.weight_format));
+  return rows_from({intermediate.data(), config_.intermediate_size});
+}
+
+std::vector<uint16_t> ExactLayer::rows(const QuantizedRows& intermediate) const {
+  TESSERA_CHECK(intermediate.codes.size() == expert_of_row_.size() * static_cast<size_t>(config_.intermediate_size),
+                intermediate.codes.size(), expert_of_row_.size());
+  TESSERA_CHECK(quantizes_, weight_format_name(config_.weight_format));
+  return rows_from({intermediate.codes.data(), config_.intermediate_size, intermediate.scales.data()});
+}
+
+std::vector<uint16_t> ExactLayer::rows_from(const Operand& intermediate) const {
+  const auto hidden = static_cast<size_t>(config_.hidden_size);
   std::vector<uint16_t> result(expert_of_row_.size() * hidden);
   std::vector<float> y;
   for (size_t expert = 0; expert < rows_of_expert_.size(); ++expert) {
     const std::vector<int32_t>& rows = rows_of_expert_[expert];
     if (rows.empty()) continue;
-    multiply(down_matrix(static_cast<int32_t>(expert)), rows, intermediate.data(), config_.intermediate_size, y);
+    multiply(down_matrix(static_cast<int32_t>(expert)), rows, intermediate, y);
     for (size_t i = 0; i < y.size(); ++i)
       result[static_cast<size_t>(rows[i / hidden]) * hidden + i % hidden] = rounded_bits(y[i], config_.dtype);
   }
@@ -196,6 +334,7 @@ std::vector<uint16_t> ExactLayer::combined(const std::vector<uint16_t>& rows) co
 }
 
 std::vector<uint16_t> ExactLayer::out(const ActivationFunction& activation) const {
+  if (quantizes_) return combined(rows(quantized(activations(activation))));
   return combined(rows(intermediate(activation)));
 }
 

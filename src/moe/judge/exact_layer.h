@@ -6,6 +6,11 @@
 //   std::vector<uint16_t> y = layer.rows(h);
 //   std::vector<uint16_t> out = layer.combined(y);          // equal to the GPU's, bit for bit
 //
+// Weights of format fp8_block: tokens and the intermediate are quantised, products of e4m3 promoted each 128 of K:
+//
+//   QuantizedRows h = layer.quantized(layer.activations(exact_activation));
+//   std::vector<uint16_t> out = layer.combined(layer.rows(h));
+//
 // A row belongs to a slot of a token: [T * (k + S)] rows, the S slices of a shared expert last, as the GPU takes them.
 // What a slot gives depends on it alone, so any tokens may be judged without the others. Identity, ReLU and squared
 // ReLU are exact here; the other activations stand on approximate instructions, and a caller with a device hands in a
@@ -35,9 +40,19 @@ void exact_activation(const Activation& activation, const float* gate, const flo
 /// fp32 to the type's bits as the kernels round: to nearest even, every NaN 0x7FFF.
 uint16_t rounded_bits(float value, DType dtype);
 
+/// Rows as e4m3 with a scale each kScaleGroup columns of a row (core/e4m3.h).
+struct QuantizedRows {
+  std::vector<uint8_t> codes;  ///< [rows, columns]
+  std::vector<float> scales;   ///< [rows, ceil(columns / kScaleGroup)]
+};
+
+/// final + acc * scales for one element and each block of K in order: what is done to the tensor core's sums of e4m3.
+float promoted(float acc, float a_scale, float b_scale, float final);
+
 class ExactLayer {
  public:
-  /// bf16 or f16. Keeps pointers; `threads` may be null. What layers are refused for elsewhere is not checked again.
+  /// bf16 or f16. Keeps pointers; `threads` may be null. What layers are refused for elsewhere is not checked again,
+  /// but that slices of a shared expert are whole blocks of scales.
   ExactLayer(const LayerConfig& config, const LayerWeights& weights, const LayerInputs& inputs,
              ThreadPool* threads = nullptr);
 
@@ -45,10 +60,20 @@ class ExactLayer {
   /// The expert of a row, shared slices counted after the others; -1: the slot names none of this shard.
   int32_t expert_of_row(int64_t row) const { return expert_of_row_[static_cast<size_t>(row)]; }
 
-  /// [rows, I]; rows without an expert are zero.
+  /// [rows, I]; rows without an expert are zero. Of dense weights.
   std::vector<uint16_t> intermediate(const ActivationFunction& activation) const;
   /// [rows, H] from an intermediate.
   std::vector<uint16_t> rows(const std::vector<uint16_t>& intermediate) const;
+
+  /// [rows, I]: the intermediate before it is rounded or quantised, of any format.
+  std::vector<float> activations(const ActivationFunction& activation) const;
+  /// [rows, I] quantised; rows without an expert are zero, their scales too.
+  QuantizedRows quantized(const std::vector<float>& activations) const;
+  /// [T, H]: the tokens as a format that quantises rows multiplies them.
+  QuantizedRows quantized_tokens() const;
+  /// [rows, H] from a quantised intermediate.
+  std::vector<uint16_t> rows(const QuantizedRows& intermediate) const;
+
   /// [T, H] from the rows.
   std::vector<uint16_t> combined(const std::vector<uint16_t>& rows) const;
   /// All of it.
@@ -56,8 +81,17 @@ class ExactLayer {
 
  private:
   struct Matrix;
-  void multiply(const Matrix& matrix, const std::vector<int32_t>& a_rows, const void* a, int64_t depth,
+  struct Operand;
+  void multiply(const Matrix& matrix, const std::vector<int32_t>& a_rows, const Operand& a,
                 std::vector<float>& result) const;
+  void multiply_columns(const Matrix& matrix, const std::vector<int32_t>& a_rows, const Operand& a, int64_t begin,
+                        int64_t count, float* result) const;
+  void promote_columns(const Matrix& matrix, const std::vector<int32_t>& a_rows, const Operand& a, int64_t begin,
+                       int64_t count, float* result) const;
+  std::vector<uint16_t> rows_from(const Operand& intermediate) const;
+  OperandRows elements(const void* data, int64_t row, int64_t columns, int64_t count, int64_t stride,
+                       int64_t column = 0) const;
+  const float* scales_of(const void* scales, int64_t matrix, int64_t rows, int64_t depth) const;
   Matrix gate_up_matrix(int32_t expert, bool up) const;
   Matrix down_matrix(int32_t expert) const;
   void place_rows();
@@ -66,6 +100,7 @@ class ExactLayer {
   LayerWeights weights_;
   LayerInputs inputs_;
   ThreadPool* threads_;
+  bool quantizes_;  // tokens and the intermediate
   TensorCoreRules rules_;
   int64_t num_slots_;  // of a token: k + S
   std::vector<int32_t> expert_of_row_;

@@ -1,5 +1,6 @@
 #include "moe/judge/oracle.h"
 
+#include <algorithm>
 #include <array>
 #include <numeric>
 
@@ -13,15 +14,18 @@ using oracle_math::Combined;
 using oracle_math::Dot;
 using oracle_math::element;
 using oracle_math::Expert;
+using oracle_math::group_scale;
+using oracle_math::GroupScale;
 using oracle_math::kLanes;
 using oracle_math::Value;
 
 struct Host {
-  double (*decode)(const void* weights, DType dtype, int64_t index);  // null: an element is the weight
+  const FormatRow& format;
   DType dtype;
 
+  // A call through the table would be most of the work of dense weights.
   double weight(const void* matrix, int64_t index) const {
-    return decode == nullptr ? element(matrix, dtype, index) : decode(matrix, dtype, index);
+    return format.format == WeightFormat::dense ? element(matrix, dtype, index) : format.decode(matrix, dtype, index);
   }
 
   template <class Values, class Weights>
@@ -46,9 +50,8 @@ class Oracle {
       : config_(config),
         weights_(weights),
         inputs_(inputs),
-        host_{config.weight_format == WeightFormat::dense ? nullptr : format_row(config.weight_format).decode,
-              config.dtype},
-        elements_{host_, config, accumulator_unit} {}
+        host_{format_row(config.weight_format), config.dtype},
+        elements_{host_, config, accumulator_unit, host_.format.scale_block_rows, host_.format.scale_block_columns} {}
 
   // One token's out and bound, [H] each.
   void token(int32_t token, double* out, double* bound) {
@@ -57,6 +60,12 @@ class Oracle {
     x_.resize(hidden);
     for (size_t i = 0; i < hidden; ++i)
       x_[i] = element(inputs_.x, config_.dtype, int64_t{token} * config_.hidden_size + static_cast<int64_t>(i));
+    each_group(hidden, [&](size_t begin, size_t count) {
+      const GroupScale group = group_scale(static_cast<int64_t>(count), [&](int64_t i) {
+        return Value{x_[begin + static_cast<size_t>(i)], 0.0};
+      });
+      for (size_t i = begin; i < begin + count; ++i) x_[i] = oracle_math::quantized(x_[i], group);
+    });
     for (int64_t slot = int64_t{token} * config_.top_k; slot < (int64_t{token} + 1) * config_.top_k; ++slot) {
       const int64_t number = oracle_math::expert_of_slot(config_, weights_, inputs_, slot);
       if (number >= 0)
@@ -77,9 +86,25 @@ class Oracle {
   void add(const Expert& expert, double weight) {
     const auto x = [&](int64_t i) { return x_[static_cast<size_t>(i)]; };
     h_.clear();
-    for (int64_t column = 0; column < expert.width; ++column) h_.push_back(elements_.intermediate(expert, x, column));
+    for (int64_t column = 0; column < expert.width; ++column) {
+      h_.push_back(host_.format.quantizes_rows() ? elements_.activation(expert, x, column)
+                                                 : elements_.intermediate(expert, x, column));
+    }
+    each_group(h_.size(), [&](size_t begin, size_t count) {
+      const GroupScale group =
+          group_scale(static_cast<int64_t>(count), [&](int64_t i) { return h_[begin + static_cast<size_t>(i)]; });
+      for (size_t i = begin; i < begin + count; ++i) h_[i] = oracle_math::quantized(h_[i], group);
+    });
     const auto h = [&](int64_t i) { return h_[static_cast<size_t>(i)]; };
     for (size_t c = 0; c < sums_.size(); ++c) sums_[c].add(weight, elements_.row(expert, h, static_cast<int64_t>(c)));
+  }
+
+  // The groups of a row that share a scale; none where the format leaves rows as they are.
+  template <class Visit>
+  void each_group(size_t columns, const Visit& visit) const {
+    const auto group = static_cast<size_t>(host_.format.row_group);
+    for (size_t begin = 0; group != 0 && begin < columns; begin += group)
+      visit(begin, std::min(group, columns - begin));
   }
 
   const LayerConfig& config_;

@@ -2,8 +2,9 @@
 // (tests/gpu/moe/reference.cu) with a warp a product, to the same bits.
 //
 // For that, nothing here is left to a library or to a compiler: exp and erfc are their own, a product whose sum is
-// taken is either exact in fp64 (all of element times element, which have 24 bits at most) or an explicit fma, and a
-// product is summed in kLanes interleaved parts, which a tree adds up.
+// taken is exact in fp64 (element times element, which have 24 bits at most), rounded on its own (of quantised
+// operands, each an element times a scale) or an explicit fma, and a product is summed in kLanes interleaved parts,
+// which a tree adds up.
 #pragma once
 
 #include <bit>
@@ -11,6 +12,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "tessera/core/e4m3.h"
 #include "tessera/core/host_device.h"
 #include "tessera/moe/layer_config.h"
 
@@ -39,7 +41,7 @@ struct Dot {
   double magnitude = 0.0;
 
   TESSERA_HOST_DEVICE void add(double value, double weight) {
-    const double product = value * weight;  // exact
+    const double product = apart(value, weight);  // exact, or of operands with scales
     sum += product;
     magnitude += fabs(product);
   }
@@ -173,6 +175,50 @@ TESSERA_HOST_DEVICE inline Value kept(Value value, DType dtype) {
   return {rounded, fma(2.0 * unit_roundoff(dtype), fabs(rounded), value.error)};
 }
 
+/// Of a group of a row that becomes e4m3: its scale, what its values are multiplied by, and how far from it,
+/// relatively, the scale of a right computation may lie.
+struct GroupScale {
+  float scale;
+  float inverse;
+  double spread;
+};
+
+/// Of the `count` Values of a group, values(0), values(1), ...
+template <class Values>
+TESSERA_HOST_DEVICE inline GroupScale group_scale(int64_t count, const Values& values) {
+  uint32_t amax_bits = 0;
+  double amax = kLeastAmax, low = kLeastAmax, high = kLeastAmax;
+  for (int64_t i = 0; i < count; ++i) {
+    const Value value = values(i);
+    const uint32_t bits = magnitude_bits(static_cast<float>(value.value));
+    amax_bits = bits > amax_bits ? bits : amax_bits;
+    const double magnitude = fabs(value.value);
+    amax = magnitude > amax ? magnitude : amax;
+    low = magnitude - value.error > low ? magnitude - value.error : low;
+    high = magnitude + value.error > high ? magnitude + value.error : high;
+  }
+  const float scale = e4m3_scale(amax_bits);
+  const double above = high / amax - 1.0, below = 1.0 - low / amax;
+  return {scale, e4m3_inverse_scale(scale), 0x1p-22 + (above > below ? above : below)};
+}
+
+/// A value without an error, after it was quantised.
+TESSERA_HOST_DEVICE inline double quantized(double value, const GroupScale& group) {
+  return apart(e4m3_to_f32(e4m3_code(static_cast<float>(value), group.inverse)), group.scale);
+}
+
+/// The same of one with an error: a right computation may have any of the codes between those of its ends.
+TESSERA_HOST_DEVICE inline Value quantized(Value value, const GroupScale& group) {
+  const auto decoded = [&](double v) {
+    return static_cast<double>(e4m3_to_f32(e4m3_code(static_cast<float>(v), group.inverse)));
+  };
+  const double code = decoded(value.value);
+  const double room = fma(group.spread, fabs(value.value), value.error);
+  const double up = decoded(value.value + room) - code, down = code - decoded(value.value - room);
+  const double step = up > down ? up : down;
+  return {apart(code, group.scale), apart(fma(group.spread, fabs(code) + step, step), group.scale)};
+}
+
 TESSERA_HOST_DEVICE inline double element(const void* values, DType dtype, int64_t index) {
   if (dtype == DType::f32) return static_cast<const float*>(values)[index];
   const uint16_t bits = static_cast<const uint16_t*>(values)[index];
@@ -199,33 +245,50 @@ struct Expert {
   const void* down;
   const void* gate_up_bias;
   const void* down_bias;
-  int64_t number;  // in these arrays
-  int64_t width;   // of the intermediate
+  int64_t number;             // in these arrays
+  int64_t width;              // of the intermediate
+  const void* gate_up_scale;  // null: the format has none
+  const void* down_scale;
 };
 
 TESSERA_HOST_DEVICE inline Expert routed_expert(const LayerConfig& config, const LayerWeights& weights,
                                                 int64_t number) {
-  return {weights.gate_up, weights.down, weights.gate_up_bias, weights.down_bias, number, config.intermediate_size};
+  return {weights.gate_up,          weights.down,          weights.gate_up_bias, weights.down_bias, number,
+          config.intermediate_size, weights.gate_up_scale, weights.down_scale};
 }
 TESSERA_HOST_DEVICE inline Expert shared_expert(const LayerConfig& config, const LayerWeights& weights) {
-  return {weights.shared_gate_up, weights.shared_down, nullptr, nullptr, 0, config.shared_intermediate_size};
+  return {weights.shared_gate_up,       weights.shared_down,      nullptr, nullptr, 0, config.shared_intermediate_size,
+          weights.shared_gate_up_scale, weights.shared_down_scale};
 }
 
-/// The elements of a layer. `Side` is where it runs: weight(matrix, index) reads an element of a weight, and
-/// sum(depth, values, weights) adds values(i) * weights(i): part l those of i = l, l + kLanes, ..., and then to each
-/// part the one at distance 16, 8, 4, 2, 1.
+/// The elements of a layer. `Side` is where it runs: weight(matrix, index) reads an element of a weight without its
+/// scale, and sum(depth, values, weights) adds values(i) * weights(i): part l those of i = l, l + kLanes, ..., and then
+/// to each part the one at distance 16, 8, 4, 2, 1.
 template <class Side>
 struct Elements {
   const Side& side;
   const LayerConfig& config;
   double accumulator_unit;
+  int64_t block_rows = kScaleGroup, block_columns = kScaleGroup;  // of the weights that share a scale
 
-  /// Row `row` of a matrix [rows, depth] times values(0), values(1), ..., plus the bias; its error by the sum of
-  /// magnitudes.
+  /// The scales of row `row` of matrix number `matrix` of [.., rows, depth]; null where there are none.
+  TESSERA_HOST_DEVICE const float* row_scales(const void* scales, int64_t matrix, int64_t rows, int64_t row,
+                                              int64_t depth) const {
+    if (scales == nullptr) return nullptr;
+    const int64_t in_matrix = (rows + block_rows - 1) / block_rows,
+                  in_row = (depth + block_columns - 1) / block_columns;
+    return static_cast<const float*>(scales) + (matrix * in_matrix + row / block_rows) * in_row;
+  }
+
+  /// Row `row` of a matrix [rows, depth] with these scales times values(0), values(1), ..., plus the bias; its error by
+  /// the sum of magnitudes.
   template <class Values>
-  TESSERA_HOST_DEVICE Value product(const void* matrix, int64_t row, int64_t depth, const Values& values,
-                                    const void* bias) const {
-    Dot dot = side.sum(depth, values, [&](int64_t i) { return side.weight(matrix, row * depth + i); });
+  TESSERA_HOST_DEVICE Value product(const void* matrix, const float* scales, int64_t row, int64_t depth,
+                                    const Values& values, const void* bias) const {
+    Dot dot = side.sum(depth, values, [&](int64_t i) {
+      const double weight = side.weight(matrix, row * depth + i);
+      return scales == nullptr ? weight : weight * scales[i / block_columns];  // exact
+    });
     if (bias != nullptr) {
       const double b = element(bias, config.dtype, row);
       dot.sum += b;
@@ -237,10 +300,17 @@ struct Elements {
   /// Column `column` of an expert's intermediate, rounded; x(i) is the token, a double.
   template <class Values>
   TESSERA_HOST_DEVICE Value intermediate(const Expert& e, const Values& x, int64_t column) const {
+    return kept(activation(e, x, column), config.dtype);
+  }
+
+  /// The same before it is rounded, or quantised.
+  template <class Values>
+  TESSERA_HOST_DEVICE Value activation(const Expert& e, const Values& x, int64_t column) const {
     const int64_t depth = config.hidden_size;
     if (!config.gated) {
-      const Value value = product(e.gate_up, e.number * e.width + column, depth, x, e.gate_up_bias);
-      return kept(plain(config.activation, value), config.dtype);
+      const float* scales = row_scales(e.gate_up_scale, e.number, e.width, column, depth);
+      const Value value = product(e.gate_up, scales, e.number * e.width + column, depth, x, e.gate_up_bias);
+      return plain(config.activation, value);
     }
     const int64_t first = e.number * 2 * e.width;
     // Of [E, 2, I, H] or [E, I, 2, H], in which gate is number `half`.
@@ -248,15 +318,18 @@ struct Elements {
       return first + (config.gate_up_order == GateUpOrder::interleaved ? 2 * column + half : half * e.width + column);
     };
     const int64_t gate_half = config.gate_up_order == GateUpOrder::up_first ? 1 : 0;
-    const Value gate = product(e.gate_up, half_row(gate_half), depth, x, e.gate_up_bias);
-    const Value up = product(e.gate_up, half_row(1 - gate_half), depth, x, e.gate_up_bias);
-    return kept(oracle_math::gated(config.activation, gate, up), config.dtype);
+    const float* gate_scales = row_scales(e.gate_up_scale, 2 * e.number, e.width, column, depth);
+    const float* up_scales = row_scales(e.gate_up_scale, 2 * e.number + 1, e.width, column, depth);
+    const Value gate = product(e.gate_up, gate_scales, half_row(gate_half), depth, x, e.gate_up_bias);
+    const Value up = product(e.gate_up, up_scales, half_row(1 - gate_half), depth, x, e.gate_up_bias);
+    return oracle_math::gated(config.activation, gate, up);
   }
 
   /// Column `column` of an expert's row, rounded; h(i) is its intermediate, a Value.
   template <class Values>
   TESSERA_HOST_DEVICE Value row(const Expert& e, const Values& h, int64_t column) const {
-    return kept(product(e.down, e.number * config.hidden_size + column, e.width, h, e.down_bias), config.dtype);
+    const float* scales = row_scales(e.down_scale, e.number, config.hidden_size, column, e.width);
+    return kept(product(e.down, scales, e.number * config.hidden_size + column, e.width, h, e.down_bias), config.dtype);
   }
 };
 

@@ -29,6 +29,7 @@ struct CLayer {
     config.first_expert = from.first_expert;
     config.num_mapped_experts = from.num_mapped_experts;
     config.shared_intermediate_size = from.shared_intermediate_size;
+    config.weight_format = static_cast<int32_t>(from.weight_format);
     config.num_threads = 1;
     const moe::LayerWeights w = data.weights();
     tessera_moe_weights_init(&weights);
@@ -39,6 +40,10 @@ struct CLayer {
     weights.shared_gate_up = w.shared_gate_up;
     weights.shared_down = w.shared_down;
     weights.expert_map = w.expert_map;
+    weights.gate_up_scale = w.gate_up_scale;
+    weights.down_scale = w.down_scale;
+    weights.shared_gate_up_scale = w.shared_gate_up_scale;
+    weights.shared_down_scale = w.shared_down_scale;
     const moe::LayerInputs i = data.inputs();
     tessera_moe_inputs_init(&inputs);
     inputs.num_tokens = i.num_tokens;

@@ -164,7 +164,7 @@ TEST(CApi, WeightFormatsAndScales) {
   older.weights.struct_bytes = offsetof(tessera_moe_weights, gate_up_scale);
   older.weights.gate_up_scale = &older;
   EXPECT_EQ(older.create(), TESSERA_OK) << tessera_last_error();
-  for (const int32_t number : {-1, 1, 256}) {
+  for (const int32_t number : {-1, 2, 256}) {
     CLayer other(data);
     other.config.weight_format = number;
     EXPECT_EQ(other.create(), TESSERA_INVALID_ARGUMENT) << number;
@@ -182,6 +182,46 @@ TEST(CApi, WeightFormatsAndScales) {
     EXPECT_EQ(other.create(), TESSERA_INVALID_ARGUMENT) << where;
     EXPECT_STREQ(tessera_last_error_where(), where);
   }
+}
+
+TEST(CApi, QuantizesRowsAndBlocks) {
+  const float values[] = {3.5f, -1.0f, 0.0f, 448.0f};
+  uint8_t codes[4];
+  float scales[2];
+  ASSERT_EQ(tessera_quantize_rows(values, TESSERA_F32, 2, 2, codes, scales), TESSERA_OK) << tessera_last_error();
+  EXPECT_EQ(scales[0], 0x1p-7f);
+  EXPECT_EQ(scales[1], 1.0f);
+  EXPECT_EQ(codes[0], 0x7E);
+  EXPECT_EQ(codes[1], 0x80 | 14 << 3);
+  EXPECT_EQ(codes[2], 0x00);
+  EXPECT_EQ(codes[3], 0x7E);
+  // Rows up, gate: up's scale is the second all the same.
+  ASSERT_EQ(tessera_quantize_blocks(values, TESSERA_F32, 1, 2, 2, 1, TESSERA_UP_FIRST, codes, scales), TESSERA_OK);
+  EXPECT_EQ(scales[0], 1.0f);
+  EXPECT_EQ(scales[1], 0x1p-7f);
+  ASSERT_EQ(tessera_quantize_blocks(values, TESSERA_F32, 1, 2, 2, 0, TESSERA_GATE_FIRST, codes, scales), TESSERA_OK);
+  EXPECT_EQ(scales[0], 1.0f);
+  EXPECT_EQ(codes[0], 0x46);  // 3.5
+  EXPECT_EQ(tessera_quantize_rows(values, 3, 2, 2, codes, scales), TESSERA_INVALID_ARGUMENT);
+  EXPECT_STREQ(tessera_last_error_where(), "dtype");
+  EXPECT_EQ(tessera_quantize_rows(nullptr, TESSERA_F32, 2, 2, codes, scales), TESSERA_INVALID_ARGUMENT);
+  EXPECT_STREQ(tessera_last_error_where(), "values");
+  EXPECT_EQ(tessera_quantize_blocks(values, TESSERA_F32, 1, 2, 2, 1, 3, codes, scales), TESSERA_INVALID_ARGUMENT);
+  EXPECT_STREQ(tessera_last_error_where(), "gate_up_order");
+}
+
+TEST(CApi, ChecksScales) {
+  const LayerData data(find_case("fp8_map_shared_bf16"));
+  CLayer c(data);
+  EXPECT_EQ(tessera_moe_check_scales(&c.config, &c.weights), TESSERA_OK) << tessera_last_error();
+  std::vector<float> scales(data.down_scale().size() / sizeof(float), 1.0f);
+  scales[3] = -1.0f;
+  c.weights.down_scale = scales.data();
+  EXPECT_EQ(tessera_moe_check_scales(&c.config, &c.weights), TESSERA_INVALID_ARGUMENT);
+  EXPECT_STREQ(tessera_last_error_where(), "down scale of expert 0, block [1, 1]");
+  c.weights.down_scale = nullptr;
+  EXPECT_EQ(tessera_moe_check_scales(&c.config, &c.weights), TESSERA_INVALID_ARGUMENT);
+  EXPECT_STREQ(tessera_last_error_where(), "down scale");
 }
 
 // The numbers are those that the layer itself refuses by: each is taken, one step beyond is not.

@@ -84,7 +84,7 @@ TEST(ExactLayer, TheBatteryIsRight) {
     const auto bits = ExactLayer(data.config(), data.weights(), data.inputs()).out();
     std::vector<std::byte> out(bits.size() * sizeof(uint16_t));
     if (!out.empty()) std::memcpy(out.data(), bits.data(), out.size());
-    EXPECT_EQ(judge(c, out, data.reference(kWgmmaSums.accumulator_unit), kWgmmaSums), "") << c;
+    EXPECT_EQ(judge(c, out, data.reference(unit_of(c, kWgmmaSums)), kWgmmaSums), "") << c;
     ++judged;
   }
   EXPECT_GT(judged, 100);

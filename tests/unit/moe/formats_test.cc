@@ -33,9 +33,11 @@ TEST(Formats, ErrorsListTheNames) {
     return std::string("no error");
   };
   EXPECT_EQ(message([] { parse_weight_format("f7", "weight_format"); }),
-            "weight_format: got 'f7', expected one of dense");
-  EXPECT_EQ(message([] { weight_format(256); }), "weight_format: got 256, expected the number of one of dense");
-  EXPECT_EQ(message([] { weight_format(-1); }), "weight_format: got -1, expected the number of one of dense");
+            "weight_format: got 'f7', expected one of dense, fp8-block");
+  EXPECT_EQ(message([] { weight_format(256); }),
+            "weight_format: got 256, expected the number of one of dense, fp8-block");
+  EXPECT_EQ(message([] { weight_format(-1); }),
+            "weight_format: got -1, expected the number of one of dense, fp8-block");
 }
 
 TEST(Formats, DenseIsTheLayersType) {
@@ -52,12 +54,29 @@ TEST(Formats, DenseIsTheLayersType) {
   EXPECT_EQ(dense.decode(f32, DType::f32, 1), double{0.1f});
 }
 
+TEST(Formats, Fp8BlockIsE4m3WithAScaleEach128Square) {
+  const FormatRow& fp8 = format_row(WeightFormat::fp8_block);
+  EXPECT_EQ(fp8.name, "fp8-block");
+  EXPECT_EQ(weight_bytes(fp8, DType::bf16, 3, 5), 15u);
+  EXPECT_EQ(weight_bytes(fp8, DType::f32, 3, 5), 15u);
+  EXPECT_EQ(scale_bytes(fp8, 129, 256), 2u * 2u * 4u);
+  EXPECT_EQ(scale_bytes(fp8, 16, 16), 4u);
+  EXPECT_EQ(fp8.row_group, 128);
+  EXPECT_EQ(width_multiple(fp8), 16);
+  EXPECT_EQ(width_multiple(format_row(WeightFormat::dense)), 8);
+  const uint8_t codes[] = {0x38, 0xFE, 0x01};
+  EXPECT_EQ(fp8.decode(codes, DType::bf16, 0), 1.0);
+  EXPECT_EQ(fp8.decode(codes, DType::bf16, 1), -448.0);
+  EXPECT_EQ(fp8.decode(codes, DType::bf16, 2), 0x1p-9);
+}
+
 // 4-bit elements and a scale a block, by numbers: what a row of the table says is all that sizes depend on.
 TEST(Formats, SizesFollowTheRow) {
-  const FormatRow row{WeightFormat::dense, "toy", 4, 128, 32, DType::f32, nullptr, 0x1p-12};
+  const FormatRow row{WeightFormat::dense, "toy", 4, 128, 32, DType::f32, nullptr, 0x1p-12, 0};
   EXPECT_EQ(weight_bytes(row, DType::bf16, 3, 5), 9u);
   EXPECT_EQ(scale_bytes(row, 129, 33), 2u * 2u * 4u);
   EXPECT_EQ(scale_bytes(row, 128, 32), 4u);
+  EXPECT_EQ(width_multiple(row), 32);
 }
 
 }  // namespace

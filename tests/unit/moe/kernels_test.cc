@@ -46,7 +46,9 @@ TEST(Kernels, RowsAgreeWithTheirTilings) {
       }
     }
   }
-  for (const FormatRow& format : format_rows()) EXPECT_TRUE(formats.contains(format.format)) << format.name;
+  const std::set<WeightFormat> no_kernel_yet = {WeightFormat::fp8_block};
+  for (const FormatRow& format : format_rows())
+    EXPECT_NE(formats.contains(format.format), no_kernel_yet.contains(format.format)) << format.name;
 }
 
 TEST(Kernels, TheLaunchIsWhatTheDeviceCanDo) {

@@ -1,0 +1,46 @@
+#include "moe/cpu/weight_panel.h"
+
+#include <algorithm>
+
+#include "cpu/e4m3_rows.h"
+#include "moe/formats.h"
+#include "tessera/batching/launch.h"
+#include "tessera/core/check.h"
+
+namespace tessera::moe::cpu_steps {
+namespace {
+
+using batching::ceil_div;
+
+// The product of an element and its scale is rounded once, to fp32.
+void decode_fp8_rows(const FormatRow& format, const ExpertWeight& weight, int64_t begin, int64_t width, float* out) {
+  const int64_t blocks_down = ceil_div(weight.rows, int64_t{format.scale_block_rows});
+  const int64_t blocks_across = ceil_div(weight.depth, int64_t{format.scale_block_columns});
+  for (int64_t row = begin; row < begin + width; ++row, out += weight.depth) {
+    const int64_t matrix = weight.matrix + (weight.pairs_of_rows ? row % 2 : 0);
+    const int64_t in_matrix = weight.pairs_of_rows ? row / 2 : row;
+    const float* scales = static_cast<const float*>(weight.scales) +
+                          (matrix * blocks_down + in_matrix / format.scale_block_rows) * blocks_across;
+    const uint8_t* codes = static_cast<const uint8_t*>(weight.elements) + (weight.first_row + row) * weight.depth;
+    for (int64_t block = 0; block < blocks_across; ++block) {
+      const int64_t column = block * format.scale_block_columns;
+      const int64_t count = std::min<int64_t>(format.scale_block_columns, weight.depth - column);
+      cpu::decode_e4m3(codes + column, count, scales[block], out + column);
+    }
+  }
+}
+
+}  // namespace
+
+const void* load_panel(const CpuRun& run, const ExpertWeight& weight, int64_t begin, int64_t width, float* decoded) {
+  const FormatRow& format = format_row(run.config.weight_format);
+  switch (format.format) {
+    case WeightFormat::dense:
+      return static_cast<const std::byte*>(weight.elements) +
+             static_cast<size_t>((weight.first_row + begin) * weight.depth) * run.element_bytes();
+    case WeightFormat::fp8_block: decode_fp8_rows(format, weight, begin, width, decoded); return decoded;
+  }
+  TESSERA_CHECK(false, format.name);
+}
+
+}  // namespace tessera::moe::cpu_steps

@@ -1,0 +1,285 @@
+// What the battery does not ask of layers with e4m3 weights: which scale every block has, what is refused, and that
+// nothing of a token depends on others.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <limits>
+
+#include "moe/run_cpu.h"
+#include "tessera/core/e4m3.h"
+#include "tessera/core/error.h"
+#include "tessera/moe/prepare_weights.h"
+#include "tessera/moe/quantize.h"
+
+namespace tessera::testing {
+namespace {
+
+using moe::GateUpOrder;
+
+constexpr auto kFp8 = moe::WeightFormat::fp8_block;
+
+LayerCase fp8_case(LayerCase c) {
+  c.format = kFp8;
+  return c;
+}
+
+std::string error_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+// One weight that is 1, all others 0, and scales that are all different: what comes out names the scale.
+class OneWeight {
+ public:
+  static constexpr int32_t kHidden = 272, kWidth = 208, kExperts = 3;
+
+  explicit OneWeight(GateUpOrder order, bool gated) : gated_(gated), order_(order) {
+    config_.hidden_size = kHidden;
+    config_.intermediate_size = kWidth;
+    config_.num_experts = kExperts;
+    config_.top_k = 1;
+    config_.dtype = DType::f32;
+    config_.gated = gated;
+    config_.activation.kind = ActivationKind::identity;
+    config_.gate_up_order = order;
+    config_.weight_format = kFp8;
+    gate_up_ = Buffer<uint8_t>(size_t{kExperts} * parts() * kWidth * kHidden);
+    down_ = Buffer<uint8_t>(size_t{kExperts} * kWidth * kHidden);
+    bias_ = Buffer<float>(size_t{kExperts} * parts() * kWidth);
+    scales_ = Buffer<float>(size_t{kExperts} * parts() * 2 * 3);
+    down_scales_ = Buffer<float>(size_t{kExperts} * 3 * 2);
+    for (size_t i = 0; i < scales_.size(); ++i) scales_[i] = 1.0f + static_cast<float>(i);
+    for (size_t i = 0; i < down_scales_.size(); ++i) down_scales_[i] = 1.0f + static_cast<float>(i);
+  }
+
+  // Element (row, column) of gate or up, and (out, row) of down, of an expert. The other of gate and up is 1.
+  void expect(int64_t expert, bool up, int64_t row, int64_t column, int64_t out) {
+    std::memset(gate_up_.data(), 0, gate_up_.size());
+    std::memset(down_.data(), 0, down_.size());
+    std::fill(bias_.begin(), bias_.end(), 0.0f);
+    const auto row_of = [&](bool of_up) {
+      const int64_t in_expert = !gated_ ? row : of_up ? up_row(order_, row, kWidth) : gate_row(order_, row, kWidth);
+      return static_cast<size_t>(expert * static_cast<int64_t>(parts()) * kWidth + in_expert);
+    };
+    gate_up_[row_of(up) * kHidden + static_cast<size_t>(column)] = f32_to_e4m3(1.0f);
+    if (gated_) bias_[row_of(!up)] = 1.0f;
+    down_[static_cast<size_t>((expert * kHidden + out) * kWidth + row)] = f32_to_e4m3(1.0f);
+    Buffer<float> x(kHidden);
+    std::fill(x.begin(), x.end(), 0.0f);
+    x[static_cast<size_t>(column)] = 448.0f;
+    const int64_t part = expert * static_cast<int64_t>(parts()) + (up ? 1 : 0);
+    const float scale = scales_[static_cast<size_t>((part * 2 + row / 128) * 3 + column / 128)];
+    const float down_scale = down_scales_[static_cast<size_t>((expert * 3 + out / 128) * 2 + row / 128)];
+    const auto id = static_cast<int32_t>(expert);
+    const float weight = 1.0f;
+    moe::LayerWeights weights{gate_up_.data(), down_.data(), gated_ ? bias_.data() : nullptr};
+    weights.gate_up_scale = scales_.data();
+    weights.down_scale = down_scales_.data();
+    Buffer<float> result(kHidden);
+    const moe::LayerInputs inputs{x.data(), &id, false, &weight, result.data(), 1};
+    const moe::CpuLayer layer(config_, weights, 1);
+    Buffer<std::byte> workspace(layer.workspace_bytes(1));
+    layer.run(inputs, workspace.data(), workspace.size());
+    const auto oracle = moe::oracle(config_, weights, inputs);
+    const double expected = 448.0 * static_cast<double>(scale) * static_cast<double>(down_scale);
+    for (size_t i = 0; i < kHidden; ++i) {
+      const double right = static_cast<int64_t>(i) == out ? expected : 0.0;
+      ASSERT_NEAR(oracle.out[i], right, 1e-6 * right) << row << " " << column << " " << i;
+      ASSERT_NEAR(static_cast<double>(result[i]), right, 1e-6 * right) << row << " " << column << " " << i;
+    }
+  }
+
+ private:
+  size_t parts() const { return gated_ ? 2 : 1; }
+
+  bool gated_;
+  GateUpOrder order_;
+  moe::LayerConfig config_;
+  Buffer<uint8_t> gate_up_, down_;
+  Buffer<float> bias_, scales_, down_scales_;
+};
+
+TEST(Fp8Layer, EveryBlockHasItsScale) {
+  for (const GateUpOrder order : {GateUpOrder::gate_first, GateUpOrder::interleaved, GateUpOrder::up_first}) {
+    for (const bool gated : {true, false}) {
+      if (!gated && order != GateUpOrder::gate_first) continue;
+      OneWeight layer(order, gated);
+      for (const bool up : {false, true}) {
+        if (up && !gated) continue;
+        layer.expect(0, up, 0, 0, 0);
+        layer.expect(1, up, 127, 128, 127);
+        layer.expect(1, up, 128, 127, 128);
+        layer.expect(2, up, 207, 271, 271);
+        layer.expect(2, up, 130, 5, 255);
+        layer.expect(0, up, 64, 256, 256);
+      }
+    }
+  }
+}
+
+TEST(Fp8Layer, SameBitsForAnyBatchOrderAndThreads) {
+  const LayerData data(fp8_case({.hidden = 144, .intermediate = 208, .experts = 5, .top_k = 3, .tokens = 150}));
+  const auto all = data.run(1);
+  EXPECT_EQ(data.run(2), all);
+  EXPECT_EQ(data.run(3), all);
+  const moe::CpuLayer layer(data.config(), data.weights(), 2);
+  const size_t row = 144 * 2;
+  for (const int32_t first : {0, 1, 77, 149}) {
+    for (const int32_t count : {1, 20}) {
+      if (first + count > 150) continue;
+      GuardedBytes workspace(layer.workspace_bytes(count)), out(static_cast<size_t>(count) * row);
+      moe::LayerInputs inputs = data.inputs(out.data());
+      inputs.x = data.x().data() + static_cast<size_t>(first) * row;
+      inputs.topk_ids = static_cast<const int32_t*>(inputs.topk_ids) + 3 * first;
+      inputs.topk_weights = static_cast<const float*>(inputs.topk_weights) + 3 * first;
+      inputs.num_tokens = count;
+      layer.run(inputs, workspace.data(), workspace.size());
+      EXPECT_EQ(std::memcmp(out.data(), all.data() + static_cast<size_t>(first) * row, out.size()), 0)
+          << first << " " << count;
+    }
+  }
+}
+
+// Weights and scales of an expert that nobody chose may be anything.
+TEST(Fp8Layer, NanOfAnUnroutedExpertReachesNobody) {
+  LayerData data(fp8_case({.hidden = 144, .intermediate = 208, .experts = 4, .tokens = 30, .dtype = DType::bf16}));
+  std::vector<int64_t> ids = data.ids();
+  for (int64_t& id : ids) id = id == 2 ? 3 : id;
+  data.set_ids(ids);
+  const auto right = data.run();
+  moe::LayerWeights weights = data.weights();
+  Buffer<uint8_t> gate_up(data.gate_up().size()), down(data.down().size());
+  Buffer<float> scales(data.gate_up_scale().size() / 4), down_scales(data.down_scale().size() / 4);
+  std::memcpy(gate_up.data(), data.gate_up().data(), gate_up.size());
+  std::memcpy(down.data(), data.down().data(), down.size());
+  std::memcpy(scales.data(), weights.gate_up_scale, scales.size() * 4);
+  std::memcpy(down_scales.data(), weights.down_scale, down_scales.size() * 4);
+  std::memset(gate_up.data() + gate_up.size() / 2, 0xFF, gate_up.size() / 4);
+  std::memset(down.data() + down.size() / 2, 0x7F, down.size() / 4);
+  std::memset(scales.data() + scales.size() / 2, 0xFF, scales.size());
+  std::memset(down_scales.data() + down_scales.size() / 2, 0xFF, down_scales.size());
+  weights.gate_up = gate_up.data();
+  weights.down = down.data();
+  weights.gate_up_scale = scales.data();
+  weights.down_scale = down_scales.data();
+  EXPECT_EQ(data.run(moe::CpuLayer(data.config(), weights, 2)), right);
+  EXPECT_EQ(judge(data.layer_case(), right, data.reference(), kCpuSums), "");
+  ids[0] = 2;  // and now somebody chose it
+  data.set_ids(ids);
+  EXPECT_NE(data.run(moe::CpuLayer(data.config(), weights, 2)), right);
+}
+
+TEST(Fp8Layer, ANanTokenSpoilsItselfAlone) {
+  LayerData data(fp8_case({.hidden = 144, .intermediate = 80, .experts = 3, .tokens = 9, .dtype = DType::f32}));
+  const auto right = data.values(data.run());
+  Buffer<float> x(data.x().size() / 4);
+  std::memcpy(x.data(), data.x().data(), data.x().size());
+  x[4 * 144 + 143] = std::numeric_limits<float>::quiet_NaN();
+  x[6 * 144] = std::numeric_limits<float>::infinity();
+  const moe::CpuLayer layer(data.config(), data.weights(), 1);
+  GuardedBytes workspace(layer.workspace_bytes(9)), out(data.out_bytes());
+  moe::LayerInputs inputs = data.inputs(out.data());
+  inputs.x = x.data();
+  layer.run(inputs, workspace.data(), workspace.size());
+  const auto got = data.values({out.data(), out.data() + out.size()});
+  for (size_t i = 0; i < got.size(); ++i) {
+    if (i / 144 == 4 || i / 144 == 6) {
+      EXPECT_TRUE(std::isnan(got[i])) << i;
+    } else {
+      EXPECT_EQ(got[i], right[i]) << i;
+    }
+  }
+}
+
+// Public reports of block-scaled layers: scales next to nothing, 0 itself, sizes that are no blocks.
+TEST(Fp8Layer, ScalesNextToNothingAreFiniteAndRight) {
+  for (const DType dtype : {DType::bf16, DType::f32}) {
+    for (const float scale : {0.0f, 1e-38f, 1e-23f, 1e-8f}) {
+      const LayerData data(fp8_case({.hidden = 144, .intermediate = 208, .experts = 2, .tokens = 9, .dtype = dtype}));
+      Buffer<float> scales(data.gate_up_scale().size() / 4), down(data.down_scale().size() / 4);
+      std::fill(scales.begin(), scales.end(), scale);
+      for (const bool both : {false, true}) {
+        std::fill(down.begin(), down.end(), both ? scale : 1.0f);
+        moe::LayerWeights weights = data.weights();
+        weights.gate_up_scale = scales.data();
+        weights.down_scale = down.data();
+        const auto out = data.run(moe::CpuLayer(data.config(), weights, 1));
+        for (const float value : data.values(out)) ASSERT_TRUE(std::isfinite(value));
+        EXPECT_EQ(judge(data.layer_case(), out, moe::oracle(data.config(), weights, data.inputs()), kCpuSums), "")
+            << scale << " " << both;
+      }
+    }
+  }
+}
+
+class Fp8BadInput : public ::testing::Test {
+ protected:
+  std::string create(const std::function<void(moe::LayerConfig&, moe::LayerWeights&)>& change) const {
+    moe::LayerConfig config = data_.config();
+    moe::LayerWeights weights = data_.weights();
+    change(config, weights);
+    return error_of([&] { moe::CpuLayer(config, weights, 1); });
+  }
+  const LayerData data_{fp8_case({.hidden = 144, .intermediate = 80, .experts = 2, .tokens = 3})};
+  const LayerData dense_{{.hidden = 144, .intermediate = 80, .experts = 2, .tokens = 3}};
+};
+
+TEST_F(Fp8BadInput, IsRefusedByName) {
+  using Config = moe::LayerConfig;
+  using Weights = moe::LayerWeights;
+  EXPECT_EQ(create([](Config&, Weights&) {}), "no error");
+  EXPECT_EQ(create([](Config& c, Weights&) { c.hidden_size = 136; }),
+            "hidden_size: got 136, expected a positive multiple of 16 for weights of format fp8-block");
+  EXPECT_EQ(create([](Config& c, Weights&) { c.intermediate_size = 88; }),
+            "intermediate_size: got 88, expected a positive multiple of 16 for weights of format fp8-block");
+  EXPECT_EQ(create([](Config& c, Weights& w) {
+              c.shared_intermediate_size = 8;
+              w.shared_gate_up = w.gate_up;
+              w.shared_down = w.down;
+            }),
+            "shared_intermediate_size: got 8, expected a positive multiple of 16 for weights of format fp8-block");
+  EXPECT_EQ(create([](Config&, Weights& w) { w.gate_up_scale = nullptr; }),
+            "gate_up scale: got a null pointer, expected host memory");
+  EXPECT_EQ(create([](Config&, Weights& w) { w.down_scale = nullptr; }),
+            "down scale: got a null pointer, expected host memory");
+  EXPECT_EQ(create([](Config&, Weights& w) { w.down_scale = static_cast<const float*>(w.down_scale) + 1; }),
+            "down scale: got a misaligned pointer, expected 16-byte alignment");
+  EXPECT_EQ(create([](Config&, Weights& w) { w.shared_down_scale = w.down_scale; }),
+            "shared down scale: got a pointer, expected null: weights of format fp8-block here have no such scales");
+  EXPECT_EQ(create([](Config& c, Weights& w) {
+              c.shared_intermediate_size = 16;
+              w.shared_gate_up = w.gate_up;
+              w.shared_down = w.down;
+            }),
+            "shared gate_up scale: got a null pointer, expected host memory");
+}
+
+TEST_F(Fp8BadInput, DenseLayersTakeNoScales) {
+  moe::LayerWeights weights = dense_.weights();
+  weights.gate_up_scale = data_.weights().gate_up_scale;
+  EXPECT_EQ(error_of([&] { moe::CpuLayer(dense_.config(), weights, 1); }),
+            "gate_up scale: got a pointer, expected null: weights of format dense here have no such scales");
+}
+
+TEST_F(Fp8BadInput, OverlapsWithScalesAreRefused) {
+  const moe::CpuLayer layer(data_.config(), data_.weights(), 1);
+  GuardedBytes workspace(layer.workspace_bytes(3));
+  moe::LayerInputs inputs = data_.inputs(const_cast<void*>(data_.weights().down_scale));
+  EXPECT_EQ(error_of([&] { layer.run(inputs, workspace.data(), workspace.size()); }),
+            "out: got memory that overlaps the down scale, expected memory of its own");
+}
+
+TEST_F(Fp8BadInput, TheyAreNotTransposed) {
+  EXPECT_EQ(error_of([&] { moe::prepare_weights(data_.config(), {}, {}); }),
+            "weight_format: got fp8-block, expected dense: only such weights are transposed");
+}
+
+}  // namespace
+}  // namespace tessera::testing
