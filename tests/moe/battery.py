@@ -43,9 +43,6 @@ class Entry:
 
 
 def entries():
-    """All of them, in the order of the list. Beside a map the package takes no first expert, which would have no effect."""
-    lines = json.loads(FILE.read_text())
-    for line in lines:
-        line["first_expert"] = 0 if line["expert_map"] else line["first_expert"]
+    """All of them, in the order of the list."""
     return [Entry(**{name: tuple(value) if isinstance(value, list) else value for name, value in line.items()})
-            for line in lines]
+            for line in json.loads(FILE.read_text())]

@@ -2,6 +2,7 @@
 
 #include "cuda/kernels/moe_plan/policy.h"
 #include "moe/array_layout.h"
+#include "moe/layer_layout.h"
 
 namespace tessera::moe {
 namespace {
@@ -13,7 +14,7 @@ constexpr size_t kArrayAlignment = 256;
 CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, void* base) {
   const int32_t num_experts = config.num_experts + num_shared_experts(config);
   const auto experts = static_cast<size_t>(num_experts);
-  const auto pairs = static_cast<size_t>(num_tokens) * static_cast<size_t>(config.top_k + num_shared_experts(config));
+  const auto pairs = static_cast<size_t>(num_tokens) * static_cast<size_t>(num_slots(config));
   const auto chunking =
       kernels::moe_plan::select_chunking(kernels::moe_plan::default_policy(), static_cast<int64_t>(pairs), num_experts);
   ArrayLayout layout(base, kArrayAlignment);

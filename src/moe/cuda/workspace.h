@@ -17,11 +17,6 @@ struct CudaWorkspace {
   size_t bytes;
 };
 
-/// Experts that every token takes: the shared expert, in slices as wide as the others.
-inline int32_t num_shared_experts(const LayerConfig& config) {
-  return config.shared_intermediate_size / config.intermediate_size;
-}
-
 /// `base` may be null when only `bytes` is wanted.
 CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, void* base);
 

@@ -54,7 +54,7 @@ ExactLayer::ExactLayer(const LayerConfig& config, const LayerWeights& weights, c
       inputs_(inputs),
       threads_(threads),
       rules_(tensor_core_rules(tensor_core_type(config.dtype))),
-      num_slots_(config.top_k + config.shared_intermediate_size / config.intermediate_size) {
+      num_slots_(num_slots(config)) {
   place_rows();
 }
 
