@@ -6,9 +6,12 @@
 #include <cstdint>
 
 #include "cuda/grouped/plan_view.h"
+#include "moe/array_layout.h"
 #include "tessera/moe/cuda_layer.h"
 
 namespace tessera::moe {
+
+inline constexpr size_t kWorkspaceAlignment = 256;  // of each array
 
 struct CudaWorkspace {
   grouped::PlanView plan;
@@ -16,6 +19,9 @@ struct CudaWorkspace {
   void* rows;          // [T * (k + S), H]
   size_t bytes;
 };
+
+/// The arrays of a plan of so many (token, slot) pairs.
+grouped::PlanView take_plan(ArrayLayout& layout, int32_t num_experts, size_t pairs);
 
 /// `base` may be null when only `bytes` is wanted.
 CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, void* base);
