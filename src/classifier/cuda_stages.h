@@ -6,9 +6,9 @@
 #include <memory>
 #include <vector>
 
+#include "classifier/cuda_buffers.h"
 #include "classifier/cuda_form.h"
 #include "classifier/cuda_weights.h"
-#include "cuda/core/memory.h"
 #include "cuda/core/stream.h"
 #include "cuda/grouped/plan_view.h"
 #include "cuda/kernels/implicit_gemm/launch.h"
@@ -28,20 +28,15 @@ class CudaStages {
   /// 16-bit rows [num_sentences * S, channels] that lie on the device already, and where the logits go.
   void run_resident(const void* rows, int64_t num_sentences, float* logits, const cuda::Stream& stream);
 
-  const float* logits() const { return logits_.as<float>(); }                  ///< [max, classes]
-  const float* router_weights() const { return router_weights_.as<float>(); }  ///< [max, E]
-  const uint8_t* finite() const { return finite_.as<uint8_t>(); }  ///< [max], or null where nothing can be infinite
-  const cta::OperandView& features() const { return h_.view; }     ///< [max, D]
-  size_t device_bytes() const;
+  const float* logits() const { return logits_; }                  ///< [max, classes]
+  const float* router_weights() const { return router_weights_; }  ///< [max, E]
+  const uint8_t* finite() const { return finite_; }                ///< [max], or null where nothing can be infinite
+  const cta::OperandView& features() const { return h_; }          ///< [max, D]
+  size_t device_bytes() const { return buffers_.bytes(); }
 
  private:
-  struct Matrix {
-    cuda::DeviceBytes memory;
-    cta::OperandView view;
-  };
-  static Matrix make_matrix(cta::Operand kind, int64_t rows, int64_t stride);
   kernels::implicit_gemm::Task plain_task(const cta::OperandView& x, const DeviceMatrix& weight, int64_t in_features,
-                                          int64_t out_features, const Matrix& out) const;
+                                          int64_t out_features, const cta::OperandView& out) const;
 
   void make_feature_stages(InputKind input);
   void make_spectrum();
@@ -67,29 +62,39 @@ class CudaStages {
   const std::shared_ptr<const CudaWeights> weights_;
   const int64_t max_sentences_;
 
-  Matrix x_;  // [max * S, C]: but for ids with vocab
-  cuda::DeviceBytes finite_;
+  CudaBuffers buffers_;  // all arrays below
+
+  cta::OperandView x_;         // [max * S, C]: but for ids with vocab
+  uint8_t* finite_ = nullptr;  // [max]
+
   std::unique_ptr<kernels::implicit_gemm::ImplicitGemm> convolutions_;  // direct
   // direct, run_resident: tensor maps of a caller's memory, by its address
   std::map<const void*, std::unique_ptr<kernels::implicit_gemm::ImplicitGemm>> resident_;
-  std::vector<Matrix> input_bins_;   // dft: per bin [max, C or 2 C']
-  std::vector<Matrix> output_bins_;  // dft: per bin [max, D or 2 D']
+  std::vector<cta::OperandView> input_bins_;   // dft: per bin [max, C or 2 C']
+  std::vector<cta::OperandView> output_bins_;  // dft: per bin [max, D or 2 D']
   std::unique_ptr<kernels::implicit_gemm::ImplicitGemm> bins_;
-  Matrix distinct_;  // distinct: [rows, C]
-  cuda::DeviceBytes distinct_ids_, row_index_, num_distinct_, distinct_workspace_;
-  cuda::DeviceBytes table_;  // distinct: [rows * taps, F']
+  cta::OperandView distinct_;        // distinct: [rows, C]
+  int32_t* distinct_ids_ = nullptr;  // distinct, ids: [rows]
+  int32_t* row_index_ = nullptr;     // distinct: [max * S]
+  int32_t* num_distinct_ = nullptr;  // distinct: [1]
+  void* distinct_workspace_ = nullptr;
+  void* table_ = nullptr;  // distinct: [rows * taps, F']
   std::unique_ptr<kernels::implicit_gemm::ImplicitGemm> projection_;
-  Matrix h_;                          // [max, D]
-  cuda::DeviceBytes router_weights_;  // [max, E]
-  Matrix expert_rows_;                // [max * E, X]
+
+  cta::OperandView h_;               // [max, D]
+  float* router_weights_ = nullptr;  // [max, E]
+  cta::OperandView expert_rows_;     // [max * E, X]
   std::unique_ptr<kernels::implicit_gemm::ImplicitGemm> experts_;
-  cuda::DeviceBytes topk_ids_, plan_workspace_;  // where experts are skipped
+
+  // Where experts are skipped:
+  int32_t* topk_ids_ = nullptr;  // [max, E]
   grouped::PlanView plan_{};
-  void* chosen_rows_ = nullptr;
-  int32_t num_multiprocessors_ = 0;  // where experts are skipped
-  std::vector<Matrix> activations_;  // y, then the output of each head layer
+  void* chosen_rows_ = nullptr;  // [max * E, X]
+  int32_t num_multiprocessors_ = 0;
+
+  std::vector<cta::OperandView> activations_;  // y, then the output of each head layer
   std::vector<std::unique_ptr<kernels::implicit_gemm::ImplicitGemm>> head_;
-  cuda::DeviceBytes logits_;
+  float* logits_ = nullptr;
 };
 
 }  // namespace tessera::classifier

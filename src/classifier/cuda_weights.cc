@@ -59,24 +59,22 @@ float scale_for(float largest) {
   return std::ldexp(1.0f, std::clamp(kTargetExponent - exponent, -kMostShift, kMostShift));
 }
 
-cuda::DeviceBytes upload_bytes(const void* data, size_t bytes) {
-  cuda::DeviceBytes memory = cuda::DeviceBytes::zeros(bytes);
-  if (bytes > 0) TESSERA_CUDA_CHECK(cudaMemcpy(memory.data(), data, bytes, cudaMemcpyHostToDevice));
+template <class T>
+const T* upload(CudaBuffers& to, std::span<const T> values) {
+  T* const memory = to.take<T>(static_cast<int64_t>(values.size()));
+  if (!values.empty())
+    TESSERA_CUDA_CHECK(cudaMemcpy(memory, values.data(), values.size_bytes(), cudaMemcpyHostToDevice));
   return memory;
 }
-
-cuda::DeviceBytes upload(std::span<const float> values) { return upload_bytes(values.data(), values.size_bytes()); }
 
 void copy_row(const Buffer<float>& matrix, int64_t row, int64_t columns, std::span<float> values) {
   std::copy_n(matrix.data() + row * columns, columns, values.begin());
 }
 
-}  // namespace
-
-DeviceMatrix pack_matrix(cta::Operand kind, int64_t rows, int64_t stride, bool keep_scale, const RowSource& source,
-                         ThreadPool& pool) {
+// `keep_scale` leaves the weights as they are.
+DeviceMatrix pack_matrix(CudaBuffers& to, cta::Operand kind, int64_t rows, int64_t stride, bool keep_scale,
+                         const RowSource& source, ThreadPool& pool) {
   TESSERA_CHECK(kind != cta::Operand::f32 && stride % 8 == 0, rows, stride);
-  DeviceMatrix matrix;
   float scale = 1.0f;
   if (!keep_scale && kind != cta::Operand::bf16) scale = scale_for(largest_magnitude(rows, stride, source, pool));
   const auto plane = static_cast<size_t>(rows * stride);
@@ -85,11 +83,12 @@ DeviceMatrix pack_matrix(cta::Operand kind, int64_t rows, int64_t stride, bool k
     uint16_t* high = packed.data() + row * stride;
     round_row(kind, scale, values, high, high + (kind == cta::Operand::split ? plane : 0));
   });
-  matrix.memory = upload_bytes(packed.data(), packed.size() * sizeof(uint16_t));
-  matrix.view = {matrix.memory.data(), kind, stride, static_cast<int64_t>(plane)};
-  matrix.scale = 1.0f / scale;
-  return matrix;
+  const cta::OperandView view = to.take_matrix(kind, rows, stride);
+  TESSERA_CUDA_CHECK(cudaMemcpy(view.data, packed.data(), packed.size() * sizeof(uint16_t), cudaMemcpyHostToDevice));
+  return {view, 1.0f / scale};
 }
+
+}  // namespace
 
 CudaWeights::CudaWeights(const Model& model, const CudaForm& form, InputKind input, ThreadPool& pool) {
   pack_convolutions(model, form, input, pool);
@@ -103,10 +102,12 @@ void CudaWeights::pack_convolutions(const Model& model, const CudaForm& form, In
   const int64_t channels = config.embedding_size;
   std::vector<float> bias;
   for (const LinearWeights& layer : model.weights.conv) bias.insert(bias.end(), layer.bias.begin(), layer.bias.end());
-  convolution_bias = upload(bias);
+  convolution_bias = upload<float>(buffers_, bias);
+  CudaBuffers multiplied;  // of what vocab needs for its table alone
+  CudaBuffers& kept = form.form == Form::vocab ? multiplied : buffers_;
   if (input == InputKind::ids) {
     embedding = pack_matrix(
-        form.convolutions, config.vocab_size, sizes.channels, true,
+        kept, form.convolutions, config.vocab_size, sizes.channels, true,
         [&](int64_t row, std::span<float> values) { copy_row(model.weights.embedding, row, channels, values); }, pool);
   }
   if (form.form == Form::dft) return pack_bins(model, form, pool);
@@ -115,7 +116,8 @@ void CudaWeights::pack_convolutions(const Model& model, const CudaForm& form, In
       const int64_t taps_of_width = config.filter_widths[width];
       const float* weight = model.weights.conv[width].weight.data();
       convolutions.push_back(pack_matrix(
-          form.convolutions, config.num_filters, implicit_gemm::weight_columns(channels, taps_of_width), false,
+          buffers_, form.convolutions, config.num_filters, implicit_gemm::weight_columns(channels, taps_of_width),
+          false,
           [=](int64_t row, std::span<float> values) {
             const float* filter = weight + row * channels * taps_of_width;
             for (int64_t channel = 0; channel < channels; ++channel) {
@@ -135,7 +137,7 @@ void CudaWeights::pack_convolutions(const Model& model, const CudaForm& form, In
     for (int64_t tap = 0; tap < config.filter_widths[width]; ++tap) tap_list.emplace_back(width, tap);
   }
   taps = pack_matrix(
-      form.convolutions, config.num_taps() * sizes.filters, sizes.channels, false,
+      kept, form.convolutions, config.num_taps() * sizes.filters, sizes.channels, false,
       [&](int64_t row, std::span<float> values) {
         const auto [width, tap] = tap_list[static_cast<size_t>(row / sizes.filters)];
         const int64_t filter = row % sizes.filters;
@@ -153,7 +155,7 @@ void CudaWeights::pack_bins(const Model& model, const CudaForm& form, ThreadPool
   const CudaSizes sizes = cuda_sizes(config, form);
   const auto positions = static_cast<int32_t>(config.sequence_length);
   const int64_t channels = config.embedding_size;
-  twiddle = upload(spectrum::twiddle_table(positions));
+  twiddle = upload<float>(buffers_, spectrum::twiddle_table(positions));
   // Of one filter: the sum over its taps of w e^(-2 pi i b l / S) / S, per channel.
   const auto spectrum_row = [&](int64_t feature, int32_t bin, bool imaginary, float sign, std::span<float> values) {
     const auto width = static_cast<size_t>(feature / config.num_filters);
@@ -178,7 +180,7 @@ void CudaWeights::pack_bins(const Model& model, const CudaForm& form, ThreadPool
     const int64_t rows = is_real ? config.feature_size() : 2 * sizes.features;
     const int64_t stride = is_real ? sizes.channels : 2 * sizes.channels;
     bins.push_back(pack_matrix(
-        form.convolutions, rows, stride, false,
+        buffers_, form.convolutions, rows, stride, false,
         [&](int64_t row, std::span<float> values) {
           // Y = X conj(W):  Re Y = Re X Re W + Im X Im W,  Im Y = Im X Re W - Re X Im W.
           const bool imaginary_row = row >= sizes.features;
@@ -195,17 +197,17 @@ void CudaWeights::pack_bins(const Model& model, const CudaForm& form, ThreadPool
 
 void CudaWeights::project_vocabulary(const ClassifierConfig& config, const CudaForm& form) {
   const CudaSizes sizes = cuda_sizes(config, form);
-  table = cuda::DeviceBytes::zeros(static_cast<size_t>(config.vocab_size * sizes.table_row_bytes));
+  table = buffers_.take<std::byte>(config.vocab_size * sizes.table_row_bytes);
   implicit_gemm::Task task;
   task.x = embedding.view;
   task.weight = taps.view;
   task.channels = static_cast<int32_t>(sizes.channels);
   task.out_features = static_cast<int32_t>(config.num_taps() * sizes.filters);
   task.scale = taps.scale;
-  task.out = {table.data(), stored_kind(form.convolutions), config.num_taps() * sizes.filters, 0};
+  task.out = {table, stored_kind(form.convolutions), config.num_taps() * sizes.filters, 0};
   implicit_gemm::ImplicitGemm({&task, 1}, config.vocab_size).launch(config.vocab_size, nullptr);
   TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
-  taps = {};  // all there was to multiply has been multiplied
+  taps = {};  // all there was to multiply has been multiplied: their memory goes
   embedding = {};
 }
 
@@ -214,8 +216,8 @@ void CudaWeights::pack_experts(const Model& model, const CudaForm& form, ThreadP
   const ModelWeights& weights = model.weights;
   const CudaSizes sizes = cuda_sizes(config, form);
   const int64_t num_features = config.feature_size();
-  router_weight = upload(weights.router.weight.span());
-  router_bias = upload(weights.router.bias.span());
+  router_weight = upload(buffers_, weights.router.weight.span());
+  router_bias = upload(buffers_, weights.router.bias.span());
   std::vector<cpu::FoldedLayer> folded;
   if (form.folded_head) {
     const cpu::LinearLayer outer{weights.head[0].weight.data(), weights.head[0].bias.data(), config.head_sizes[0],
@@ -224,7 +226,7 @@ void CudaWeights::pack_experts(const Model& model, const CudaForm& form, ThreadP
       folded.push_back(
           cpu::fold_layers(outer, {expert.weight.data(), expert.bias.data(), config.expert_size, num_features}, pool));
     }
-    mixed_bias = upload(weights.head[0].bias.span());
+    mixed_bias = upload(buffers_, weights.head[0].bias.span());
   }
   const auto weight_of = [&](int64_t expert) -> const Buffer<float>& {
     const auto e = static_cast<size_t>(expert);
@@ -232,7 +234,7 @@ void CudaWeights::pack_experts(const Model& model, const CudaForm& form, ThreadP
   };
   // The grouped GEMM of skipped experts knows no scale.
   experts = pack_matrix(
-      form.experts, config.num_experts * sizes.expert_stride, sizes.features, form.skips_experts(),
+      buffers_, form.experts, config.num_experts * sizes.expert_stride, sizes.features, form.skips_experts(),
       [&](int64_t row, std::span<float> values) {
         const int64_t output = row % sizes.expert_stride;
         if (output < sizes.expert_size) copy_row(weight_of(row / sizes.expert_stride), output, num_features, values);
@@ -244,11 +246,11 @@ void CudaWeights::pack_experts(const Model& model, const CudaForm& form, ThreadP
     const Buffer<float>& source = form.folded_head ? folded[i].bias : weights.experts[i].bias;
     std::copy(source.begin(), source.end(), bias.begin() + e * sizes.expert_stride);
   }
-  expert_bias = upload(bias);
+  expert_bias = upload<float>(buffers_, bias);
   if (form.skips_experts()) {
     std::vector<uint16_t> rounded(bias.size());
     round_row(form.experts, 1.0f, bias, rounded.data(), nullptr);
-    expert_bias_16 = upload_bytes(rounded.data(), rounded.size() * sizeof(uint16_t));
+    expert_bias_16 = upload<uint16_t>(buffers_, rounded);
   }
 }
 
@@ -259,24 +261,12 @@ void CudaWeights::pack_head(const Model& model, const CudaForm& form, ThreadPool
     const LinearWeights& layer = model.weights.head[i];
     const int64_t in_features = config.head_input_size(i);
     head.push_back(pack_matrix(
-        form.head, config.head_sizes[i], cta::padded_stride(in_features), false,
+        buffers_, form.head, config.head_sizes[i], cta::padded_stride(in_features), false,
         [&](int64_t row, std::span<float> values) { copy_row(layer.weight, row, in_features, values); }, pool));
-    head_bias.push_back(upload(layer.bias.span()));
+    head_bias.push_back(upload(buffers_, layer.bias.span()));
   }
-  output_weight = upload(model.weights.output.weight.span());
-  output_bias = upload(model.weights.output.bias.span());
-}
-
-size_t CudaWeights::device_bytes() const {
-  size_t bytes = taps.memory.bytes() + embedding.memory.bytes() + table.bytes() + twiddle.bytes() +
-                 convolution_bias.bytes() + router_weight.bytes() + router_bias.bytes() + experts.memory.bytes() +
-                 expert_bias.bytes() + expert_bias_16.bytes() + mixed_bias.bytes() + output_weight.bytes() +
-                 output_bias.bytes();
-  for (const auto* matrices : {&convolutions, &bins, &head}) {
-    for (const DeviceMatrix& matrix : *matrices) bytes += matrix.memory.bytes();
-  }
-  for (const cuda::DeviceBytes& bias : head_bias) bytes += bias.bytes();
-  return bytes;
+  output_weight = upload(buffers_, model.weights.output.weight.span());
+  output_bias = upload(buffers_, model.weights.output.bias.span());
 }
 
 }  // namespace tessera::classifier

@@ -38,6 +38,21 @@ constexpr int64_t kProductsPerPass = 2;
 
 int64_t ConvolutionShape::num_taps() const { return std::accumulate(widths.begin(), widths.end(), int64_t{0}); }
 
+std::vector<ConvolutionTap> taps_of(const ConvolutionShape& shape) {
+  std::vector<ConvolutionTap> taps;
+  for (size_t i = 0; i < shape.widths.size(); ++i) {
+    for (int64_t tap = 0; tap < shape.widths[i]; ++tap) taps.push_back({i, tap});
+  }
+  return taps;
+}
+
+Buffer<float> joined_bias(const ConvolutionShape& shape, std::span<const ConvolutionWeights> weights) {
+  Buffer<float> bias(static_cast<size_t>(shape.num_features()));
+  for (size_t i = 0; i < weights.size(); ++i)
+    std::copy_n(weights[i].bias, shape.filters, bias.data() + static_cast<int64_t>(i) * shape.filters);
+  return bias;
+}
+
 std::ostream& operator<<(std::ostream& out, const ConvolutionPolicy& policy) {
   out << "tiles of " << policy.records_per_tile << " records, products of";
   for (const int64_t windows : policy.windows_per_product) out << ' ' << windows * policy.records_per_tile;
@@ -112,17 +127,9 @@ Convolution::Convolution(const ConvolutionShape& shape, std::span<const Convolut
 }
 
 void Convolution::pack(std::span<const ConvolutionWeights> weights) {
-  struct Tap {
-    size_t width_idx;
-    int64_t tap;
-  };
-  std::vector<Tap> all_taps;
-  bias_ = Buffer<float>(static_cast<size_t>(shape_.num_features()));
-  for (size_t i = 0; i < weights.size(); ++i) {
-    taps_.emplace_back(static_cast<size_t>(shape_.widths[i]));
-    for (int64_t tap = 0; tap < shape_.widths[i]; ++tap) all_taps.push_back({i, tap});
-    std::copy_n(weights[i].bias, shape_.filters, bias_.data() + static_cast<int64_t>(i) * shape_.filters);
-  }
+  const std::vector<ConvolutionTap> all_taps = taps_of(shape_);
+  bias_ = joined_bias(shape_, weights);
+  for (const int64_t width : shape_.widths) taps_.emplace_back(static_cast<size_t>(width));
   pool_.run(static_cast<int64_t>(all_taps.size()), [&](int64_t item, int) {
     const auto [i, tap] = all_taps[static_cast<size_t>(item)];
     const int64_t width = shape_.widths[i];

@@ -38,6 +38,17 @@ struct ConvolutionWeights {
   const float* bias = nullptr;    ///< [filters]
 };
 
+/// One position of one width's filters.
+struct ConvolutionTap {
+  size_t width_idx;
+  int64_t tap;
+};
+/// All of them, width after width.
+std::vector<ConvolutionTap> taps_of(const ConvolutionShape& shape);
+
+/// [num_features], width after width.
+Buffer<float> joined_bias(const ConvolutionShape& shape, std::span<const ConvolutionWeights> weights);
+
 /// How the work is cut. Depends on the shape alone, never on how many records there are.
 struct ConvolutionPolicy {
   int64_t records_per_tile = 0;

@@ -96,16 +96,11 @@ ProjectedConvolution::ProjectedConvolution(const ConvolutionShape& shape, std::s
 }
 
 void ProjectedConvolution::pack(std::span<const ConvolutionWeights> weights) {
-  struct Tap {
-    size_t width_idx;
-    int64_t tap;
-  };
-  std::vector<Tap> all_taps;
-  bias_ = Buffer<float>(static_cast<size_t>(shape_.num_features()));
-  for (size_t i = 0; i < weights.size(); ++i) {
-    first_tap_.push_back(static_cast<int64_t>(all_taps.size()));
-    for (int64_t tap = 0; tap < shape_.widths[i]; ++tap) all_taps.push_back({i, tap});
-    std::copy_n(weights[i].bias, shape_.filters, bias_.data() + static_cast<int64_t>(i) * shape_.filters);
+  const std::vector<ConvolutionTap> all_taps = taps_of(shape_);
+  bias_ = joined_bias(shape_, weights);
+  for (int64_t next = 0; const int64_t width : shape_.widths) {
+    first_tap_.push_back(next);
+    next += width;
   }
   taps_.resize(all_taps.size());
   pool_.run(static_cast<int64_t>(all_taps.size()), [&](int64_t item, int) {

@@ -10,6 +10,7 @@
 #include "cuda/kernels/expert_gemm_rows/policy.h"
 #include "cuda/kernels/moe_plan/policy.h"
 #include "moe/formats.h"
+#include "moe/layer_layout.h"
 #include "moe/validation.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
@@ -28,15 +29,11 @@ const char* type_misfit(const LayerConfig& config) {
 
 const char* expert_gemm_misfit(const LayerConfig& config, int64_t, const LaunchDevice&) { return type_misfit(config); }
 
-int64_t num_pairs(const LayerConfig& config, int64_t num_tokens) {
-  return num_tokens * (config.top_k + config.shared_intermediate_size / config.intermediate_size);
-}
-
 const char* expert_gemm_rows_misfit(const LayerConfig& config, int64_t num_tokens, const LaunchDevice&) {
   if (const char* misfit = type_misfit(config)) return misfit;
   if (std::max(config.hidden_size, config.intermediate_size) > expert_gemm_rows::kMaxWidth)
     return "its weights have more rows than it numbers";
-  return num_pairs(config, num_tokens) <= expert_gemm_rows::default_policy().max_pairs
+  return num_tokens * num_slots(config) <= expert_gemm_rows::default_policy().max_pairs
              ? nullptr
              : "more (token, slot) pairs than a CTA sorts for itself";
 }

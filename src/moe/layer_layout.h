@@ -1,4 +1,4 @@
-// Where things lie in a layer's weights and inputs on the host.
+// Where things lie in a layer's weights and inputs, and how many there are.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +13,14 @@ constexpr int64_t gate_begin(GateUpOrder order, int64_t intermediate_size) {
   return gate_row(order, 0, intermediate_size);
 }
 constexpr int64_t up_begin(GateUpOrder order, int64_t intermediate_size) { return up_row(order, 0, intermediate_size); }
+
+/// Experts that every token takes: the shared expert, in slices as wide as the others, as a GPU counts it.
+constexpr int32_t num_shared_experts(const LayerConfig& config) {
+  return config.shared_intermediate_size / config.intermediate_size;
+}
+
+/// k + S: slots of a token, those of the shared expert's slices included.
+constexpr int32_t num_slots(const LayerConfig& config) { return config.top_k + num_shared_experts(config); }
 
 /// Routing weight number `slot` of [T, k], as float (exact).
 inline float topk_weight(const LayerInputs& inputs, int64_t slot) {

@@ -11,6 +11,8 @@ A suite of suites.json is a GoogleTest program, run again under each sanitizer, 
   linked     files of the build; the sources they are made of are the suite's, by closure.json
   files      globs of what runs or is read without being compiled, and of the suite's own tests
   blocks     true: the documents' Python blocks that only a GPU machine can run are the suite's too
+  processes  into how many of them the program's tests are dealt out, side by side; one if it is not there
+  alone      filter of the program's tests that nothing may disturb: timing, streams, memory that is full
   sanitized  filter of the tests that reach every kernel, or
   sanitizer  why the suite runs under none
   unittest   folder of Python tests; `alone` names those that nothing may disturb: timing, streams; `first` those that
@@ -20,8 +22,10 @@ error. Where no GPU can be had, a line of STALE.md names suite and hash that it 
 a warning. Needs Python only, neither git nor a compiler, but for closure and compare.
 """
 import argparse
+import collections
 import concurrent.futures
 import datetime
+import fnmatch
 import hashlib
 import importlib.metadata
 import json
@@ -171,19 +175,63 @@ def print_times(title, times):
     print("".join(f"  {seconds:7.2f} s  {name}\n" for name, seconds in slowest), end="", flush=True)
 
 
-def run_tests(program):
-    """Counts of one GoogleTest program."""
-    report = pathlib.Path(os.environ.get("TMPDIR", "/tmp")) / f"{program.name}.json"
+def report_of(program, what, *arguments, **environment):
+    """(exit code, output, [(name, test of GoogleTest's report)]) of one process. `what` names its report."""
+    report = pathlib.Path(os.environ.get("TMPDIR", "/tmp")) / f"{program.name}.{what}.json"
     report.unlink(missing_ok=True)
-    code, output = run([program, "--gtest_brief=1", f"--gtest_output=json:{report}"], timeout=500)
-    print(output[-4000:])
-    if not report.exists():
-        return {"passed": 0, "failed": 1, "skipped": 0}
-    tests = [(suite["name"], test) for suite in json.loads(report.read_text())["testsuites"] for test in suite["testsuite"]]
-    print_times(program.name, [(f"{suite}.{test['name']}", seconds_of(test)) for suite, test in tests])
+    code, output = run([program, "--gtest_brief=1", f"--gtest_output=json:{report}", *arguments], 500, environment)
+    found = json.loads(report.read_text())["testsuites"] if report.exists() else []
+    return code, output, [(f"{suite['name']}.{test['name']}", test) for suite in found for test in suite["testsuite"]]
+
+
+def part_of(program, part, parts, alone):
+    """report_of the tests of one of `parts` processes, without those of the filter `alone`."""
+    return report_of(program, part, f"--gtest_filter=-{alone}", GTEST_TOTAL_SHARDS=str(parts), GTEST_SHARD_INDEX=str(part))
+
+
+def counted(program, reports, alone):
+    """Counts of one GoogleTest program, of the reports of its processes. Every test that it lists must be in one of them,
+    once: a process that dies takes its tests with it, and a test that no process has taken has not run. A pattern of the
+    filter `alone` that no test matches would let a test that was renamed be disturbed."""
+    code, output, listed = report_of(program, "list", "--gtest_list_tests")
+    failed_codes = [(code, output)] * (code != 0) + [(code, output) for code, output, _ in reports if code != 0]
+    for code, output in failed_codes:
+        print(f"{program.name}: exit code {code}\n{output[-4000:]}")
+    tests = [test for _, _, of_process in reports for test in of_process]
+    print_times(program.name, [(name, seconds_of(test)) for name, test in tests])
+    ran, expected = (collections.Counter(name for name, _ in found) for found in (tests, listed))
+    lost = sorted(((expected - ran) + (ran - expected)).elements())
+    unknown = [pattern for pattern in alone.split(":") if pattern and not fnmatch.filter(expected, pattern)]
+    wrong = bool(failed_codes or lost or unknown or not listed)
+    if wrong:
+        print(f"{program.name}: ran {len(tests)} tests of {len(listed)}; not once: {lost[:SLOWEST]}; to run by themselves, and "
+              f"no tests: {unknown}")
     skipped = sum(test.get("result") == "SKIPPED" for _, test in tests)
     failed = sum(bool(test.get("failures")) for _, test in tests)
-    return {"passed": len(tests) - skipped - failed, "failed": failed + (code != 0 and failed == 0), "skipped": skipped}
+    passed = len(tests) - skipped - failed
+    return {"passed": passed, "failed": failed or int(wrong), "skipped": skipped}
+
+
+def run_programs(build_dir, names):
+    """{suite: counts} of the suites that are GoogleTest programs: all their processes side by side, and then, one after the
+    other, what nothing may disturb."""
+    reports, programs = {suite: [] for suite in names}, {suite: program_of(build_dir, suite) for suite in names}
+    alone = {suite: suites()[suite].get("alone", "") for suite in names}
+    with concurrent.futures.ThreadPoolExecutor(max_workers=max(2, os.cpu_count() - 2)) as pool:
+        started = []
+        for suite in names:
+            parts = suites()[suite].get("processes", 1)
+            started += [(suite, part, pool.submit(timed, part_of, programs[suite], part, parts, alone[suite]))
+                        for part in range(parts)]
+        for suite, part, future in started:
+            report, seconds = future.result()
+            reports[suite].append(report)
+            print(f"  {seconds:7.2f} s  {suite}, process {part}: {len(report[2])} tests", flush=True)
+    for suite in filter(alone.get, names):
+        report, seconds = timed(report_of, programs[suite], "alone", f"--gtest_filter={alone[suite]}")
+        reports[suite].append(report)
+        print(f"  {seconds:7.2f} s  {suite}, by themselves: {len(report[2])} tests", flush=True)
+    return {suite: counted(programs[suite], reports[suite], alone[suite]) for suite in names}
 
 
 def timed(function, *arguments):
@@ -208,12 +256,14 @@ def judged(result, planted):
 
 def run_sanitizers(build_dir, names):
     """{suite: {tool: words}}: each tool over a subset of each suite that reaches every kernel, and over a program with one
-    planted bug of its class. They run side by side: what a tool finds does not depend on who else uses the GPU. One that
+    planted bug of its class. They run side by side, in the order of the names: what a tool finds does not depend on who else uses the GPU. One that
     ends without its summary has not looked (no memory or no connection was left) and runs once more, by itself."""
-    commands = {("planted bug", tool): (tool, build_dir / "tests" / "gpu" / "gpu_planted_bug", tool) for tool in TOOLS}
+    commands = {}
     for suite in names:
         filtered = f"--gtest_filter={suites()[suite]['sanitized']}"
         commands.update({(suite, tool): (tool, program_of(build_dir, suite), filtered) for tool in TOOLS})
+    planted = build_dir / "tests" / "gpu" / "gpu_planted_bug"
+    commands.update({("planted bug", tool): (tool, planted, tool) for tool in TOOLS})  # short: last
     with concurrent.futures.ThreadPoolExecutor(max_workers=min(SANITIZERS_AT_A_TIME, os.cpu_count())) as pool:
         started = {key: pool.submit(timed, sanitize, *command) for key, command in commands.items()}
         passes = {key: future.result() for key, future in started.items()}
@@ -298,22 +348,25 @@ def program_of(build_dir, suite):
 
 
 def run_suites(build_dir, names):
-    """{suite: entry}. First every suite's tests, one suite after the other, for some measure or fill the GPU's memory; then
-    the sanitizers of all."""
-    entries = {}
-    for suite in names:
-        entry = {"sources_sha256": sources_sha256(suite), **machine(), "date": datetime.date.today().isoformat()}
-        if "unittest" in suites()[suite]:
-            counts, seconds = timed(run_python_tests, build_dir, suite)
-            entries[suite] = {**counts, **entry, "packages": versions(), "sanitizer": suites()[suite]["sanitizer"]}
-        else:
-            code, toolkit = run([program_of(build_dir, suite), "--toolkit"], timeout=60)
-            counts, seconds = timed(run_tests, program_of(build_dir, suite))
-            entries[suite] = {**counts, **entry, "toolkit": toolkit.strip() if code == 0 else "unknown"}
-        print(f"suite {suite}: {seconds:.1f} s", flush=True)
+    """{suite: entry}. First the tests of the programs, then those of Python, which need the processor's cores for
+    themselves; then the sanitizers of all programs, those of the largest suites first."""
+    entries = {suite: {"sources_sha256": sources_sha256(suite), **machine(), "date": datetime.date.today().isoformat()}
+               for suite in names}
     compiled = [suite for suite in names if "sanitized" in suites()[suite]]
+    results, seconds = timed(run_programs, build_dir, compiled)
     if compiled:
-        results, seconds = timed(run_sanitizers, build_dir, compiled)
+        print(f"suites {', '.join(compiled)}: {seconds:.1f} s", flush=True)
+    for suite in names:
+        if suite in compiled:
+            code, toolkit = run([program_of(build_dir, suite), "--toolkit"], timeout=60)
+            entries[suite] = {**results[suite], **entries[suite], "toolkit": toolkit.strip() if code == 0 else "unknown"}
+        else:
+            counts, seconds = timed(run_python_tests, build_dir, suite)
+            entries[suite] = {**counts, **entries[suite], "packages": versions(), "sanitizer": suites()[suite]["sanitizer"]}
+            print(f"suite {suite}: {seconds:.1f} s", flush=True)
+    if compiled:
+        largest_first = sorted(compiled, key=lambda suite: -entries[suite]["passed"])
+        results, seconds = timed(run_sanitizers, build_dir, largest_first)
         print(f"sanitizers: {seconds:.1f} s", flush=True)
         for suite in compiled:
             entries[suite]["sanitizer"] = results[suite]

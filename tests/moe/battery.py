@@ -45,9 +45,7 @@ class Entry:
 
 
 def entries(weight_format="dense"):
-    """All of a weight format, in the order of the list. Beside a map the package takes no first expert, which would have no effect."""
+    """All of a weight format, in the order of the list."""
     lines = [line for line in json.loads(FILE.read_text()) if line["format"] == weight_format]
-    for line in lines:
-        line["first_expert"] = 0 if line["expert_map"] else line["first_expert"]
     return [Entry(**{name: tuple(value) if isinstance(value, list) else value for name, value in line.items()})
             for line in lines]

@@ -188,7 +188,6 @@ void add_options(Builder& to) {
     with(
         [](LayerCase& c) {
           c.mapped = 2 * c.experts + 3;
-          c.first_expert = 1;  // unused with a map
           c.routing = "foreign";
         },
         "ids beyond the map, before it and far outside", "map_foreign");

@@ -2,6 +2,7 @@
 import importlib.util
 import json
 import pathlib
+import sys
 import tempfile
 import unittest
 from unittest import mock
@@ -149,12 +150,31 @@ class Record(Scratch):
                          ["python/hidden.py", "python/hidden_too.py"])
 
 
-PROGRAM = """#!/bin/sh
-case "$1" in --toolkit) echo "CUDA 13.0"; exit 0;; esac
-for word; do case "$word" in --gtest_output=json:*) report=${word#--gtest_output=json:};; esac; done
-echo '{"testsuites": [{"name": "Sums", "testsuite": [{"name": "One", "time": "0.5s"}, {"name": "Two", "time": "1.25s"}, \
-{"name": "Three", "result": "SKIPPED", "time": "0s"}]}]}' > "$report"
+# Stands for a GoogleTest program: lists, filters, deals out its tests and reports on them as one does.
+PROGRAM = """#!{python}
+import fnmatch, json, os, pathlib, sys
+if sys.argv[1] == "--toolkit":
+    print("CUDA 13.0")
+    sys.exit(0)
+options = dict(word.partition("=")[::2] for word in sys.argv[1:])
+tests = json.loads(pathlib.Path(__file__).with_name("tests.json").read_text())
+positive, _, negative = options.get("--gtest_filter", "*").partition("-")
+matches = lambda name, patterns: any(fnmatch.fnmatch(name, pattern) for pattern in patterns.split(":"))
+chosen = [name for name in tests if matches(name, positive or "*") and not matches(name, negative)]
+if "--gtest_list_tests" not in options:
+    part, parts = (int(os.environ.get("GTEST_" + name, number)) for name, number in (("SHARD_INDEX", 0), ("TOTAL_SHARDS", 1)))
+    chosen = chosen[part::parts]
+    with open(pathlib.Path(__file__).with_name("order"), "a") as order:
+        order.write(" ".join(chosen) + "\\n")
+    if any(tests[name].get("dies") for name in chosen):
+        sys.exit("last words")
+    chosen = [name for name in chosen if not tests[name].get("hides")]
+report = [{{"name": name.split(".")[0], "testsuite": [{{"name": name.split(".")[1], **tests[name]}}]}} for name in chosen]
+pathlib.Path(options["--gtest_output"].removeprefix("json:")).write_text(json.dumps({{"testsuites": report}}))
+sys.exit(any(tests[name].get("failures") for name in chosen))
 """
+IN_PROGRAM = {"Sums.One": {"time": "0.5s"}, "Sums.Two": {"time": "1.25s"}, "Sums.Three": {"result": "SKIPPED", "time": "0s"},
+              "Streams.Four": {"time": "0s"}, "Sums.Five": {"time": "0s"}}
 TESTS = """import unittest
 import package_under_test
 
@@ -172,8 +192,10 @@ class Run(Scratch):
         self.build = self.root.resolve() / "build"
         program = self.build / "tests" / "gpu" / "gpu_test_kernels"
         program.parent.mkdir(parents=True)
-        program.write_text(PROGRAM)
+        program.write_text(PROGRAM.format(python=sys.executable))
         program.chmod(0o755)
+        self.order, self.tests = program.with_name("order"), program.with_name("tests.json")
+        self.tests.write_text(json.dumps(IN_PROGRAM))
         (self.build / "libtessera.so").write_text("")
         (self.root / "python" / "tessera").mkdir()
         (self.root / "python" / "tessera" / "__init__.py").write_text("")
@@ -194,13 +216,50 @@ class Run(Scratch):
     def test_counts_times_and_sanitizers(self):
         entries, printed = self.run_suites()
         self.assertEqual([entries["kernels"][key] for key in ("passed", "failed", "skipped", "toolkit", "sanitizer")],
-                         [2, 0, 1, "CUDA 13.0", {tool: record.CLEAN for tool in record.TOOLS}])
+                         [4, 0, 1, "CUDA 13.0", {tool: record.CLEAN for tool in record.TOOLS}])
         self.assertEqual([entries["package"][key] for key in ("passed", "failed", "skipped", "sanitizer")],
                          [1, 0, 0, "none: a reason"])
         for words in ("1.25 s  Sums.Two", "s  test_sums.Sums.test_one", "s  test_sums\n", "memcheck of kernels",
-                      "racecheck of planted bug", "suite kernels: ", "suite package: ", "sanitizers: "):
+                      "racecheck of planted bug", "suites kernels: ", "kernels, process 0: 5 tests", "suite package: ", "sanitizers: "):
             self.assertIn(words, printed)
         self.assertLess(printed.index("Sums.Two"), printed.index("Sums.One"))
+
+    def counts(self, parts, alone, **tests):
+        """(passed, failed, skipped), what was printed and the tests of each process, with changes to the program's tests."""
+        self.suites["kernels"].update(processes=parts, alone=alone)
+        self.write()
+        self.tests.write_text(json.dumps(IN_PROGRAM | {name.replace("_", "."): more for name, more in tests.items()}))
+        self.order.unlink(missing_ok=True)
+        entries, printed = self.run_suites()
+        lines = [line.split() for line in self.order.read_text().splitlines()]
+        return tuple(entries["kernels"][key] for key in ("passed", "failed", "skipped")), printed, lines
+
+    def test_tests_are_dealt_out_and_some_run_by_themselves(self):
+        for parts in (1, 2, 3):
+            found, printed, lines = self.counts(parts, "Streams.*")
+            self.assertEqual((found, len(lines), lines[-1]), ((4, 0, 1), parts + 1, ["Streams.Four"]))
+            self.assertEqual(sorted(sum(lines, [])), sorted(IN_PROGRAM))
+            self.assertIn("kernels, by themselves: 1 tests", printed)
+
+    def test_a_test_that_fails(self):
+        self.assertEqual(self.counts(2, "Streams.*", Sums_One={"failures": ["no"]})[0], (3, 1, 1))
+        self.assertEqual(self.counts(2, "Streams.*", Streams_Four={"failures": ["no"]})[0], (3, 1, 1))
+
+    def test_a_process_that_dies_fails_the_suite(self):
+        found, printed, _ = self.counts(2, "Streams.*", Sums_Five={"dies": True})
+        self.assertEqual(found[1], 1)
+        self.assertIn("last words", printed)
+        self.assertIn("'Sums.Five'", printed)
+
+    def test_a_test_that_did_not_run_fails_the_suite(self):
+        found, printed, _ = self.counts(2, "Streams.*", Streams_Four={"hides": True})
+        self.assertEqual(found, (3, 1, 1))
+        self.assertIn("ran 4 tests of 5; not once: ['Streams.Four']", printed)
+
+    def test_a_filter_that_no_test_matches_fails_the_suite(self):
+        found, printed, _ = self.counts(2, "Streams.*:Timing.*")
+        self.assertEqual(found, (4, 1, 1))
+        self.assertIn("no tests: ['Timing.*']", printed)
 
     def test_a_file_outside_of_the_hash_fails_the_run(self):
         self.suites["package"]["files"] = ["python/test_*.py"]

@@ -6,7 +6,7 @@
 //
 //   out[t] = sum_s topk_weights[t, s] * down[e] * act(gate[e] * x[t], up[e] * x[t])     with e = topk_ids[t, s]
 //
-// run enqueues four or five kernels and returns: no allocation, no synchronisation, no host read; capturable in a CUDA
+// run enqueues three to five kernels and returns: no allocation, no synchronisation, no host read; capturable in a CUDA
 // graph, also with routing that changes between replays. A slot whose id lies outside [first_expert, first_expert +
 // num_experts) adds nothing; a token without slots is exactly +0. Accumulation is fp32; the intermediate, the expert's
 // rows and out are rounded once each to the layer's type. The same inputs give the same bits, whatever the batch, the
@@ -34,7 +34,7 @@ struct ResolvedLaunch;  // src/moe/kernels.h
 /// How the work is laid out on the device; results do not depend on it.
 struct LaunchPolicy {
   batching::TaskOrder order = batching::TaskOrder::heavy_first;
-  int32_t num_ctas = 0;      ///< 0: one a multiprocessor
+  int32_t num_ctas = 0;      ///< 0: as many as are resident together
   int32_t cluster_size = 2;  ///< CTAs that share weights, 1 or 2; 1 where the device cannot run pairs
   int32_t back_every = 6;    ///< 1 of this many clusters takes light experts first; 0: none
   /// For measurements: [1] in device memory, into which the kernels write when they begin and end; null: none does.

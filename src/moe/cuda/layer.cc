@@ -14,6 +14,7 @@
 #include "moe/cuda/kernels.h"
 #include "moe/cuda/workspace.h"
 #include "moe/kernels.h"
+#include "moe/layer_layout.h"
 #include "moe/validation.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
@@ -100,8 +101,7 @@ CudaRun CudaLayer::prepare(const LayerInputs& inputs, void* workspace, size_t wo
   validate(config_, weights_, inputs, {workspace, workspace_size, arrays.bytes}, kTraits);
   const int device = current_device();
   if (device != device_) throw Error("device", str_cat("current device ", device), str_cat(device_, ", the layer's"));
-  CudaRun run{inputs, resolved_launch(inputs.num_tokens), num_shared_experts(config_), 0, {}};
-  run.num_slots = config_.top_k + run.num_shared_experts;
+  CudaRun run{inputs, resolved_launch(inputs.num_tokens), num_shared_experts(config_), num_slots(config_), {}};
   const grouped::Role first = first_role(config_);
   grouped::Problem& problem = run.problem;
   problem.plan = arrays.plan;

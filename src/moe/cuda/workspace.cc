@@ -1,13 +1,12 @@
 #include "moe/cuda/workspace.h"
 
 #include "cuda/kernels/moe_plan/policy.h"
-#include "moe/array_layout.h"
 #include "moe/formats.h"
+#include "moe/layer_layout.h"
 
 namespace tessera::moe {
 namespace {
 
-constexpr size_t kArrayAlignment = 256;
 constexpr size_t kScalesReadPast = 132;  // a tile's first row: see grouped::Problem::scale_stride
 
 size_t groups(int32_t columns, int32_t row_group) { return static_cast<size_t>((columns + row_group - 1) / row_group); }
@@ -16,22 +15,27 @@ size_t groups(int32_t columns, int32_t row_group) { return static_cast<size_t>((
 
 int32_t operand_bytes(const LayerConfig& config) { return format_row(config.weight_format).quantizes_rows() ? 1 : 2; }
 
-CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, void* base) {
-  const int32_t num_experts = config.num_experts + num_shared_experts(config);
+grouped::PlanView take_plan(ArrayLayout& layout, int32_t num_experts, size_t pairs) {
   const auto experts = static_cast<size_t>(num_experts);
-  const auto pairs = static_cast<size_t>(num_tokens) * static_cast<size_t>(config.top_k + num_shared_experts(config));
   const auto chunking =
       kernels::moe_plan::select_chunking(kernels::moe_plan::default_policy(), static_cast<int64_t>(pairs), num_experts);
-  ArrayLayout layout(base, kArrayAlignment);
+  grouped::PlanView plan{};
+  plan.header = layout.take<grouped::PlanHeader>(1);
+  plan.expert_counts = layout.take<int32_t>(experts);
+  plan.expert_offsets = layout.take<int32_t>(experts + 1);
+  plan.row_token = layout.take<int32_t>(pairs);
+  plan.token_row = layout.take<int32_t>(pairs);
+  plan.task_order = layout.take<int32_t>(experts);
+  for (int32_t*& tile_end : plan.tile_end) tile_end = layout.take<int32_t>(experts);
+  plan.chunk_counts = layout.take<int32_t>(static_cast<size_t>(chunking.num_chunks) * experts);
+  return plan;
+}
+
+CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, void* base) {
+  const auto pairs = static_cast<size_t>(num_tokens) * static_cast<size_t>(num_slots(config));
+  ArrayLayout layout(base, kWorkspaceAlignment);
   CudaWorkspace workspace{};
-  workspace.plan.header = layout.take<grouped::PlanHeader>(1);
-  workspace.plan.expert_counts = layout.take<int32_t>(experts);
-  workspace.plan.expert_offsets = layout.take<int32_t>(experts + 1);
-  workspace.plan.row_token = layout.take<int32_t>(pairs);
-  workspace.plan.token_row = layout.take<int32_t>(pairs);
-  workspace.plan.task_order = layout.take<int32_t>(experts);
-  for (int32_t*& tile_end : workspace.plan.tile_end) tile_end = layout.take<int32_t>(experts);
-  workspace.plan.chunk_counts = layout.take<int32_t>(static_cast<size_t>(chunking.num_chunks) * experts);
+  workspace.plan = take_plan(layout, config.num_experts + num_shared_experts(config), pairs);
   workspace.intermediate = layout.take<uint8_t>(pairs * static_cast<size_t>(config.intermediate_size) *
                                                 static_cast<size_t>(operand_bytes(config)));
   workspace.rows = layout.take<uint16_t>(pairs * static_cast<size_t>(config.hidden_size));

@@ -6,9 +6,12 @@
 #include <cstdint>
 
 #include "cuda/grouped/plan_view.h"
+#include "moe/array_layout.h"
 #include "tessera/moe/cuda_layer.h"
 
 namespace tessera::moe {
+
+inline constexpr size_t kWorkspaceAlignment = 256;  // of each array
 
 struct CudaWorkspace {
   grouped::PlanView plan;
@@ -22,10 +25,8 @@ struct CudaWorkspace {
   size_t bytes;
 };
 
-/// Experts that every token takes: the shared expert, in slices as wide as the others.
-inline int32_t num_shared_experts(const LayerConfig& config) {
-  return config.shared_intermediate_size / config.intermediate_size;
-}
+/// The arrays of a plan of so many (token, slot) pairs.
+grouped::PlanView take_plan(ArrayLayout& layout, int32_t num_experts, size_t pairs);
 
 /// Bytes of an element of tokens, weights and intermediate as the products read them.
 int32_t operand_bytes(const LayerConfig& config);

@@ -86,7 +86,7 @@ ExactLayer::ExactLayer(const LayerConfig& config, const LayerWeights& weights, c
       threads_(threads),
       quantizes_(format_row(config.weight_format).quantizes_rows()),
       rules_(tensor_core_rules(product_type(config))),
-      num_slots_(config.top_k + config.shared_intermediate_size / config.intermediate_size) {
+      num_slots_(num_slots(config)) {
   const bool whole_blocks = num_slots_ <= config.top_k + 1 || config.intermediate_size % kScaleGroup == 0;
   TESSERA_CHECK(!quantizes_ || whole_blocks, config.shared_intermediate_size, config.intermediate_size);
   place_rows();

@@ -16,6 +16,7 @@
 #include "gpu/guarded_buffer.h"
 #include "moe/cuda/workspace.h"
 #include "moe/judge/exact_layer.h"
+#include "moe/layer_layout.h"
 #include "tessera/moe/cuda_layer.h"
 #include "unit/moe/exact_case.h"
 
@@ -94,7 +95,7 @@ class ExactRunner {
     auto* base =
         const_cast<uint8_t*>(after.data()) + workspace_begin;  // lay_out_workspace wants to write; here it is read
     const moe::CudaWorkspace arrays = moe::lay_out_workspace(c.config, c.num_tokens, base);
-    const auto slots = static_cast<size_t>(c.config.top_k + moe::num_shared_experts(c.config));
+    const auto slots = static_cast<size_t>(moe::num_slots(c.config));
     const size_t num_rows = static_cast<size_t>(c.num_tokens) * slots;
     DeviceAnswer answer;
     const auto take = [&](std::vector<uint16_t>& to, const void* from, int32_t width) {

@@ -76,6 +76,19 @@ TEST(CpuLayer, ShardsOfExperts) {
   }
 }
 
+TEST(CpuLayer, FirstExpertIsUnusedWithAMap) {
+  const LayerCase c{.experts = 4, .top_k = 4, .tokens = 50, .routing = "foreign", .mapped = 13};
+  const LayerData data(c);
+  const auto expected = data.run();
+  moe::LayerConfig config = data.config();
+  config.first_expert = 3;
+  EXPECT_EQ(data.run(moe::CpuLayer(config, data.weights(), 1)), expected);
+  config.num_mapped_experts = 0;  // without the map it has an effect
+  moe::LayerWeights weights = data.weights();
+  weights.expert_map = nullptr;
+  EXPECT_NE(data.run(moe::CpuLayer(config, weights, 1)), expected);
+}
+
 // The shards of a layer add up to the layer: every slot is served once.
 TEST(CpuLayer, ShardsAddUpToTheWhole) {
   const LayerCase whole{.experts = 8,

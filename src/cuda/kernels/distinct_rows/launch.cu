@@ -68,6 +68,14 @@ void validate_count(const char* argument, int64_t num_rows) {
   if (num_rows < 0 || num_rows > kMaxRows) throw Error(argument, str_cat(num_rows), str_cat("0..", kMaxRows));
 }
 
+// Whether there is nothing to find; the count says so then.
+bool has_no_rows(int64_t num_rows, int32_t* num_distinct, cudaStream_t stream) {
+  validate_count("distinct_rows num_rows", num_rows);
+  cuda::check_pointer("distinct_rows num_distinct", num_distinct, alignof(int32_t));
+  if (num_rows == 0) TESSERA_CUDA_CHECK(cudaMemsetAsync(num_distinct, 0, sizeof(int32_t), stream));
+  return num_rows == 0;
+}
+
 void validate(const Args& args) {
   if (args.rows.kind == cta::Operand::f32) throw Error("distinct_rows rows", "f32", "f16, bf16 or split");
   if (args.row_columns < 1 || args.row_columns % 8 != 0)
@@ -123,12 +131,7 @@ size_t token_workspace_bytes(int64_t num_rows, int32_t vocab_size) {
 }
 
 void find(const Args& args, cudaStream_t stream) {
-  validate_count("distinct_rows num_rows", args.num_rows);
-  cuda::check_pointer("distinct_rows num_distinct", args.num_distinct, alignof(int32_t));
-  if (args.num_rows == 0) {
-    TESSERA_CUDA_CHECK(cudaMemsetAsync(args.num_distinct, 0, sizeof(int32_t), stream));
-    return;
-  }
+  if (has_no_rows(args.num_rows, args.num_distinct, stream)) return;
   validate(args);
   Parts parts(args.workspace);
   RowParams params = take_row_params(parts, args.num_rows);
@@ -149,12 +152,7 @@ void find(const Args& args, cudaStream_t stream) {
 }
 
 void find_tokens(const TokenArgs& args, cudaStream_t stream) {
-  validate_count("distinct_rows num_rows", args.num_rows);
-  cuda::check_pointer("distinct_rows num_distinct", args.num_distinct, alignof(int32_t));
-  if (args.num_rows == 0) {
-    TESSERA_CUDA_CHECK(cudaMemsetAsync(args.num_distinct, 0, sizeof(int32_t), stream));
-    return;
-  }
+  if (has_no_rows(args.num_rows, args.num_distinct, stream)) return;
   validate(args);
   Parts parts(args.workspace);
   TokenParams params = take_token_params(parts, args.num_rows, args.vocab_size);

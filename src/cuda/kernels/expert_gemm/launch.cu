@@ -1,14 +1,14 @@
 #include "cuda/kernels/expert_gemm/launch.h"
 
 #include <array>
-#include <cuda/std/type_traits>
 
 #include "cuda/core/cuda_check.h"
 #include "cuda/core/launch.h"
+#include "cuda/grouped/instances.cuh"
 #include "cuda/grouped/tensor_maps.h"
+#include "cuda/grouped/validation.h"
 #include "cuda/kernels/expert_gemm/kernel.cuh"
 #include "tessera/core/check.h"
-#include "tessera/core/error.h"
 
 namespace tessera::kernels::expert_gemm {
 namespace {
@@ -21,27 +21,18 @@ struct Tuning {
   static constexpr bool kMarked = kMarked_;  // see cta/mark.cuh
 };
 
-template <auto kValue>
-using Constant = ::cuda::std::integral_constant<decltype(kValue), kValue>;
-
 // Calls function(role as a constant, Tuning) with the compiled instance for these; each of them is in this file.
 template <class Function>
-auto with_instance(DType dtype, Role role, int32_t cluster_size, bool marked, Function&& function) {
-  const auto with_tuning = [&](auto tuning) {
-    switch (role) {
-      case Role::gate_up: return function(Constant<Role::gate_up>{}, tuning);
-      case Role::up_only: return function(Constant<Role::up_only>{}, tuning);
-      default: return function(Constant<Role::down>{}, tuning);
-    }
-  };
-  const auto with_cluster = [&](auto element, auto cluster) {
+auto with_instance(DType dtype, Role role, int32_t cluster_size, bool is_marked, Function&& function) {
+  return grouped::with_element(dtype, [&](auto element) {
     using Element = decltype(element);
-    return marked ? with_tuning(Tuning<Element, cluster, true>{}) : with_tuning(Tuning<Element, cluster, false>{});
-  };
-  const auto with_element = [&](auto element) {
-    return cluster_size == 2 ? with_cluster(element, Constant<2>{}) : with_cluster(element, Constant<1>{});
-  };
-  return dtype == DType::bf16 ? with_element(__nv_bfloat16{}) : with_element(__half{});
+    return grouped::with_bool(is_marked, [&](auto marked) {
+      return grouped::with_role(role, [&](auto constant) {
+        return cluster_size == 2 ? function(constant, Tuning<Element, 2, marked>{})
+                                 : function(constant, Tuning<Element, 1, marked>{});
+      });
+    });
+  });
 }
 
 // A launch of the kernel: the attributes must outlive the configuration that points at them.
@@ -50,6 +41,7 @@ struct Launch {
   using C = Config<kRole, Tuning>;
 
   Launch(int32_t num_ctas, cudaStream_t stream) {
+    static_assert(sizeof(SharedStorage<C>) <= 227 * 1024);
     cuda::allow_shared_memory<kernel>(sizeof(SharedStorage<C>));
     attributes[0].id = cudaLaunchAttributeClusterDimension;
     attributes[0].val.clusterDim.x = C::kCluster;
@@ -71,19 +63,8 @@ struct Launch {
   cudaLaunchConfig_t config{};
 };
 
-void validate(const Problem& problem, Role role, const grouped::LaunchOptions& options) {
-  if (problem.dtype == DType::f32) throw Error("expert GEMM dtype", "f32", "bf16 or f16");
-  const auto require_width = [](const char* name, int32_t value) {
-    if (value <= 0 || value % 8 != 0) throw Error(name, str_cat(value), "a positive multiple of 8");
-  };
-  require_width("expert GEMM hidden_size", problem.hidden_size);
-  require_width("expert GEMM intermediate_size", problem.intermediate_size);
-  const void* const rows = role == Role::down ? problem.intermediate : problem.tokens;
-  for (const void* pointer : {rows, problem.weight(role), problem.bias(role), problem.shared_weight(role),
-                              static_cast<const void*>(problem.out(role))}) {
-    if (reinterpret_cast<uintptr_t>(pointer) % 16 != 0)
-      throw Error("expert GEMM argument", "a misaligned pointer", "16-byte alignment");
-  }
+void validate_run(const Problem& problem, Role role, const grouped::LaunchOptions& options) {
+  grouped::validate(problem, role);
   const int32_t tile_rows = problem.tilings[grouped::gemm_idx(role)].tile_rows;
   TESSERA_CHECK(tile_rows == kTileRows, tile_rows, kTileRows);
   TESSERA_CHECK(options.num_ctas >= options.cluster_size, options.num_ctas, options.cluster_size);
@@ -103,7 +84,7 @@ bool clusters_fit(DType dtype, int32_t cluster_size) {
 
 void launch(const Problem& problem, Role role, const grouped::LaunchOptions& options, cudaStream_t stream) {
   if (problem.max_rows == 0) return;
-  validate(problem, role, options);
+  validate_run(problem, role, options);
   with_instance(problem.dtype, role, options.cluster_size, options.marks != nullptr, [&](auto constant, auto tuning) {
     constexpr Role kRole = constant;
     using C = Config<kRole, decltype(tuning)>;

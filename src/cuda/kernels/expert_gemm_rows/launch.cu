@@ -1,13 +1,12 @@
 #include "cuda/kernels/expert_gemm_rows/launch.h"
 
-#include <cuda/std/type_traits>
-
 #include "cuda/core/cuda_check.h"
 #include "cuda/core/launch.h"
+#include "cuda/grouped/instances.cuh"
 #include "cuda/grouped/tensor_maps.h"
+#include "cuda/grouped/validation.h"
 #include "cuda/kernels/expert_gemm_rows/kernel.cuh"
 #include "tessera/core/check.h"
-#include "tessera/core/error.h"
 
 namespace tessera::kernels::expert_gemm_rows {
 namespace {
@@ -19,39 +18,18 @@ struct Tuning {
   static constexpr bool kMarked = kMarked_;  // see cta/mark.cuh
 };
 
-template <auto kValue>
-using Constant = ::cuda::std::integral_constant<decltype(kValue), kValue>;
-
 // Calls function(role as a constant, Tuning) with the compiled instance for these; each of them is in this file.
 template <class Function>
-void with_instance(DType dtype, Role role, bool marked, Function&& function) {
-  const auto with_tuning = [&](auto tuning) {
-    switch (role) {
-      case Role::gate_up: return function(Constant<Role::gate_up>{}, tuning);
-      case Role::up_only: return function(Constant<Role::up_only>{}, tuning);
-      default: return function(Constant<Role::down>{}, tuning);
-    }
-  };
-  const auto with_element = [&](auto element) {
-    using Element = decltype(element);
-    return marked ? with_tuning(Tuning<Element, true>{}) : with_tuning(Tuning<Element, false>{});
-  };
-  return dtype == DType::bf16 ? with_element(__nv_bfloat16{}) : with_element(__half{});
+void with_instance(DType dtype, Role role, bool is_marked, Function&& function) {
+  grouped::with_element(dtype, [&](auto element) {
+    grouped::with_bool(is_marked, [&](auto marked) {
+      grouped::with_role(role, [&](auto constant) { function(constant, Tuning<decltype(element), marked>{}); });
+    });
+  });
 }
 
-void validate(const Problem& problem, Role role, const LaunchOptions& options) {
-  if (problem.dtype == DType::f32) throw Error("expert GEMM dtype", "f32", "bf16 or f16");
-  const auto require_width = [](const char* name, int32_t value) {
-    if (value <= 0 || value % 8 != 0) throw Error(name, str_cat(value), "a positive multiple of 8");
-  };
-  require_width("expert GEMM hidden_size", problem.hidden_size);
-  require_width("expert GEMM intermediate_size", problem.intermediate_size);
-  const void* const rows = role == Role::down ? problem.intermediate : problem.tokens;
-  for (const void* pointer : {rows, problem.weight(role), problem.bias(role), problem.shared_weight(role),
-                              static_cast<const void*>(problem.out(role))}) {
-    if (reinterpret_cast<uintptr_t>(pointer) % 16 != 0)
-      throw Error("expert GEMM argument", "a misaligned pointer", "16-byte alignment");
-  }
+void validate_run(const Problem& problem, Role role, const LaunchOptions& options) {
+  grouped::validate(problem, role);
   TESSERA_CHECK(problem.routing.num_experts <= kMaxExperts, problem.routing.num_experts);
   TESSERA_CHECK(problem.routing.pairs() <= kPolicy.max_pairs, problem.routing.pairs());
   TESSERA_CHECK(options.num_ctas >= 1, options.num_ctas);
@@ -65,7 +43,7 @@ void validate(const Problem& problem, Role role, const LaunchOptions& options) {
 
 void launch(const Problem& problem, Role role, const LaunchOptions& options, cudaStream_t stream) {
   if (problem.max_rows == 0) return;
-  validate(problem, role, options);
+  validate_run(problem, role, options);
   Params params{};
   params.problem = problem;
   params.options = options;
