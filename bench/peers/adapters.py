@@ -16,6 +16,7 @@ import importlib.metadata
 
 import torch
 
+import fp8
 import peer_site
 import theirs
 from torch_moe import torch_layer
@@ -70,7 +71,7 @@ class Tessera(Library):
 
     def __init__(self):
         import tessera
-        self.package, self.layer = tessera, None
+        self.package, self.layer, self.fp8_layer = tessera, None, None
 
     def versions(self):
         return {"tessera": self.package.__version__}
@@ -78,18 +79,26 @@ class Tessera(Library):
     def load(self, gate_up, down, top_k):
         super().load(gate_up, down, top_k)
         self.layer = self.package.MoELayer(gate_up, down, top_k=top_k)
+        experts, hidden, intermediate = down.shape
+        halves, scales = fp8.quantised_weights(torch, gate_up.view(2 * experts, intermediate, hidden))
+        down_codes, down_scales = fp8.quantised_weights(torch, down)
+        self.fp8_layer = self.package.MoELayer(
+            halves.view(experts, 2 * intermediate, hidden), down_codes, top_k=top_k, weight_format="fp8-block",
+            gate_up_scale=scales.view(experts, 2, *scales.shape[1:]), down_scale=down_scales)
 
     def unload(self):
-        self.layer = None
+        self.layer = self.fp8_layer = None
         super().unload()
 
     def layers(self):
-        return {"tessera": self.call}
+        return {"tessera": lambda *inputs: self.call(self.layer, *inputs),
+                "tessera fp8": lambda *inputs: self.call(self.fp8_layer, *inputs)}
 
-    def call(self, x, ids, weights):
+    @staticmethod
+    def call(layer, x, ids, weights):
         out = torch.empty_like(x)
-        workspace = torch.empty(self.layer.workspace_bytes(x.shape[0]), dtype=torch.uint8, device=x.device)
-        return Call(lambda: self.layer(x, ids, weights, out=out, workspace=workspace), poison=out)
+        workspace = torch.empty(layer.workspace_bytes(x.shape[0]), dtype=torch.uint8, device=x.device)
+        return Call(lambda: layer(x, ids, weights, out=out, workspace=workspace), poison=out)
 
 
 class Torch(Library):

@@ -2,7 +2,7 @@
 import grid
 
 # Library -> its layers. One process runs one library.
-LAYERS = {"tessera": ("tessera",),
+LAYERS = {"tessera": ("tessera", "tessera fp8"),
           "flashinfer": ("flashinfer", "flashinfer det", "flashinfer untuned", "flashinfer det untuned"),
           "sglang": ("sglang triton", "sglang triton fp8"), "vllm": ("vllm triton", "vllm triton fp8"),
           "deepgemm": ("deepgemm", "deepgemm GEMMs"), "deepgemm_fp8": ("deepgemm fp8", "deepgemm fp8 GEMMs"),
@@ -13,7 +13,7 @@ OURS = "tessera"
 STRONG = ("tessera", "flashinfer", "sglang", "vllm", "deepgemm", "deepgemm_fp8")  # measured unless --peers or --everything
 # How the weights lie in memory. fp8-block: e4m3 with one fp32 scale for each 128 x 128 block; activations are quantised
 # inside the layer, per token and 128 columns. Layers of one format are compared with each other.
-_FP8 = ("sglang triton fp8", "vllm triton fp8", "deepgemm fp8", "deepgemm fp8 GEMMs")
+_FP8 = ("tessera fp8", "sglang triton fp8", "vllm triton fp8", "deepgemm fp8", "deepgemm fp8 GEMMs")
 FORMATS = {"bf16": tuple(layer for layers in LAYERS.values() for layer in layers if layer not in _FP8), "fp8-block": _FP8}
 FORMAT_TITLES = {"bf16": "16-bit weights", "fp8-block": "FP8 weights"}
 BLOCK = 128
@@ -22,7 +22,7 @@ _GEMMS = "rows already gathered and padded, activations computed before: the two
 BOUNDS = {"torch bmm": "rows already in expert order and equally many for each expert: two torch.bmm and SwiGLU; no "
                        "routing, gather or combine",
           "deepgemm GEMMs": _GEMMS, "deepgemm fp8 GEMMs": _GEMMS + ", inputs quantised before too"}
-TITLES = {"tessera": "Tessera", "flashinfer": "FlashInfer", "flashinfer det": "FlashInfer, deterministic",
+TITLES = {"tessera": "Tessera", "tessera fp8": "Tessera FP8", "flashinfer": "FlashInfer", "flashinfer det": "FlashInfer, deterministic",
           "flashinfer untuned": "FlashInfer, untuned", "flashinfer det untuned": "FlashInfer, deterministic, untuned",
           "sglang triton": "SGLang Triton", "sglang triton fp8": "SGLang Triton FP8", "vllm triton": "vLLM Triton",
           "vllm triton fp8": "vLLM Triton FP8", "deepgemm": "DeepGEMM + Triton",

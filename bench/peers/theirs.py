@@ -18,6 +18,7 @@ _NOTHING = "nothing"
 # Layer -> the library's process, its format, what is theirs, what is ours.
 LAYERS = {
     "tessera": Parts("tessera", "bf16", "-", "`tessera.MoELayer`"),
+    "tessera fp8": Parts("tessera", "fp8-block", "-", "`tessera.MoELayer` of format fp8-block; the weights' quantisation (once)"),
     "torch grouped_mm": Parts("torch", "bf16", "`grouped_mm` and the eager operations", "their sequence, as in Transformers"),
     "torch bmm": Parts("torch", "bf16", "`torch.bmm`", "SwiGLU (a Triton kernel)"),
     "transformers grouped_mm": Parts("transformers", "bf16", "`Qwen3MoeExperts` and its experts function", _NOTHING),

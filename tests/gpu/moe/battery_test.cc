@@ -61,7 +61,7 @@ double work_of(const LayerCase& c) {
 TEST(MoeOracleTwin, HasTheBitsOfTheHosts) {
   int compared = 0;
   for (const LayerCase& c : battery_of(runs_on_gpu)) {
-    if (work_of(c) > 2e6) continue;
+    if (work_of(c) > 2e6 || c.format != moe::WeightFormat::dense) continue;  // others: the host's is the only one
     const LayerData data(c);
     const moe::OracleResult host = data.reference(kWgmmaSums.accumulator_unit);
     const moe::OracleResult device = LayerRun(data).reference();

@@ -26,6 +26,7 @@ const moe::LaunchPolicy kRows = by_kernel("expert_gemm_rows");
 bool runs_on_both(const LayerCase& c) {
   if (!runs_on_gpu(c)) return false;
   for (const moe::KernelRow& row : moe::kernel_rows()) {
+    if (row.name == kRows.kernel && row.format != c.format) return false;
     if (row.name == kRows.kernel && row.misfit(config_of(c), c.tokens, {}) != nullptr) return false;
   }
   return true;

@@ -4,6 +4,7 @@
 #include <exception>
 #include <sstream>
 
+#include "moe/formats.h"
 #include "unit/moe/exact_case.h"
 
 namespace tessera::testing {
@@ -29,12 +30,16 @@ LayerRun::LayerRun(const LayerData& data) : LayerRun(data.layer_case(), Unfilled
 LayerRun::LayerRun(const LayerCase& c, Unfilled)
     : case_(c),
       x_(kElement * count_of(c.tokens, c.hidden)),
-      gate_up_(kElement * count_of(c.experts, first_rows(c.intermediate), c.hidden)),
-      down_(kElement * count_of(c.experts, c.hidden, c.intermediate)),
+      gate_up_(weight_bytes(c.experts * first_rows(c.intermediate), c.hidden)),
+      down_(weight_bytes(int64_t{c.experts} * c.hidden, c.intermediate)),
       gate_up_bias_(kElement * count_of(c.experts, first_rows(c.intermediate))),
       down_bias_(kElement * count_of(c.experts, c.hidden)),
-      shared_gate_up_(kElement * count_of(first_rows(c.shared_intermediate), c.hidden)),
-      shared_down_(kElement * count_of(c.hidden, c.shared_intermediate)),
+      shared_gate_up_(weight_bytes(first_rows(c.shared_intermediate), c.hidden)),
+      shared_down_(weight_bytes(c.hidden, c.shared_intermediate)),
+      gate_up_scale_(scale_bytes(c.experts * first_rows(1), c.intermediate, c.hidden)),
+      down_scale_(scale_bytes(c.experts, c.hidden, c.intermediate)),
+      shared_gate_up_scale_(scale_bytes(first_rows(1), c.shared_intermediate, c.hidden)),
+      shared_down_scale_(scale_bytes(1, c.hidden, c.shared_intermediate)),
       map_(sizeof(int32_t) * static_cast<size_t>(c.mapped)),
       ids_(sizeof(int64_t) * count_of(c.tokens, c.top_k)),
       topk_weights_(sizeof(float) * count_of(c.tokens, c.top_k)),
@@ -43,7 +48,16 @@ LayerRun::LayerRun(const LayerCase& c, Unfilled)
   map_.upload(expert_map_of(c));
 }
 
+size_t LayerRun::weight_bytes(int64_t rows, int64_t columns) const {
+  return moe::weight_bytes(moe::format_row(case_.format), case_.dtype, rows, columns);
+}
+
+size_t LayerRun::scale_bytes(int64_t matrices, int64_t rows, int64_t columns) const {
+  return static_cast<size_t>(matrices) * moe::scale_bytes(moe::format_row(case_.format), rows, columns);
+}
+
 void LayerRun::fill(uint64_t seed) {
+  TESSERA_CHECK(case_.format == moe::WeightFormat::dense, static_cast<int>(case_.format));
   const auto normal = [&](GuardedBuffer& to, float scale, uint64_t number) {
     fill_normal(case_.dtype, to.data(), to.bytes() / kElement, scale, seed + number);
   };
@@ -75,6 +89,11 @@ void LayerRun::upload(const LayerData& data) {
   upload_bytes(down_bias_, data.down_bias());
   upload_bytes(shared_gate_up_, data.shared_gate_up());
   upload_bytes(shared_down_, data.shared_down());
+  upload_bytes(gate_up_scale_, data.gate_up_scale());
+  upload_bytes(down_scale_, data.down_scale());
+  upload_bytes(shared_gate_up_scale_, data.shared_gate_up_scale());
+  upload_bytes(shared_down_scale_, data.shared_down_scale());
+  if (case_.format != moe::WeightFormat::dense) host_ = std::make_shared<const LayerData>(data);
   set_ids({data.ids().begin(), data.ids().end()});
   if (case_.topk_weights_dtype == DType::f32) {
     topk_weights_.upload(data.topk_weights());
@@ -95,7 +114,9 @@ void LayerRun::set_ids(const std::vector<int32_t>& ids) {
 
 moe::LayerWeights LayerRun::weights() const {
   return weights_of(case_, {gate_up_.data(), down_.data(), gate_up_bias_.data(), down_bias_.data(),
-                            shared_gate_up_.data(), shared_down_.data(), static_cast<const int32_t*>(map_.data())});
+                            shared_gate_up_.data(), shared_down_.data(), static_cast<const int32_t*>(map_.data()),
+                            gate_up_scale_.data(), down_scale_.data(), shared_gate_up_scale_.data(),
+                            shared_down_scale_.data()});
 }
 
 moe::LayerInputs LayerRun::inputs() const {
@@ -123,6 +144,7 @@ std::vector<uint16_t> LayerRun::run(const moe::LaunchPolicy& policy) {
 }
 
 moe::OracleResult LayerRun::reference() const {
+  if (host_ != nullptr) return host_->reference(unit_of(case_, kWgmmaSums));
   std::vector<int32_t> tokens(static_cast<size_t>(case_.tokens));
   std::iota(tokens.begin(), tokens.end(), 0);
   return reference_layer(config(), weights(), inputs(), tokens, kWgmmaSums.accumulator_unit);

@@ -1,0 +1,158 @@
+// Layers of e4m3 weights in blocks, beside what the battery asks of them: the quantising kernel's bits, rows whose bits
+// depend on nothing else, replays with other routing, what the workspace held before.
+#include <algorithm>
+#include <limits>
+
+#include "cuda/core/stream.h"
+#include "cuda/kernels/quantize_rows/launch.h"
+#include "gpu/captured_graph.h"
+#include "gpu/moe/device_activation.h"
+#include "gpu/moe/gpu_fixture.h"
+#include "moe/judge/exact_layer.h"
+#include "tessera/core/thread_pool.h"
+#include "tessera/moe/quantize.h"
+#include "unit/moe/exact_case.h"
+
+namespace tessera::testing {
+namespace {
+
+LayerCase fp8_case(int32_t hidden, int32_t intermediate, int32_t experts, int32_t top_k, int32_t tokens,
+                   const char* routing = "random") {
+  LayerCase c{hidden, intermediate, experts, top_k, tokens, routing};
+  c.format = moe::WeightFormat::fp8_block;
+  return c;
+}
+
+// Rows of a few elements of every kind: normal ones, tiny, huge, NaN, infinities; widths that end inside a group.
+TEST(QuantizeRows, HasTheBitsOfTheHosts) {
+  std::mt19937 random(11);
+  std::normal_distribution<float> normal;
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    for (const int32_t columns : {16, 112, 128, 144, 256, 400, 2880}) {
+      for (const int32_t rows : {1, 3, 65, 300}) {
+        std::vector<uint16_t> values(static_cast<size_t>(rows) * static_cast<size_t>(columns));
+        for (uint16_t& value : values) {
+          const float scale = std::ldexp(1.0f, static_cast<int>(random() % 40) - 30);
+          const uint32_t kind = random() % 4000;
+          float number = normal(random) * scale;
+          if (kind == 0) number = std::numeric_limits<float>::quiet_NaN();
+          if (kind == 1) number = std::numeric_limits<float>::infinity();
+          if (kind == 2) number = -0.0f;
+          value = dtype == DType::bf16 ? f32_to_bf16(number) : f32_to_f16(number);
+        }
+        const size_t groups = static_cast<size_t>(rows) * static_cast<size_t>((columns + 127) / 128);
+        std::vector<uint8_t> codes(values.size());
+        std::vector<float> scales(groups);
+        moe::quantize_rows(values.data(), dtype, {rows, columns}, codes.data(), scales.data());
+        GuardedBuffer x(2 * values.size()), device_codes(values.size()), device_scales(sizeof(float) * groups);
+        x.upload(values);
+        kernels::quantize_rows::launch({dtype, x.data(), device_codes.data(), static_cast<float*>(device_scales.data()),
+                                        rows, columns},
+                                       nullptr);
+        TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
+        EXPECT_EQ(device_codes.download<uint8_t>(codes.size()), codes) << rows << " x " << columns;
+        const auto got = device_scales.download<float>(groups);
+        for (size_t i = 0; i < groups; ++i) {
+          ASSERT_TRUE(std::isnan(scales[i]) ? std::isnan(got[i]) : scales[i] == got[i])
+              << rows << " x " << columns << ", group " << i << ": " << got[i] << " for " << scales[i];
+        }
+        EXPECT_TRUE(device_codes.guards_intact() && device_scales.guards_intact());
+      }
+    }
+  }
+}
+
+// The bits of the host's model at widths of real models, for the last tokens of many, which are what a wrong offset of
+// scales reaches first.
+TEST(ExpertGemmFp8, BitsOfTheModelAtRealWidths) {
+  ThreadPool threads(available_processors());
+  DeviceActivation activation;
+  const int32_t widths[][2] = {{2048, 768}, {2880, 2880}, {4096, 1408}, {7168, 352}, {2048, 80}};
+  for (const auto& [hidden, intermediate] : widths) {
+    LayerCase c = fp8_case(hidden, intermediate, 4, 2, 3);
+    c.bias = hidden == 2880;
+    const LayerData data(c);
+    const moe::ExactLayer layer(data.config(), data.weights(), data.inputs(), &threads);
+    EXPECT_EQ(difference_of("out", LayerRun(data).run(), layer.out(activation.function()), c.hidden), "") << c;
+  }
+}
+
+// A token's output depends on the token alone: the rows of every batch are those of the largest.
+TEST(ExpertGemmFp8, BitsOfARowDoNotDependOnTheBatch) {
+  const LayerCase largest = fp8_case(208, 144, 5, 2, 300, "random");
+  const LayerData all(largest);
+  LayerRun whole(all);
+  const auto expected = whole.run();
+  const moe::CudaLayer layer(whole.config(), whole.weights());
+  GuardedBuffer workspace(layer.workspace_bytes(largest.tokens));
+  const auto row = static_cast<size_t>(largest.hidden);
+  for (int32_t tokens = 1; tokens <= largest.tokens; tokens += tokens < 140 ? 1 : 13) {
+    workspace.poison();
+    moe::LayerInputs inputs = whole.inputs();
+    inputs.num_tokens = tokens;
+    whole.out().poison();
+    layer.run(inputs, workspace.data(), workspace.bytes(), nullptr);
+    TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
+    const size_t count = row * static_cast<size_t>(tokens);
+    const auto got = whole.out().download<uint16_t>(count);
+    ASSERT_TRUE(std::equal(got.begin(), got.end(), expected.begin())) << tokens;
+  }
+  EXPECT_TRUE(workspace.guards_intact());
+}
+
+// Calls of several sizes on one workspace, none of which is cleared between: scales of an earlier call stand where a
+// later one has fewer rows.
+TEST(ExpertGemmFp8, WhatAnEarlierCallLeftDoesNotMatter) {
+  std::vector<LayerData> sizes;
+  for (const int32_t tokens : {700, 17, 1, 256, 3, 129}) sizes.emplace_back(fp8_case(256, 320, 16, 4, tokens));
+  std::vector<LayerRun> runs(sizes.begin(), sizes.end());
+  std::vector<std::vector<uint16_t>> expected;
+  size_t bytes = 0;
+  for (LayerRun& run : runs) {
+    expected.push_back(run.run());
+    bytes = std::max(bytes, moe::CudaLayer(run.config(), run.weights()).workspace_bytes(run.inputs().num_tokens));
+  }
+  GuardedBuffer workspace(bytes);
+  std::mt19937 random(5);
+  for (int round = 0; round < 60; ++round) {
+    const size_t i = random() % runs.size();
+    const moe::CudaLayer layer(runs[i].config(), runs[i].weights());
+    runs[i].out().poison();
+    layer.run(runs[i].inputs(), workspace.data(), workspace.bytes(), nullptr);
+    TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
+    ASSERT_EQ(runs[i].out().download<uint16_t>(expected[i].size()), expected[i]) << i << ", round " << round;
+  }
+}
+
+TEST(ExpertGemmFp8, ReplaysWithOtherRouting) {
+  const LayerCase c = fp8_case(256, 192, 12, 3, 200);
+  LayerRun run((LayerData(c)));
+  const moe::CudaLayer layer(run.config(), run.weights());
+  GuardedBuffer workspace(layer.workspace_bytes(c.tokens));
+  const cuda::Stream stream;
+  CapturedGraph graph(stream.get(), [&] { layer.run(run.inputs(), workspace.data(), workspace.bytes(), stream.get()); });
+  for (int replay = 0; replay < 200; ++replay) {
+    LayerCase other = c;
+    other.routing = std::vector<const char*>{"random", "first", "few", "worst", "zipf"}[static_cast<size_t>(replay % 5)];
+    run.set_ids(ids_of(other, static_cast<uint64_t>(replay)));
+    const auto expected = run.run();
+    run.out().poison();
+    TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
+    graph.replay(stream.get());
+    TESSERA_CUDA_CHECK(cudaStreamSynchronize(stream.get()));
+    ASSERT_EQ(run.out().download<uint16_t>(expected.size()), expected) << replay;
+  }
+}
+
+// Small layers for the sanitizers: partial tiles, an expert without rows, both warpgroups and one alone.
+TEST(ExpertGemmFp8Small, Layers) {
+  for (const int32_t tokens : {1, 40, 130}) {
+    const LayerCase c = fp8_case(144, 208, 4, 2, tokens, "few");
+    LayerRun run((LayerData(c)));
+    expect_right(run, c);
+    expect_right(run, c, {batching::TaskOrder::natural, 3, 1, 0});
+  }
+}
+
+}  // namespace
+}  // namespace tessera::testing
