@@ -61,7 +61,7 @@ def moe(
     weight_format "fp8-block": gate_up and down are e4m3 (torch.float8_e4m3fn, ml_dtypes.float8_e4m3fn, or uint8 for its
     bit patterns) with a float32 scale each 128 x 128: gate_up_scale [E, 2, ceil(I/128), ceil(H/128)], gate's before up's
     whatever the gate_up_order (not gated: [E, ceil(I/128), ceil(H/128)]), down_scale [E, ceil(H/128), ceil(I/128)]. H and I
-    are multiples of 16. x and what lies between the products are quantized as ``quantize_rows`` does. On the CPU.
+    are multiples of 16. x and what lies between the products are quantized as ``quantize_rows`` does.
 
     gate_up and down may also be views whose last two dimensions are swapped back, as ``prepare_weights`` returns.
     ``out`` and ``workspace`` (one-dimensional uint8 of at least ``workspace_bytes``) are allocated where not given, by

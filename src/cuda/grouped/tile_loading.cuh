@@ -1,9 +1,9 @@
 // The loading side of an expert GEMM: rings of A rows and weight boxes, and the warps that fill them.
 //
-//   scheduling warp   takes a tile number, decodes it, publishes a TileSlot            --tile_full-->  all other roles
-//   loading warp      GEMM 2: waits empty[s], TMA: rows of A, half or all of W         --full[s]--+
-//   gather warps      GEMM 1, three: wait empty[s], cp.async: rows of A, 16 bytes each --full[s]--+--> consumers
-//                     the first of them has half or all of W brought by TMA too
+//   scheduling     takes a tile number, decodes it, publishes a TileSlot           --tile_full-->  all other roles
+//   loading warp   waits empty[s], TMA: half or all of W, in GEMM 2 also A         --full[s]--+
+//                  (in GEMM 1 the same warp schedules, in GEMM 2 another)                     +--> consumers
+//   gather warps   GEMM 1, three: wait empty[s], cp.async: rows of A               --full[s]--+
 //
 // A kernel has a config C, of which LoadingConfig makes most: what a stage holds is bytes here, whatever the elements.
 #pragma once
@@ -51,10 +51,11 @@ struct LoadingConfig {
   static constexpr bool kGathers = kGatherWarps > 0;
   static constexpr bool kHasScales = kElementBytes == 1;
   using StageScales = ::cuda::std::conditional_t<kHasScales, grouped::StageScales, NoStageScales>;
-  static constexpr int kLoadingWarps = kGathers ? kGatherWarps : 1;  // beside the scheduling warp
+  static constexpr int kCopyWarps = kGathers ? kGatherWarps : 1;  // those that have scales copied
   // That arrive when what they copied is there.
   static constexpr int kCopyThreads = kGathers ? kGatherWarps * 32 : kHasScales ? kScaleCopyLanes : 0;
-  static constexpr int kTileReaders = kLoadingWarps + kConsumerWarps;
+  // Warps that read a TileSlot: in GEMM 1 the loading warp is the one that writes it.
+  static constexpr int kTileReaders = kCopyWarps + kConsumerWarps;
 
   using Accumulators = ptx::Fragment<kPolicy.tile_columns>;
   using RowGather = grouped::RowGather<kPolicy.tile_rows, kGatherWarps>;
@@ -100,13 +101,13 @@ __device__ inline typename C::TileScheduler make_scheduler(TileStorage<C>& smem,
 // By one thread: announces the bytes of the stage and starts its TMA loads. Of a tile whose weights the cluster shares,
 // each CTA loads one box into all.
 template <class C>
-__device__ inline void load_boxes(TileStorage<C>& smem, const WeightMaps& weights, const CUtensorMap* a_map,
+__device__ inline void load_boxes(TileStorage<C>& smem, const WeightMaps& weights, const CUtensorMap& a_map,
                                   const TileSlot& tile, int stage, int32_t k_begin) {
   constexpr uint32_t kScaleBytes = C::kHasScales ? sizeof(grouped::StageScales::rows) : 0;
   constexpr uint32_t kStageBytes = C::kBBytes + (C::kGathers ? 0 : C::kABytes + kScaleBytes);
   uint64_t* const full = &smem.full[stage];
   ptx::mbarrier_arrive_expect_tx(full, kStageBytes);
-  if constexpr (!C::kGathers) ptx::tma_load_2d(smem.a[stage], a_map, k_begin, tile.row_begin, full);
+  if constexpr (!C::kGathers) ptx::tma_load_2d(smem.a[stage], &a_map, k_begin, tile.row_begin, full);
   if (C::kCluster > 1 && tile.shares_weights) {
     const int half = static_cast<int>(ptx::cluster_cta_rank());
     load_weight_box<C::kRole, C::kBoxRows, C::kCluster>(weights, tile, smem.b[stage] + half * C::kBoxBytes, full,
@@ -123,6 +124,40 @@ __device__ inline void wait_until_empty(TileStorage<C>& smem, const cta::RingPos
   cta::wait_phase(&smem.empty[ring.stage], ring.phase ^ 1);
 }
 
+template <class C>
+__device__ inline void load_step(TileStorage<C>& smem, const WeightMaps& weights, const CUtensorMap& a_map,
+                                 const TileSlot& tile, cta::RingPosition<C::kStages>& ring, int step) {
+  wait_until_empty(smem, ring);
+  if (threadIdx.x % 32 == 0) load_boxes(smem, weights, a_map, tile, ring.stage, step * C::kPolicy.tile_k);
+}
+
+// The first warp of GEMM 1, whose other three gather: loads weights, and meanwhile chooses the next tile, in parts that
+// never wait long.
+template <class C>
+__device__ inline void load_and_schedule(TileStorage<C>& smem, const WeightMaps& weights, const CUtensorMap& a_map,
+                                         const Problem& problem, const LaunchOptions& options) {
+  constexpr int kForwardStep = 2;
+  constexpr int kPublishStep = C::kStages + 1;  // a stage was reused: the consumers have begun this tile
+  const int num_steps = num_k_steps<C>(problem);
+  auto scheduler = make_scheduler<C>(smem, problem, options);
+  cta::RingPosition<C::kStages> ring;
+  scheduler.request();
+  scheduler.forward();
+  TileSlot tile = scheduler.publish();
+  while (tile.expert >= 0) {
+    TileSlot next = tile;
+    scheduler.request();
+    for (int step = 0; step < num_steps; ++step) {
+      load_step(smem, weights, a_map, tile, ring, step);
+      ring.advance();
+      __syncwarp();
+      if (step == min(kForwardStep, num_steps - 1)) scheduler.forward();
+      if (step == min(kPublishStep, num_steps - 1)) next = scheduler.publish();
+    }
+    tile = next;
+  }
+}
+
 // GEMM 2's loading warp. `scales` copies those of a stage that TMA brings, by some of its lanes.
 template <class C, class Scales>
 __device__ inline void load_tiles(TileStorage<C>& smem, const WeightMaps& weights, const CUtensorMap& a_map,
@@ -135,8 +170,7 @@ __device__ inline void load_tiles(TileStorage<C>& smem, const WeightMaps& weight
     if (tile.expert < 0) return;
     scales.select(tile);
     for (int step = 0; step < num_steps; ++step) {
-      wait_until_empty(smem, ring);
-      if (threadIdx.x % 32 == 0) load_boxes(smem, weights, &a_map, tile, ring.stage, step * C::kPolicy.tile_k);
+      load_step(smem, weights, a_map, tile, ring, step);
       scales.load(ring.stage, &smem.full[ring.stage]);
       ring.advance();
       __syncwarp();
@@ -144,7 +178,6 @@ __device__ inline void load_tiles(TileStorage<C>& smem, const WeightMaps& weight
   }
 }
 
-// Chooses tiles: a warp of its own, because it waits for memory several times a tile.
 template <class C>
 __device__ inline void schedule_tiles(TileStorage<C>& smem, const Problem& problem, const LaunchOptions& options) {
   auto scheduler = make_scheduler<C>(smem, problem, options);
@@ -156,13 +189,11 @@ __device__ inline void schedule_tiles(TileStorage<C>& smem, const Problem& probl
   }
 }
 
-// GEMM 1's loading warps: rows by index; one of them has the weights brought too.
+// The other loading warps of GEMM 1.
 template <class C, class Scales>
-__device__ inline void gather_tiles(TileStorage<C>& smem, const WeightMaps& weights, const Problem& problem, int warp,
-                                    Scales scales) {
+__device__ inline void gather_tiles(TileStorage<C>& smem, const Problem& problem, int warp, Scales scales) {
   const int32_t row_bytes = problem.hidden_size * C::kElementBytes;
   typename C::RowGather gather(smem.a, {problem.tokens, problem.plan.row_token, row_bytes}, warp);
-  const bool loads_weights = warp == 0 && threadIdx.x % 32 == 0;
   cta::RingPosition<C::kStages> ring;
   uint32_t tile_phase = 0;
   while (true) {
@@ -172,7 +203,6 @@ __device__ inline void gather_tiles(TileStorage<C>& smem, const WeightMaps& weig
     scales.select(tile);
     for (int32_t begin = 0; begin < row_bytes; begin += C::kStageRowBytes) {
       wait_until_empty(smem, ring);
-      if (loads_weights) load_boxes(smem, weights, nullptr, tile, ring.stage, begin / C::kElementBytes);
       gather.load(ring.stage, row_bytes - begin);
       scales.load(ring.stage, nullptr);
       ptx::cp_async_arrive_noinc(&smem.full[ring.stage]);
@@ -181,18 +211,19 @@ __device__ inline void gather_tiles(TileStorage<C>& smem, const WeightMaps& weig
   }
 }
 
-// The first warpgroup's part: loads, copies and chooses tiles until there are none. make_scales(thread of those that
-// load) is what copies the scales of a stage.
+// The first warpgroup's part: loads, gathers and chooses tiles until there are none. make_scales(thread of the
+// kCopyWarps) is what copies the scales of a stage.
 template <class C, class MakeScales>
 __device__ inline void load_warpgroup(TileStorage<C>& smem, const WeightMaps& weights, const CUtensorMap& a_map,
                                       const Problem& problem, const LaunchOptions& options, int warp,
                                       MakeScales make_scales) {
-  if (warp == 0) return schedule_tiles<C>(smem, problem, options);
-  const int thread = static_cast<int>(threadIdx.x) - 32;
+  const int thread = static_cast<int>(threadIdx.x);
   if constexpr (C::kGathers) {
-    gather_tiles<C>(smem, weights, problem, warp - 1, make_scales(thread));
-  } else if (warp == 1) {
-    load_tiles<C>(smem, weights, a_map, problem, make_scales(thread));
+    if (warp == 0) load_and_schedule<C>(smem, weights, a_map, problem, options);
+    if (warp > 0) gather_tiles<C>(smem, problem, warp - 1, make_scales(thread - 32));
+  } else {
+    if (warp == 0) load_tiles<C>(smem, weights, a_map, problem, make_scales(thread));
+    if (warp == 1) schedule_tiles<C>(smem, problem, options);
   }
 }
 

@@ -2,6 +2,7 @@
 // depend on nothing else, replays with other routing, what the workspace held before.
 #include <algorithm>
 #include <limits>
+#include <memory>
 
 #include "cuda/core/stream.h"
 #include "cuda/kernels/quantize_rows/launch.h"
@@ -33,7 +34,7 @@ TEST(QuantizeRows, HasTheBitsOfTheHosts) {
         std::vector<uint16_t> values(static_cast<size_t>(rows) * static_cast<size_t>(columns));
         for (uint16_t& value : values) {
           const float scale = std::ldexp(1.0f, static_cast<int>(random() % 40) - 30);
-          const uint32_t kind = random() % 4000;
+          const auto kind = random() % 4000;
           float number = normal(random) * scale;
           if (kind == 0) number = std::numeric_limits<float>::quiet_NaN();
           if (kind == 1) number = std::numeric_limits<float>::infinity();
@@ -46,9 +47,8 @@ TEST(QuantizeRows, HasTheBitsOfTheHosts) {
         moe::quantize_rows(values.data(), dtype, {rows, columns}, codes.data(), scales.data());
         GuardedBuffer x(2 * values.size()), device_codes(values.size()), device_scales(sizeof(float) * groups);
         x.upload(values);
-        kernels::quantize_rows::launch({dtype, x.data(), device_codes.data(), static_cast<float*>(device_scales.data()),
-                                        rows, columns},
-                                       nullptr);
+        kernels::quantize_rows::launch(
+            {dtype, x.data(), device_codes.data(), static_cast<float*>(device_scales.data()), rows, columns}, nullptr);
         TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
         EXPECT_EQ(device_codes.download<uint8_t>(codes.size()), codes) << rows << " x " << columns;
         const auto got = device_scales.download<float>(groups);
@@ -103,24 +103,25 @@ TEST(ExpertGemmFp8, BitsOfARowDoNotDependOnTheBatch) {
 // Calls of several sizes on one workspace, none of which is cleared between: scales of an earlier call stand where a
 // later one has fewer rows.
 TEST(ExpertGemmFp8, WhatAnEarlierCallLeftDoesNotMatter) {
-  std::vector<LayerData> sizes;
-  for (const int32_t tokens : {700, 17, 1, 256, 3, 129}) sizes.emplace_back(fp8_case(256, 320, 16, 4, tokens));
-  std::vector<LayerRun> runs(sizes.begin(), sizes.end());
+  std::vector<std::unique_ptr<LayerRun>> runs;
+  for (const int32_t tokens : {700, 17, 1, 256, 3, 129})
+    runs.push_back(std::make_unique<LayerRun>(LayerData(fp8_case(256, 320, 16, 4, tokens))));
   std::vector<std::vector<uint16_t>> expected;
   size_t bytes = 0;
-  for (LayerRun& run : runs) {
-    expected.push_back(run.run());
-    bytes = std::max(bytes, moe::CudaLayer(run.config(), run.weights()).workspace_bytes(run.inputs().num_tokens));
+  for (const auto& run : runs) {
+    expected.push_back(run->run());
+    bytes = std::max(bytes, moe::CudaLayer(run->config(), run->weights()).workspace_bytes(run->inputs().num_tokens));
   }
   GuardedBuffer workspace(bytes);
   std::mt19937 random(5);
   for (int round = 0; round < 60; ++round) {
     const size_t i = random() % runs.size();
-    const moe::CudaLayer layer(runs[i].config(), runs[i].weights());
-    runs[i].out().poison();
-    layer.run(runs[i].inputs(), workspace.data(), workspace.bytes(), nullptr);
+    LayerRun& run = *runs[i];
+    const moe::CudaLayer layer(run.config(), run.weights());
+    run.out().poison();
+    layer.run(run.inputs(), workspace.data(), workspace.bytes(), nullptr);
     TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
-    ASSERT_EQ(runs[i].out().download<uint16_t>(expected[i].size()), expected[i]) << i << ", round " << round;
+    ASSERT_EQ(run.out().download<uint16_t>(expected[i].size()), expected[i]) << i << ", round " << round;
   }
 }
 
@@ -130,10 +131,12 @@ TEST(ExpertGemmFp8, ReplaysWithOtherRouting) {
   const moe::CudaLayer layer(run.config(), run.weights());
   GuardedBuffer workspace(layer.workspace_bytes(c.tokens));
   const cuda::Stream stream;
-  CapturedGraph graph(stream.get(), [&] { layer.run(run.inputs(), workspace.data(), workspace.bytes(), stream.get()); });
+  CapturedGraph graph(stream.get(),
+                      [&] { layer.run(run.inputs(), workspace.data(), workspace.bytes(), stream.get()); });
   for (int replay = 0; replay < 200; ++replay) {
     LayerCase other = c;
-    other.routing = std::vector<const char*>{"random", "first", "few", "worst", "zipf"}[static_cast<size_t>(replay % 5)];
+    other.routing =
+        std::vector<const char*>{"random", "first", "few", "worst", "zipf"}[static_cast<size_t>(replay % 5)];
     run.set_ids(ids_of(other, static_cast<uint64_t>(replay)));
     const auto expected = run.run();
     run.out().poison();

@@ -93,7 +93,6 @@ void LayerRun::upload(const LayerData& data) {
   upload_bytes(down_scale_, data.down_scale());
   upload_bytes(shared_gate_up_scale_, data.shared_gate_up_scale());
   upload_bytes(shared_down_scale_, data.shared_down_scale());
-  if (case_.format != moe::WeightFormat::dense) host_ = std::make_shared<const LayerData>(data);
   set_ids({data.ids().begin(), data.ids().end()});
   if (case_.topk_weights_dtype == DType::f32) {
     topk_weights_.upload(data.topk_weights());
@@ -113,10 +112,10 @@ void LayerRun::set_ids(const std::vector<int32_t>& ids) {
 }
 
 moe::LayerWeights LayerRun::weights() const {
-  return weights_of(case_, {gate_up_.data(), down_.data(), gate_up_bias_.data(), down_bias_.data(),
-                            shared_gate_up_.data(), shared_down_.data(), static_cast<const int32_t*>(map_.data()),
-                            gate_up_scale_.data(), down_scale_.data(), shared_gate_up_scale_.data(),
-                            shared_down_scale_.data()});
+  return weights_of(
+      case_, {gate_up_.data(), down_.data(), gate_up_bias_.data(), down_bias_.data(), shared_gate_up_.data(),
+              shared_down_.data(), static_cast<const int32_t*>(map_.data()), gate_up_scale_.data(), down_scale_.data(),
+              shared_gate_up_scale_.data(), shared_down_scale_.data()});
 }
 
 moe::LayerInputs LayerRun::inputs() const {
@@ -144,10 +143,27 @@ std::vector<uint16_t> LayerRun::run(const moe::LaunchPolicy& policy) {
 }
 
 moe::OracleResult LayerRun::reference() const {
-  if (host_ != nullptr) return host_->reference(unit_of(case_, kWgmmaSums));
   std::vector<int32_t> tokens(static_cast<size_t>(case_.tokens));
   std::iota(tokens.begin(), tokens.end(), 0);
+  if (case_.format != moe::WeightFormat::dense) return host_reference(tokens);  // the device's twin knows no other
   return reference_layer(config(), weights(), inputs(), tokens, kWgmmaSums.accumulator_unit);
+}
+
+moe::OracleResult LayerRun::host_reference(const std::vector<int32_t>& tokens) const {
+  std::vector<std::vector<std::byte>> copies;
+  const auto on_host = [&](const GuardedBuffer& buffer) {
+    return static_cast<const void*>(copies.emplace_back(buffer.download<std::byte>(buffer.bytes())).data());
+  };
+  const moe::LayerWeights host_weights = weights_of(
+      case_, {on_host(gate_up_), on_host(down_), on_host(gate_up_bias_), on_host(down_bias_), on_host(shared_gate_up_),
+              on_host(shared_down_), static_cast<const int32_t*>(on_host(map_)), on_host(gate_up_scale_),
+              on_host(down_scale_), on_host(shared_gate_up_scale_), on_host(shared_down_scale_)});
+  moe::LayerInputs host_inputs = inputs();
+  host_inputs.x = on_host(x_);
+  host_inputs.topk_ids = on_host(ids_);
+  host_inputs.topk_weights = on_host(topk_weights_);
+  if (case_.shared_weight) host_inputs.shared_weight = static_cast<const float*>(on_host(shared_weight_));
+  return moe::oracle(config(), host_weights, host_inputs, tokens, unit_of(case_, kWgmmaSums));
 }
 
 std::string LayerRun::judge(const std::vector<uint16_t>& got, const moe::OracleResult& reference) const {

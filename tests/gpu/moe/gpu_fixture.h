@@ -11,7 +11,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <memory>
 #include <numeric>
 #include <random>
 #include <string>
@@ -65,13 +64,13 @@ class LayerRun {
   size_t weight_bytes(int64_t rows, int64_t columns) const;
   size_t scale_bytes(int64_t matrices, int64_t rows, int64_t columns) const;
   void fill(uint64_t seed);
+  moe::OracleResult host_reference(const std::vector<int32_t>& tokens) const;
   void upload(const LayerData& data);
   int64_t first_rows(int32_t width) const { return (case_.gated ? 2 : 1) * int64_t{width}; }
 
   LayerCase case_;
   GuardedBuffer x_, gate_up_, down_, gate_up_bias_, down_bias_, shared_gate_up_, shared_down_, gate_up_scale_,
       down_scale_, shared_gate_up_scale_, shared_down_scale_, map_, ids_, topk_weights_, shared_weight_, out_;
-  std::shared_ptr<const LayerData> host_;  // of a format whose reference is the host's
   std::vector<int32_t> host_ids_;
 };
 

@@ -275,7 +275,7 @@ __global__ void __launch_bounds__(Config<kRole, Tuning>::kThreads, 1)
   if (warpgroup == 0) {
     ptx::decrease_registers<C::kPolicy.load_registers>();
     const grouped::WeightMaps weight_maps(weight_map, shared_weight_map, problem);
-    constexpr int kThreads = C::kLoadingWarps * 32;
+    constexpr int kThreads = C::kCopyWarps * 32;
     grouped::load_warpgroup<C>(smem, weight_maps, a_map, problem, options, warp, [&](int thread) {
       return grouped::ScaleCopy<C::kRole, kThreads>(smem.scales, problem, thread);
     });
