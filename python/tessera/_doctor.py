@@ -77,7 +77,7 @@ def _small_layer(index):
     with _DeviceMemory(index) as memory:
         views = {"gate_up": memory.put(gate_up), "down": memory.put(down)}
         options = _moe.Options("relu", 1.0, 0.0, 0.0, True, "gate_first", 0, "dense")
-        read = _moe.Weights(views, gated=True)
+        read = _moe.Weights(views, options)
         layer = _moe.NativeLayer(read.config(options, top_k), read.structure())
         needed = layer.workspace_bytes(tokens)
         workspace = memory.put(numpy.zeros(needed, numpy.uint8))

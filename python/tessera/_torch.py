@@ -257,12 +257,12 @@ def _moe_fake(x, gate_up, down, topk_ids, topk_weights, gate_up_bias=None, down_
               first_expert=0, shared_gate_up=None, shared_down=None, shared_weight=None, weight_format="dense",
               gate_up_scale=None, down_scale=None, shared_gate_up_scale=None, shared_down_scale=None, out=None):
     """What a call gives, without one; sizes that the call would refuse are refused here where they are known."""
-    _check_fake_tensors(weight_format, {"gate_up_scale": gate_up_scale, "down_scale": down_scale,
-                         "shared_gate_up_scale": shared_gate_up_scale, "shared_down_scale": shared_down_scale,
-                         "x": x, "gate_up": gate_up, "down": down, "topk_ids": topk_ids, "topk_weights": topk_weights,
-                         "gate_up_bias": gate_up_bias, "down_bias": down_bias, "expert_map": expert_map,
-                         "shared_gate_up": shared_gate_up, "shared_down": shared_down, "shared_weight": shared_weight,
-                         "out": out})
+    _check_fake_tensors(weight_format, {
+        "x": x, "gate_up": gate_up, "down": down, "topk_ids": topk_ids, "topk_weights": topk_weights,
+        "gate_up_bias": gate_up_bias, "down_bias": down_bias, "expert_map": expert_map, "shared_gate_up": shared_gate_up,
+        "shared_down": shared_down, "shared_weight": shared_weight, "gate_up_scale": gate_up_scale,
+        "down_scale": down_scale, "shared_gate_up_scale": shared_gate_up_scale,
+        "shared_down_scale": shared_down_scale, "out": out})
     for name, tensor, dims in (("x", x, 2), ("gate_up", gate_up, 3), ("down", down, 3), ("topk_ids", topk_ids, 2)):
         if tensor.dim() != dims:
             raise ValueError(wrong(name, f"shape {list(tensor.shape)}", f"{dims} dimensions"))

@@ -235,6 +235,24 @@ TEST_F(PlantedFp8Errors, AnotherRowsScale) {
   EXPECT_NE(verdict(h), "");
 }
 
+// The first group of the token with the least scale, as if it were multiplied by the largest of all tokens.
+TEST_F(PlantedFp8Errors, AnotherTokensScale) {
+  const QuantizedRows x = layer_.quantized_tokens();
+  size_t least = 0, most = 0;
+  for (size_t token = 1; token < 7; ++token) {
+    if (x.scales[token * 3] < x.scales[least * 3]) least = token;
+    if (x.scales[token * 3] > x.scales[most * 3]) most = token;
+  }
+  std::vector<uint16_t> tokens(7 * 272);
+  std::memcpy(tokens.data(), data_.x().data(), data_.x().size());
+  for (size_t i = least * 272; i < least * 272 + 128; ++i)
+    tokens[i] = bits(bf16_to_f32(tokens[i]) * x.scales[most * 3] / x.scales[least * 3]);
+  moe::LayerInputs inputs = data_.inputs();
+  inputs.x = tokens.data();
+  const std::string problem = verdict_of(data_, ExactLayer(data_.config(), data_.weights(), inputs).out());
+  EXPECT_NE(problem.find("token " + std::to_string(least)), std::string::npos) << problem;
+}
+
 TEST_F(PlantedFp8Errors, TheNeighbouringGroupsScale) {
   QuantizedRows h = h_;
   for (size_t i = 0; i < h.scales.size(); i += 2) h.scales[i] = h.scales[i + 1];
