@@ -18,8 +18,8 @@ __device__ inline int32_t scale_blocks(int32_t extent) { return (extent + kScale
 // Where the scales of row `row` of a tile of GEMM 1 begin among token_scales, one for each block of K. 32 bits do: an
 // index of a token's codes has 31.
 __device__ inline int32_t row_scales(const Problem& problem, const TileSlot& tile, int32_t row) {
-  // Rows that the tile has not are multiplied too, and never stored.
-  const int32_t routed_row = tile.row_begin + min(row, tile.num_rows - 1);
+  // Rows that the tile has not are multiplied too, and never stored. A CTA without a column block has no row at all.
+  const int32_t routed_row = tile.row_begin + max(min(row, tile.num_rows - 1), 0);
   return problem.plan.row_token[routed_row] * scale_blocks(problem.hidden_size);
 }
 

@@ -125,6 +125,25 @@ TEST(ExpertGemmFp8, WhatAnEarlierCallLeftDoesNotMatter) {
   }
 }
 
+// An odd number of column blocks: one CTA of a pair has nothing to do, and must not read before the first row. Whatever
+// lies there, in the workspace, would be taken for a token.
+TEST(ExpertGemmFp8, ACtaWithoutAColumnBlockReadsNoRow) {
+  for (const int32_t intermediate : {80, 320, 2880}) {
+    const LayerCase c = fp8_case(400, intermediate, 4, 2, 7);
+    LayerRun run((LayerData(c)));
+    const auto expected = run.run();
+    const moe::CudaLayer layer(run.config(), run.weights());
+    GuardedBuffer workspace(layer.workspace_bytes(c.tokens));
+    for (const int byte : {0x7F, 0x3F, 0x80}) {
+      TESSERA_CUDA_CHECK(cudaMemset(workspace.data(), byte, workspace.bytes()));
+      run.out().poison();
+      layer.run(run.inputs(), workspace.data(), workspace.bytes(), nullptr);
+      TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
+      EXPECT_EQ(run.out().download<uint16_t>(expected.size()), expected) << c << ", bytes " << byte;
+    }
+  }
+}
+
 TEST(ExpertGemmFp8, ReplaysWithOtherRouting) {
   const LayerCase c = fp8_case(256, 192, 12, 3, 200);
   LayerRun run((LayerData(c)));
