@@ -37,7 +37,7 @@ struct Problem {
   int32_t operand_bytes;       // of an element of tokens, weights and intermediate; 1: e4m3, with the scales below
   GateUpOrder gate_up_order;   // of gate_up, its bias and shared_gate_up where they are gated
   Activation activation;
-  const void* tokens;          // [T, H]
+  const void* tokens;          // [T, H]; of one byte: [max_rows, H], one for each routed row, in their order
   const void* gate_up;         // gated [E, 2I, H], else [E, I, H]
   const void* down;            // [E, H, I]
   const void* gate_up_bias;    // gated [E, 2I], else [E, I]; null: none
@@ -47,7 +47,7 @@ struct Problem {
   void* intermediate;          // [max_rows, I]
   void* rows;                  // [max_rows, H]
   // Scales of e4m3 operands: blocks of 128 columns of K, of weights also of 128 rows; B(n) = ceil(n / 128).
-  const float* token_scales;          // [T, B(H)]
+  const float* token_scales;          // [B(H), scale_stride], of rows below max_rows
   const float* gate_up_scale;         // gated [E, 2, B(I), B(H)], gate's before up's in any order; else [E, B(I), B(H)]
   const float* down_scale;            // [E, B(H), B(I)]
   const float* shared_gate_up_scale;  // gated [2, S B(I), B(H)], else [S B(I), B(H)]

@@ -15,14 +15,6 @@ inline constexpr int32_t kScaleBlock = 128;
 
 __device__ inline int32_t scale_blocks(int32_t extent) { return (extent + kScaleBlock - 1) / kScaleBlock; }
 
-// Where the scales of row `row` of a tile of GEMM 1 begin among token_scales, one for each block of K. 32 bits do: an
-// index of a token's codes has 31.
-__device__ inline int32_t row_scales(const Problem& problem, const TileSlot& tile, int32_t row) {
-  // Rows that the tile has not are multiplied too, and never stored. A CTA without a column block has no row at all.
-  const int32_t routed_row = tile.row_begin + max(min(row, tile.num_rows - 1), 0);
-  return problem.plan.row_token[routed_row] * scale_blocks(problem.hidden_size);
-}
-
 // The scales, one for each block of K, of 128 weight rows of a tile's expert: of gated weights, block `n_block` of half
 // `half` (0: gate); of others n_block alone counts. Of blocks that the weight has not: those of its last.
 template <Role kRole>
@@ -50,70 +42,50 @@ struct StageScales {
   float padding[2];
 };
 
-// GEMM 2's row scales lie column by column of blocks, so that a tile's are one piece, from the 16 bytes on in which it
-// begins.
+// Row scales lie column by column of blocks, so that a tile's are one piece, from the 16 bytes on in which it begins.
 inline constexpr int32_t kScaleAlignment = 4;
-template <Role kRole>
-__device__ inline int32_t row_offset(const TileSlot& tile) {
-  return kRole == Role::down ? tile.row_begin % kScaleAlignment : 0;
-}
+__device__ inline int32_t row_offset(const TileSlot& tile) { return tile.row_begin % kScaleAlignment; }
 
-// Threads of GEMM 2's loading warp that copy: its last two, for the weights.
+// Lanes of the loading warp that copy, its last two: the weights' scales.
 inline constexpr int kScaleCopyLanes = 2;
 
-// Copies a tile's scales, a step of K at a time. In GEMM 1, kThreads threads: each those of some rows, 4 bytes a
-// cp.async, the last two those of the weights. In GEMM 2 a warp: its first lane has the rows' brought in one piece.
-// (Reading them in the multiplying warps cost a quarter of the kernel's time: a load that comes late holds up the
-// products.)
-template <Role kRole, int kThreads>
+// Copies a tile's scales, a step of K at a time, by the loading warp: its first lane has the rows' brought in one
+// piece, the last two copy the weights', 4 bytes each. (Reading them in the multiplying warps cost a quarter of the
+// kernel's time: a load that comes late holds up the products.)
+template <Role kRole>
 class ScaleCopy {
  public:
-  __device__ ScaleCopy(StageScales* stages, const Problem& problem, int thread)
-      : stages_(stages), problem_(problem), thread_(thread) {}
+  __device__ ScaleCopy(StageScales* stages, const Problem& problem)
+      : stages_(stages),
+        problem_(problem),
+        rows_(kRole == Role::down ? problem.intermediate_scales : problem.token_scales) {}
 
   __device__ void select(const TileSlot& tile) {
-    if constexpr (kRole == Role::down) {
-      row_[0] = tile.row_begin - row_offset<kRole>(tile);
-    } else {
-#pragma unroll
-      for (int i = 0; i < kRows; ++i) row_[i] = row_scales(problem_, tile, thread_ + i * kThreads);
-    }
-    const int wave = thread_ - (kThreads - kScaleCopyLanes);
+    row_ = tile.row_begin - row_offset(tile);
+    const int wave = wave_of_lane();
     if (wave < 0) return;
     constexpr bool kGated = kRole == Role::gate_up;
     wave_ = weight_scales<kRole>(problem_, tile, kGated ? tile.n_block : 2 * tile.n_block + wave, kGated ? wave : 0);
   }
 
-  // Of the next step. GEMM 2: also arrives on `full`, whose bytes have been announced.
+  // Of the next step; also arrives on `full`, whose bytes have been announced.
   __device__ void load(int stage, uint64_t* full) {
     StageScales& target = stages_[stage];
-    if constexpr (kRole == Role::down) {
-      if (thread_ == 0) {
-        ptx::bulk_load(target.rows, problem_.intermediate_scales + row_[0], sizeof(target.rows), full);
-        row_[0] += problem_.scale_stride;
-      }
-    } else {
-      const uint32_t rows = cta::smem_address(target.rows + thread_);
-#pragma unroll
-      for (int i = 0; i < kRows; ++i) {
-        if ((i + 1) * kThreads <= kScaleBlock || thread_ + i * kThreads < kScaleBlock)
-          ptx::cp_async_4(rows + i * kThreads * static_cast<uint32_t>(sizeof(float)),
-                          problem_.token_scales + row_[i]++);
-      }
-    }
-    const int wave = thread_ - (kThreads - kScaleCopyLanes);
+    if (threadIdx.x % 32 == 0) ptx::bulk_load(target.rows, rows_ + row_, sizeof(target.rows), full);
+    row_ += problem_.scale_stride;
+    const int wave = wave_of_lane();
     if (wave < 0) return;
     ptx::cp_async_4(cta::smem_address(target.waves + wave), wave_++);
-    if constexpr (kRole == Role::down) ptx::cp_async_arrive_noinc(full);
+    ptx::cp_async_arrive_noinc(full);
   }
 
  private:
-  static constexpr int kRows = kRole == Role::down ? 1 : (kScaleBlock + kThreads - 1) / kThreads;
+  __device__ static int wave_of_lane() { return static_cast<int>(threadIdx.x % 32) - (32 - kScaleCopyLanes); }
 
   StageScales* stages_;
   const Problem& problem_;
-  int thread_;
-  int32_t row_[kRows];
+  const float* rows_;
+  int64_t row_ = 0;
   const float* wave_ = nullptr;
 };
 

@@ -90,9 +90,10 @@ CUtensorMap shared_slab_map(const Problem& problem, Role role, int32_t box_slabs
   return map_of_slabs(problem, weight_of(problem, role, true), box_slabs);
 }
 
-CUtensorMap intermediate_map(const Problem& problem, uint32_t box_rows) {
-  return row_map("intermediate", problem, problem.intermediate, problem.intermediate_size, problem.operand_bytes,
-                 box_rows);
+CUtensorMap a_map(const Problem& problem, Role role, uint32_t box_rows) {
+  const bool is_down = role == Role::down;
+  return row_map(is_down ? "intermediate" : "tokens", problem, is_down ? problem.intermediate : problem.tokens,
+                 problem.sum_length(role), problem.operand_bytes, box_rows);
 }
 
 CUtensorMap out_map(const Problem& problem, Role role, uint32_t box_rows) {

@@ -25,8 +25,8 @@ inline constexpr int32_t kSlabRows = 16;
 CUtensorMap slab_map(const Problem& problem, Role role, int32_t box_slabs);
 CUtensorMap shared_slab_map(const Problem& problem, Role role, int32_t box_slabs);
 
-/// The rows that GEMM 2 reads [I, max_rows], and those that a role writes.
-CUtensorMap intermediate_map(const Problem& problem, uint32_t box_rows);
+/// The rows that a role reads in their order [K, max_rows], and those that it writes.
+CUtensorMap a_map(const Problem& problem, Role role, uint32_t box_rows);
 CUtensorMap out_map(const Problem& problem, Role role, uint32_t box_rows);
 
 }  // namespace tessera::grouped

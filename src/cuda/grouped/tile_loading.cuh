@@ -51,11 +51,10 @@ struct LoadingConfig {
   static constexpr bool kGathers = kGatherWarps > 0;
   static constexpr bool kHasScales = kElementBytes == 1;
   using StageScales = ::cuda::std::conditional_t<kHasScales, grouped::StageScales, NoStageScales>;
-  static constexpr int kCopyWarps = kGathers ? kGatherWarps : 1;  // those that have scales copied
   // That arrive when what they copied is there.
   static constexpr int kCopyThreads = kGathers ? kGatherWarps * 32 : kHasScales ? kScaleCopyLanes : 0;
   // Warps that read a TileSlot: in GEMM 1 the loading warp is the one that writes it.
-  static constexpr int kTileReaders = kCopyWarps + kConsumerWarps;
+  static constexpr int kTileReaders = (kGathers ? kGatherWarps : 1) + kConsumerWarps;
 
   using Accumulators = ptx::Fragment<kPolicy.tile_columns>;
   using RowGather = grouped::RowGather<kPolicy.tile_rows, kGatherWarps>;
@@ -190,8 +189,8 @@ __device__ inline void schedule_tiles(TileStorage<C>& smem, const Problem& probl
 }
 
 // The other loading warps of GEMM 1.
-template <class C, class Scales>
-__device__ inline void gather_tiles(TileStorage<C>& smem, const Problem& problem, int warp, Scales scales) {
+template <class C>
+__device__ inline void gather_tiles(TileStorage<C>& smem, const Problem& problem, int warp) {
   const int32_t row_bytes = problem.hidden_size * C::kElementBytes;
   typename C::RowGather gather(smem.a, {problem.tokens, problem.plan.row_token, row_bytes}, warp);
   cta::RingPosition<C::kStages> ring;
@@ -200,29 +199,25 @@ __device__ inline void gather_tiles(TileStorage<C>& smem, const Problem& problem
     const TileSlot tile = next_tile(smem.mailbox, tile_phase);
     if (tile.expert < 0) return;
     gather.select(tile);
-    scales.select(tile);
     for (int32_t begin = 0; begin < row_bytes; begin += C::kStageRowBytes) {
       wait_until_empty(smem, ring);
       gather.load(ring.stage, row_bytes - begin);
-      scales.load(ring.stage, nullptr);
       ptx::cp_async_arrive_noinc(&smem.full[ring.stage]);
       ring.advance();
     }
   }
 }
 
-// The first warpgroup's part: loads, gathers and chooses tiles until there are none. make_scales(thread of the
-// kCopyWarps) is what copies the scales of a stage.
-template <class C, class MakeScales>
+// The first warpgroup's part: loads, gathers and chooses tiles until there are none. Where rows come by TMA, `scales`
+// copies those of a stage.
+template <class C, class Scales>
 __device__ inline void load_warpgroup(TileStorage<C>& smem, const WeightMaps& weights, const CUtensorMap& a_map,
-                                      const Problem& problem, const LaunchOptions& options, int warp,
-                                      MakeScales make_scales) {
-  const int thread = static_cast<int>(threadIdx.x);
+                                      const Problem& problem, const LaunchOptions& options, int warp, Scales scales) {
   if constexpr (C::kGathers) {
     if (warp == 0) load_and_schedule<C>(smem, weights, a_map, problem, options);
-    if (warp > 0) gather_tiles<C>(smem, problem, warp - 1, make_scales(thread - 32));
+    if (warp > 0) gather_tiles<C>(smem, problem, warp - 1);
   } else {
-    if (warp == 0) load_tiles<C>(smem, weights, a_map, problem, make_scales(thread));
+    if (warp == 0) load_tiles<C>(smem, weights, a_map, problem, scales);
     if (warp == 1) schedule_tiles<C>(smem, problem, options);
   }
 }

@@ -9,7 +9,8 @@ namespace {
 // A row is whole vectors of 16 bytes.
 void require_width(const char* name, int32_t value, int32_t element_bytes) {
   const int32_t multiple = 16 / element_bytes;
-  if (value <= 0 || value % multiple != 0) throw Error(name, str_cat(value), str_cat("a positive multiple of ", multiple));
+  if (value <= 0 || value % multiple != 0)
+    throw Error(name, str_cat(value), str_cat("a positive multiple of ", multiple));
 }
 
 }  // namespace

@@ -149,8 +149,9 @@ void CudaLayer::enqueue(Step step, const CudaRun& run, CUstream_st* stream) cons
   const LayerInputs& inputs = run.inputs;
   switch (step) {
     case Step::plan:
+      if (!run.launch.kernel->makes_plan) launch_plan(run, stream);
       if (run.problem.operand_bytes == 1) quantize_tokens(run, stream);
-      return run.launch.kernel->makes_plan ? void() : launch_plan(run, stream);
+      return;
     case Step::gate_up:
       return launch_gemm(run.problem, first_role(config_), run.launch,
                          marks_of(policy_.marks, &cuda::LayerMarks::gate_up), stream);
@@ -168,10 +169,16 @@ void CudaLayer::enqueue(Step step, const CudaRun& run, CUstream_st* stream) cons
 
 void CudaLayer::quantize_tokens(const CudaRun& run, CUstream_st* stream) const {
   // Written here, read by the products.
-  kernels::quantize_rows::launch(
-      {config_.dtype, run.inputs.x, const_cast<void*>(run.problem.tokens), const_cast<float*>(run.problem.token_scales),
-       run.inputs.num_tokens, config_.hidden_size},
-      stream);
+  kernels::quantize_rows::launch({.dtype = config_.dtype,
+                                  .tokens = run.inputs.x,
+                                  .token_row = run.problem.plan.token_row,
+                                  .codes = const_cast<void*>(run.problem.tokens),
+                                  .scales = const_cast<float*>(run.problem.token_scales),
+                                  .num_tokens = run.inputs.num_tokens,
+                                  .num_slots = run.num_slots,
+                                  .columns = config_.hidden_size,
+                                  .scale_stride = run.problem.scale_stride},
+                                 stream);
 }
 
 void CudaLayer::launch_plan(const CudaRun& run, CUstream_st* stream) const {

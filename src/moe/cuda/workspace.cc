@@ -40,12 +40,11 @@ CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, v
                                                 static_cast<size_t>(operand_bytes(config)));
   workspace.rows = layout.take<uint16_t>(pairs * static_cast<size_t>(config.hidden_size));
   if (const FormatRow& format = format_row(config.weight_format); format.quantizes_rows()) {
-    const auto tokens = static_cast<size_t>(num_tokens);
-    workspace.token_codes = layout.take<uint8_t>(tokens * static_cast<size_t>(config.hidden_size));
-    workspace.token_scales = layout.take<float>(tokens * groups(config.hidden_size, format.row_group));
     workspace.scale_stride = static_cast<int32_t>((pairs + kScalesReadPast + 3) / 4 * 4);
-    workspace.intermediate_scales = layout.take<float>(static_cast<size_t>(workspace.scale_stride) *
-                                                       groups(config.intermediate_size, format.row_group));
+    const auto stride = static_cast<size_t>(workspace.scale_stride);
+    workspace.token_codes = layout.take<uint8_t>(pairs * static_cast<size_t>(config.hidden_size));
+    workspace.token_scales = layout.take<float>(stride * groups(config.hidden_size, format.row_group));
+    workspace.intermediate_scales = layout.take<float>(stride * groups(config.intermediate_size, format.row_group));
   }
   workspace.bytes = layout.used();
   return workspace;

@@ -41,20 +41,45 @@ TEST(QuantizeRows, HasTheBitsOfTheHosts) {
           if (kind == 2) number = -0.0f;
           value = dtype == DType::bf16 ? f32_to_bf16(number) : f32_to_f16(number);
         }
-        const size_t groups = static_cast<size_t>(rows) * static_cast<size_t>((columns + 127) / 128);
+        const auto groups = static_cast<size_t>((columns + 127) / 128);
         std::vector<uint8_t> codes(values.size());
-        std::vector<float> scales(groups);
+        std::vector<float> scales(static_cast<size_t>(rows) * groups);
         moe::quantize_rows(values.data(), dtype, {rows, columns}, codes.data(), scales.data());
-        GuardedBuffer x(2 * values.size()), device_codes(values.size()), device_scales(sizeof(float) * groups);
+        // Two slots: the rows backwards, and every other one of a second set.
+        const int32_t stride = 2 * rows + 5;
+        std::vector<int32_t> token_row;
+        for (int32_t t = 0; t < rows; ++t) {
+          token_row.push_back(rows - 1 - t);
+          token_row.push_back(t % 2 == 0 ? rows + t : -1);
+        }
+        GuardedBuffer x(2 * values.size()), places(sizeof(int32_t) * token_row.size()), device_codes(2 * codes.size()),
+            device_scales(sizeof(float) * groups * static_cast<size_t>(stride));
         x.upload(values);
+        places.upload(token_row);
+        device_codes.poison();
+        device_scales.poison();
         kernels::quantize_rows::launch(
-            {dtype, x.data(), device_codes.data(), static_cast<float*>(device_scales.data()), rows, columns}, nullptr);
+            {dtype, x.data(), static_cast<const int32_t*>(places.data()), device_codes.data(),
+             static_cast<float*>(device_scales.data()), rows, 2, columns, stride},
+            nullptr);
         TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
-        EXPECT_EQ(device_codes.download<uint8_t>(codes.size()), codes) << rows << " x " << columns;
-        const auto got = device_scales.download<float>(groups);
-        for (size_t i = 0; i < groups; ++i) {
-          ASSERT_TRUE(std::isnan(scales[i]) ? std::isnan(got[i]) : scales[i] == got[i])
-              << rows << " x " << columns << ", group " << i << ": " << got[i] << " for " << scales[i];
+        const auto got_codes = device_codes.download<uint8_t>(2 * codes.size());
+        const auto got = device_scales.download<float>(groups * static_cast<size_t>(stride));
+        const auto width = static_cast<int64_t>(columns);
+        for (size_t slot = 0; slot < token_row.size(); ++slot) {
+          const auto t = static_cast<int64_t>(slot / 2);
+          const int32_t row = token_row[slot];
+          if (row < 0) continue;
+          ASSERT_TRUE(
+              std::equal(codes.begin() + t * width, codes.begin() + (t + 1) * width, got_codes.begin() + row * width))
+              << rows << " x " << columns << ", token " << t << ", row " << row;
+          for (size_t g = 0; g < groups; ++g) {
+            const float expected = scales[static_cast<size_t>(t) * groups + g];
+            const float scale = got[g * static_cast<size_t>(stride) + static_cast<size_t>(row)];
+            ASSERT_TRUE(std::isnan(expected) ? std::isnan(scale) : expected == scale)
+                << rows << " x " << columns << ", row " << row << ", group " << g << ": " << scale << " for "
+                << expected;
+          }
         }
         EXPECT_TRUE(device_codes.guards_intact() && device_scales.guards_intact());
       }

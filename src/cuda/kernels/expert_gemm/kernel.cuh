@@ -117,8 +117,7 @@ __global__ void __launch_bounds__(Config<kRole, Tuning>::kThreads, 1)
 
   const grouped::WeightMaps weight_maps(weight_map, shared_weight_map, problem);
   if (warpgroup == 0) {
-    grouped::load_warpgroup<C>(smem, weight_maps, a_map, problem, options, warp,
-                               [](int) { return grouped::NoScaleCopy{}; });
+    grouped::load_warpgroup<C>(smem, weight_maps, a_map, problem, options, warp, grouped::NoScaleCopy{});
   }
   if (warpgroup > 0) consume<C>(smem, out_map, problem, warpgroup - 1);
   // No CTA leaves while the other may still arrive on its barriers.

@@ -90,7 +90,7 @@ void launch(const Problem& problem, Role role, const grouped::LaunchOptions& opt
     using C = Config<kRole, decltype(tuning)>;
     const Launch<kRole, decltype(tuning)> launch(options.num_ctas, stream);
     const auto a_map =
-        C::kGathers ? CUtensorMap{} : grouped::intermediate_map(problem, static_cast<uint32_t>(C::kPolicy.tile_rows));
+        C::kGathers ? CUtensorMap{} : grouped::a_map(problem, kRole, static_cast<uint32_t>(C::kPolicy.tile_rows));
     TESSERA_CUDA_CHECK(cudaLaunchKernelEx(&launch.config, launch.kernel,
                                           grouped::weight_map(problem, kRole, C::kBoxRows),
                                           grouped::shared_weight_map(problem, kRole, C::kBoxRows), a_map,

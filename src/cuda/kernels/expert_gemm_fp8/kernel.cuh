@@ -2,7 +2,7 @@
 //
 //   out[r, :] = act(sum over blocks b of K of  A_scale[r, b] * W_scale[e, :, b] * (A[r, b] * W[e, b]^T)  + bias[e])
 //
-//   gate_up, up_only   A[r] = tokens[row_token[r]]  [T, H]    W [E, 2I, H] or [E, I, H]    out [R, I], e4m3 and scales
+//   gate_up, up_only   A[r] = the token of row r    [R, H]    W [E, 2I, H] or [E, I, H]    out [R, I], e4m3 and scales
 //   down               A[r] = intermediate row r    [R, I]    W [E, H, I]                  out [R, H], 16 bits
 //
 // A and W are e4m3, a block is 128 columns of K, and of W also 128 rows. The tensor cores keep 13 bits of a sum of such
@@ -106,13 +106,6 @@ __device__ inline void promote(Sums& sums, const ptx::Fragment<kColumns>& produc
   }
 }
 
-// The stage is there, as the tensor cores see it.
-template <class C, int kStages>
-__device__ inline void wait_for_stage(SharedStorage<C>& smem, const cta::RingPosition<kStages>& ring) {
-  cta::wait_phase(&smem.full[ring.stage], ring.phase);
-  if constexpr (C::kGathers) ptx::fence_proxy_async();
-}
-
 // What a warp of a consumer keeps at hand because it is slow to find: addresses of shared memory, each in a register.
 template <class C>
 struct Handles {
@@ -155,7 +148,7 @@ __device__ inline void multiply_blocks(SharedStorage<C>& smem, cta::RingPosition
 #pragma unroll
   for (int i = 0; i < C::Accumulators::kRegisters; ++i) sums[i] = 0.0f;
   const uint32_t row_scale = at.row_scale + row_offset * static_cast<uint32_t>(sizeof(float));
-  wait_for_stage<C>(smem, ring);
+  cta::wait_phase(&smem.full[ring.stage], ring.phase);
 #pragma unroll 1
   for (int block = 1; block <= num_blocks; ++block) {
     const uint32_t a = at.a + ring.stage * static_cast<uint32_t>(sizeof(smem.a[0]) >> 4);
@@ -177,7 +170,7 @@ __device__ inline void multiply_blocks(SharedStorage<C>& smem, cta::RingPosition
     multiply_wave<C>(products, a_again, b_second);
     if constexpr (kInTurns) turns.pass();
     ring.advance();
-    if (block < num_blocks) wait_for_stage<C>(smem, ring);
+    if (block < num_blocks) cta::wait_phase(&smem.full[ring.stage], ring.phase);
     ptx::wgmma_wait<0>();
     at.release(stage);
     promote<C::kWaveRegisters>(sums, products, __fmul_rn(row_0, waves.y), __fmul_rn(row_8, waves.y));
@@ -203,7 +196,7 @@ __device__ inline void consume(SharedStorage<C>& smem, const CUtensorMap& out_ma
       cta::skip_k_steps<C::kCluster>(smem, ring, num_blocks);
       continue;
     }
-    const int row_offset = grouped::row_offset<C::kRole>(tile);
+    const int row_offset = grouped::row_offset(tile);
     if (tile.num_rows > cta::kWarpgroupRows) {
       multiply_blocks<C, true>(smem, ring, num_blocks, at, row_offset, turns, acc);
     } else {
@@ -258,7 +251,7 @@ __global__ void __launch_bounds__(Config<kRole, Tuning>::kThreads, 1)
   if (threadIdx.x == 0) {
     ptx::prefetch_tensor_map(&weight_map);
     ptx::prefetch_tensor_map(&out_map);
-    if constexpr (!C::kGathers) ptx::prefetch_tensor_map(&a_map);
+    ptx::prefetch_tensor_map(&a_map);
     grouped::init_barriers(smem);
   }
   // Barriers are initialised before any thread of the cluster arrives on them.
@@ -275,10 +268,8 @@ __global__ void __launch_bounds__(Config<kRole, Tuning>::kThreads, 1)
   if (warpgroup == 0) {
     ptx::decrease_registers<C::kPolicy.load_registers>();
     const grouped::WeightMaps weight_maps(weight_map, shared_weight_map, problem);
-    constexpr int kThreads = C::kCopyWarps * 32;
-    grouped::load_warpgroup<C>(smem, weight_maps, a_map, problem, options, warp, [&](int thread) {
-      return grouped::ScaleCopy<C::kRole, kThreads>(smem.scales, problem, thread);
-    });
+    grouped::load_warpgroup<C>(smem, weight_maps, a_map, problem, options, warp,
+                               grouped::ScaleCopy<C::kRole>(smem.scales, problem));
     leave<C>(options);
   } else {
     ptx::increase_registers<C::kPolicy.math_registers>();

@@ -33,9 +33,9 @@ inline constexpr int32_t kTileRows = 128;
 inline constexpr int32_t kScaleBlock = 128;  // columns of K, and rows of weights, that have one scale
 
 // As expert_gemm's, a stage being 48 KiB of twice as many elements. Sums (128 registers) and one wave's products (64)
-// leave no choice but waves of 128 and registers moved from the loading warpgroup: 2 x 216 + 72 = 3 x 168.
-constexpr Policy default_policy(grouped::Role role, int cluster_size) {
-  return {kTileRows, 256, 128, 4, cluster_size, role == grouped::Role::down ? 0 : 3, 1, 128, 216, 72};
+// leave no choice but waves of 128 and registers moved from the loading warpgroup: 2 x 232 + 40 = 3 x 168.
+constexpr Policy default_policy(grouped::Role, int cluster_size) {
+  return {kTileRows, 256, 128, 4, cluster_size, 0, 1, 128, 232, 40};
 }
 
 inline constexpr int32_t kGroupHeight = 4;

@@ -1,7 +1,8 @@
-// Quantising: bound by memory, 3 bytes an element.
+// Quantising: bound by memory, (2 + k) bytes an element.
 //
-// Eight lanes a group of 128 columns of a row, 16 elements each: two 16-byte loads, three exchanges for the group's
-// largest magnitude, one 16-byte store.
+// Eight lanes a group of 128 columns of a token, 16 elements each: two 16-byte loads, three exchanges for the group's
+// largest magnitude, one 16-byte store a slot. A GEMM that finds its rows in order costs less than the copies: see
+// README.md.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +21,8 @@ inline constexpr int kLaneElements = 16;
 inline constexpr int kGroupLanes = grouped::kScaleBlock / kLaneElements;
 
 struct Params : Args {
-  int64_t num_groups;  // of all rows
-  int32_t row_groups;
+  int64_t num_groups;  // of all tokens
+  int32_t token_groups;
 };
 
 template <class Element>
@@ -30,16 +31,16 @@ __global__ void __launch_bounds__(kPolicy.threads) quantize_rows_kernel(const __
   ptx::wait_for_prerequisites();
   const int64_t group = (static_cast<int64_t>(blockIdx.x) * kPolicy.threads + threadIdx.x) / kGroupLanes;
   const bool has_group = group < params.num_groups;
-  const int64_t row = has_group ? group / params.row_groups : 0;
-  const int32_t group_in_row = has_group ? static_cast<int32_t>(group - row * params.row_groups) : 0;
+  const int64_t token = has_group ? group / params.token_groups : 0;
+  const int32_t group_in_token = has_group ? static_cast<int32_t>(group - token * params.token_groups) : 0;
   const int32_t column =
-      group_in_row * grouped::kScaleBlock + static_cast<int32_t>(threadIdx.x % kGroupLanes) * kLaneElements;
+      group_in_token * grouped::kScaleBlock + static_cast<int32_t>(threadIdx.x % kGroupLanes) * kLaneElements;
   const bool has_columns = has_group && column < params.columns;
-  const int64_t place = row * params.columns + column;
   float values[kLaneElements] = {};
   float amax = 0.0f;
   if (has_columns) {
-    const auto* const source = reinterpret_cast<const uint4*>(static_cast<const Element*>(params.rows) + place);
+    const auto* const source =
+        reinterpret_cast<const uint4*>(static_cast<const Element*>(params.tokens) + token * params.columns + column);
     const uint4 low = source[0];
     const uint4 high = source[1];
     const uint32_t words[kLaneElements / 2] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
@@ -65,9 +66,16 @@ __global__ void __launch_bounds__(kPolicy.threads) quantize_rows_kernel(const __
     const uint32_t high = grouped::quantize_pair(values[4 * i + 2], values[4 * i + 3], inverse);
     codes[i] = low | high << 16;
   }
-  *reinterpret_cast<uint4*>(static_cast<uint8_t*>(params.codes) + place) =
-      make_uint4(codes[0], codes[1], codes[2], codes[3]);
-  if (threadIdx.x % kGroupLanes == 0) params.scales[group] = scale;
+  const uint4 chunk = make_uint4(codes[0], codes[1], codes[2], codes[3]);
+  const int32_t* const rows = params.token_row + token * params.num_slots;
+  float* const scales = params.scales + static_cast<int64_t>(group_in_token) * params.scale_stride;
+  for (int32_t slot = 0; slot < params.num_slots; ++slot) {
+    const int32_t row = rows[slot];
+    if (row < 0) continue;
+    *reinterpret_cast<uint4*>(static_cast<uint8_t*>(params.codes) + static_cast<int64_t>(row) * params.columns +
+                              column) = chunk;
+    if (threadIdx.x % kGroupLanes == 0) scales[row] = scale;
+  }
 }
 
 }  // namespace tessera::kernels::quantize_rows

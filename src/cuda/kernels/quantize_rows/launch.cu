@@ -8,16 +8,16 @@
 namespace tessera::kernels::quantize_rows {
 
 void launch(const Args& args, cudaStream_t stream) {
-  if (args.num_rows == 0) return;
-  if (args.dtype == DType::f32) throw Error("quantised rows' dtype", "f32", "bf16 or f16");
+  if (args.num_tokens == 0) return;
+  if (args.dtype == DType::f32) throw Error("quantised tokens' dtype", "f32", "bf16 or f16");
   if (args.columns <= 0 || args.columns % kLaneElements != 0)
-    throw Error("quantised rows' columns", str_cat(args.columns), "a positive multiple of 16");
-  for (const void* pointer : {args.rows, static_cast<const void*>(args.codes)}) {
+    throw Error("quantised tokens' columns", str_cat(args.columns), "a positive multiple of 16");
+  for (const void* pointer : {args.tokens, static_cast<const void*>(args.codes)}) {
     if (reinterpret_cast<uintptr_t>(pointer) % sizeof(uint4) != 0)
-      throw Error("quantised rows", "a misaligned pointer", "16-byte alignment");
+      throw Error("quantised tokens", "a misaligned pointer", "16-byte alignment");
   }
-  const int32_t row_groups = (args.columns + grouped::kScaleBlock - 1) / grouped::kScaleBlock;
-  const Params params{args, int64_t{args.num_rows} * row_groups, row_groups};
+  const int32_t token_groups = (args.columns + grouped::kScaleBlock - 1) / grouped::kScaleBlock;
+  const Params params{args, int64_t{args.num_tokens} * token_groups, token_groups};
   const int64_t ctas = (params.num_groups * kGroupLanes + kPolicy.threads - 1) / kPolicy.threads;
   const auto kernel = args.dtype == DType::bf16 ? quantize_rows_kernel<__nv_bfloat16> : quantize_rows_kernel<__half>;
   cuda::launch_overlapping(kernel, ctas, kPolicy.threads, params, stream);

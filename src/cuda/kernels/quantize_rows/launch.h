@@ -1,4 +1,5 @@
-// Quantises rows of 16-bit elements to e4m3 with one fp32 scale for each row and 128 columns.
+// Quantises tokens of 16-bit elements to e4m3, with one fp32 scale for each token and 128 columns, into the rows that
+// they are routed to.
 //
 //   quantize_rows::launch(args, stream);
 //
@@ -15,12 +16,15 @@
 namespace tessera::kernels::quantize_rows {
 
 struct Args {
-  DType dtype;       // bf16 or f16
-  const void* rows;  // [num_rows, columns], 16-byte aligned
-  void* codes;       // [num_rows, columns], e4m3, 16-byte aligned
-  float* scales;     // [num_rows, ceil(columns / 128)]
-  int32_t num_rows;
+  DType dtype;               // bf16 or f16
+  const void* tokens;        // [num_tokens, columns], 16-byte aligned
+  const int32_t* token_row;  // [num_tokens, num_slots]: row of each slot, negative: none
+  void* codes;               // [rows, columns], e4m3, 16-byte aligned
+  float* scales;             // [ceil(columns / 128), scale_stride]: those of a block of all rows, side by side
+  int32_t num_tokens;
+  int32_t num_slots;
   int32_t columns;  // a positive multiple of 16
+  int32_t scale_stride;
 };
 
 void launch(const Args& args, cudaStream_t stream);
