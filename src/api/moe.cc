@@ -2,6 +2,7 @@
 
 #include "api/device.h"
 #include "api/status.h"
+#include "moe/validation.h"
 #include "tessera/core/thread_pool.h"
 #include "tessera/moe/cuda_router.h"
 #include "tessera/moe/layer.h"
@@ -73,6 +74,7 @@ std::unique_ptr<tessera_moe> create(const tessera_moe_config* given_config, cons
                                         weights.expert_map,       weights.gate_up_scale,
                                         weights.down_scale,       weights.shared_gate_up_scale,
                                         weights.shared_down_scale};
+  if (config.device != TESSERA_CPU) moe::require_no_threads(config.num_threads);
   const DeviceScope scope(config.device);
   if (!moe::device_available(back_end(config.device))) require_usable(config.device);
   return std::unique_ptr<tessera_moe>(new tessera_moe{
