@@ -62,32 +62,49 @@ def gtest_programs(preset):
     return sorted(p for p in (BUILD / preset / "tests").glob("test_*") if p.is_file() and os.access(p, os.X_OK))
 
 
-# Programs whose tests take minutes of one processor and touch no files: run as so many processes, each with a part.
-SHARDS = {"test_moe": 2}
+# Programs whose tests take minutes of one processor: run as so many processes, each with a part.
+SHARDS = {"test_moe": 2, "test_api": 2}
+# Programs whose tests look at the clock and have it to themselves.
+ALONE = {"test_tools"}
+# Of the layer's cases those that have every size and every option once: where the arithmetic is not what is tested.
+SPREAD = {"TESSERA_CASES": "spread"}
 
 
 def run_gtests(tally, preset, env=None, only=None):
+    """Every test program, two at a time where they may."""
     programs = [p for p in gtest_programs(preset) if only is None or p.name in only]
     if not programs:
         tally.add(False, f"no unit test program in preset {preset}")
-    for program in programs:
-        shards = SHARDS.get(program.name, 1)
-        reports = [BUILD / preset / f"{program.name}.{shard}.json" for shard in range(shards)]
+    parts = [(program, shard) for program in programs for shard in range(SHARDS.get(program.name, 1))]
+    parts.sort(key=lambda part: part[0].name not in SHARDS)  # the long ones first
 
-        def run_shard(shard, program=program, shards=shards, reports=reports):
-            reports[shard].unlink(missing_ok=True)
-            part = {"GTEST_TOTAL_SHARDS": str(shards), "GTEST_SHARD_INDEX": str(shard)}
-            return run([program, "--gtest_brief=1", f"--gtest_output=json:{reports[shard]}"], env={**(env or {}), **part})
+    def report_of(program, shard):
+        return BUILD / preset / f"{program.name}.{shard}.json"
 
-        with concurrent.futures.ThreadPoolExecutor(shards) as pool:
-            ended = list(pool.map(run_shard, range(shards)))
-        for report, (code, output) in zip(reports, ended):
-            if not report.exists():
-                tally.add(False, f"{program.name} ended without a report, exit code {code}", output)
-                continue
-            count_gtest_report(tally, program.name, json.loads(report.read_text()))
-            if code != 0:
-                print(output[-8000:], flush=True)
+    def run_part(part):
+        program, shard = part
+        report_of(*part).unlink(missing_ok=True)
+        share = {"GTEST_TOTAL_SHARDS": str(SHARDS.get(program.name, 1)), "GTEST_SHARD_INDEX": str(shard)}
+        return run([program, "--gtest_brief=1", f"--gtest_output=json:{report_of(*part)}"], env={**(env or {}), **share})
+
+    together = [part for part in parts if part[0].name not in ALONE]
+    alone = [part for part in parts if part[0].name in ALONE]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        ended = list(zip(together, pool.map(run_part, together)))
+    ended += [(part, run_part(part)) for part in alone]
+    num_cases = 0
+    for (program, shard), (code, output) in ended:
+        if not report_of(program, shard).exists():
+            tally.add(False, f"{program.name} ended without a report, exit code {code}", output)
+            continue
+        report = json.loads(report_of(program, shard).read_text())
+        count_gtest_report(tally, program.name, report)
+        num_cases += sum(len(suite["testsuite"]) for suite in report["testsuites"] if suite["name"] == "MoeBatteryCpu")
+        if code != 0:
+            print(output[-8000:], flush=True)
+    if num_cases:
+        entries = json.loads((ROOT / "tests" / "moe" / "cases.json").read_text())
+        print(f"   {num_cases} of the {sum(len(entry['dtypes']) for entry in entries)} cases of an MoE layer", flush=True)
 
 
 def count_gtest_report(tally, program, report):
@@ -225,7 +242,7 @@ def stage_sanitize(tally):
     if not build(tally, "sanitize"):
         return
     # The dynamic linker's own copies of libgomp's thread data live until exit: not this project's leaks.
-    env = {"ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
+    env = {"ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1", "UBSAN_OPTIONS": "print_stacktrace=1", **SPREAD}
     run_gtests(tally, "sanitize", env)
     tessera = BUILD / "sanitize" / "tools" / "tessera" / "tessera"
     code, output = run([tessera, "evaluate", "--model", "models/movie-reviews", "--input", "examples/data/reviews.tsv",
@@ -236,7 +253,7 @@ def stage_sanitize(tally):
 def stage_portable(tally):
     """Without oneDNN the library still builds and computes the same model."""
     if build(tally, "portable"):
-        run_gtests(tally, "portable", only=("test_cpu", "test_moe", "test_classifier"))
+        run_gtests(tally, "portable", SPREAD, only=("test_cpu", "test_moe", "test_classifier"))
 
 
 def stage_fuzz(tally):

@@ -58,13 +58,13 @@ typedef struct tessera_moe_config {
   int32_t dtype;                    /* tessera_dtype of x, biases, out; F32 on the CPU only. Default BF16 */
   int32_t gated;                    /* default 1 */
   int32_t activation;               /* tessera_activation, default SILU */
-  float alpha, beta, limit;         /* of CLAMPED_SWIGLU */
+  float alpha, beta, limit;         /* of CLAMPED_SWIGLU; default 1, 0, 0, which others keep */
   int32_t gate_up_order;            /* tessera_gate_up_order, default GATE_FIRST */
   int32_t first_expert;             /* global id of expert 0 of this shard; unused with an expert map */
   int32_t num_mapped_experts;       /* entries of expert_map; 0: no map */
   int32_t shared_intermediate_size; /* of a shared expert; 0: none. CUDA: a multiple of intermediate_size */
   int32_t device;                   /* default TESSERA_CPU */
-  int32_t num_threads;              /* CPU only, 0..max_threads; 0: every processor that this process may use */
+  int32_t num_threads;              /* CPU: 0..max_threads, 0: every processor of this process; CUDA: 0 */
   int32_t weight_format;            /* tessera_weight_format, default DENSE */
 } tessera_moe_config;
 

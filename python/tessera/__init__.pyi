@@ -91,7 +91,8 @@ class MoELayer:
 
     With transposed=True the weights are gate_up [E, H, 2I] and down [E, I, H], and the layer keeps a copy in its own
     order. Otherwise it refers to the arrays it was given and keeps them alive; if their memory is taken away or moved
-    (``tensor.data = ...``, ``untyped_storage().resize_(0)``), the next call raises RuntimeError.
+    (``tensor.data = ...``, ``untyped_storage().resize_(0)``), the next call raises RuntimeError. num_threads is the
+    CPU's, 0 for every processor of this process; with weights on a GPU anything but 0 raises ValueError.
 
     ``dtype`` is x's type; of dense weights theirs, and not needed; else bfloat16 where it is not given. Scales as in
     ``moe``, a shared expert's [2, ceil(I_s/128), ceil(H/128)] and [ceil(H/128), ceil(I_s/128)].

@@ -9,7 +9,7 @@ import threading
 import numpy
 
 from . import _native
-from ._arrays import (VECTOR_BYTES, current_stream, kind_of, read_stream, require_device, require_memory,
+from ._arrays import (VECTOR_BYTES, current_stream, device_name, kind_of, read_stream, require_device, require_memory,
                       require_shape, require_type, torch_tensors, view)
 from ._native import CPU, DTYPES, INPUTS_BYTES, LIMITS, PACK_INPUTS, check, lib, use_cuda, wrong
 
@@ -181,12 +181,16 @@ class Weights:
         if self.expert_map is not None and options.members["first_expert"]:
             raise ValueError(wrong("first_expert", f"{options.members['first_expert']} with an expert_map",
                                    "0: the map says which ids are whose"))
+        num_threads = integer("num_threads", num_threads, 0, LIMITS.max_threads)
+        if num_threads and self.gate_up.device != CPU:
+            raise ValueError(wrong("num_threads", f"{num_threads} with weights on {device_name(self.gate_up.device)}",
+                                   "0: only the CPU computes with threads"))
         return _native.new(_native.MoEConfig, hidden_size=self.hidden_size, intermediate_size=self.intermediate_size,
                            num_experts=self.num_experts, top_k=integer("top_k", top_k, 1, _MAX_TOKENS),
                            dtype=DTYPES[self.dtype], device=self.gate_up.device,
                            num_mapped_experts=0 if self.expert_map is None else self.expert_map.shape[0],
                            shared_intermediate_size=self.shared_intermediate_size,
-                           num_threads=integer("num_threads", num_threads, 0, LIMITS.max_threads), **options.members)
+                           num_threads=num_threads, **options.members)
 
 
 def _half(name, rows, gated):

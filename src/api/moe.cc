@@ -2,6 +2,7 @@
 
 #include "api/device.h"
 #include "api/status.h"
+#include "moe/validation.h"
 #include "tessera/core/thread_pool.h"
 #include "tessera/moe/cuda_router.h"
 #include "tessera/moe/layer.h"
@@ -78,6 +79,7 @@ moe::LayerWeights layer_weights(const tessera_moe_weights* given) {
 std::unique_ptr<tessera_moe> create(const tessera_moe_config* given_config, const tessera_moe_weights* given_weights) {
   const tessera_moe_config config = read_struct("config", given_config, default_config());
   const moe::LayerWeights weights = layer_weights(given_weights);
+  if (config.device != TESSERA_CPU) moe::require_no_threads(config.num_threads);
   const DeviceScope scope(config.device);
   if (!moe::device_available(back_end(config.device))) require_usable(config.device);
   return std::unique_ptr<tessera_moe>(new tessera_moe{

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "moe/cuda/entry.h"
+#include "moe/validation.h"
 #include "tessera/core/error.h"
 #include "tessera/cuda/device.h"
 #include "tessera/moe/cpu_layer.h"
@@ -13,6 +14,7 @@ namespace {
 std::unique_ptr<const LayerBackEnd> make_back_end(const LayerConfig& config, const LayerWeights& weights,
                                                   const Placement& placement) {
   if (placement.device == Device::cpu) return std::make_unique<CpuLayer>(config, weights, placement.num_threads);
+  require_no_threads(placement.num_threads);
   if (const std::string why = cuda::why_current_unusable(); !why.empty())
     throw Error("device cuda", why, "a Hopper GPU and a build with CUDA, or device cpu");
   return make_cuda_layer(config, weights);

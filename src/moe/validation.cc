@@ -19,13 +19,24 @@ void require_width(const char* name, int32_t value, WeightFormat weight_format) 
   throw Error(name, str_cat(value), str_cat("a positive multiple of ", multiple, of));
 }
 
+// A number that would have no effect is a mistake of the caller's; given is what differs from the default.
+void require_default(const char* name, float given, float unused) {
+  if (given != unused) throw Error(name, str_cat(given), str_cat(unused, ": only clamped_swiglu has one"));
+}
+
 void validate_activation(const LayerConfig& config) {
   const Activation& activation = config.activation;
   require_range("activation", static_cast<int64_t>(activation.kind), 0,
                 static_cast<int64_t>(ActivationKind::clamped_swiglu));
   if (config.gated && activation.kind == ActivationKind::relu_squared)
     throw Error("activation", "relu_squared", "a gated activation, or gated = false");
-  if (activation.kind != ActivationKind::clamped_swiglu) return;
+  if (activation.kind != ActivationKind::clamped_swiglu) {
+    constexpr Activation kDefaults{};
+    require_default("activation alpha", activation.alpha, kDefaults.alpha);
+    require_default("activation beta", activation.beta, kDefaults.beta);
+    require_default("activation limit", activation.limit, kDefaults.limit);
+    return;
+  }
   if (!config.gated) throw Error("activation", "clamped_swiglu", "gated = true");
   if (!std::isfinite(activation.alpha)) throw Error("activation alpha", str_cat(activation.alpha), "a finite number");
   if (!std::isfinite(activation.beta)) throw Error("activation beta", str_cat(activation.beta), "a finite number");
@@ -123,6 +134,11 @@ void require_pointer(const char* name, const void* pointer, const char* memory, 
   if (pointer == nullptr && !optional) throw Error(name, "a null pointer", memory);
   if (reinterpret_cast<uintptr_t>(pointer) % alignment != 0)
     throw Error(name, "a misaligned pointer", str_cat(alignment, "-byte alignment"));
+}
+
+void require_no_threads(int64_t num_threads) {
+  if (num_threads != 0)
+    throw Error("num_threads", str_cat(num_threads), "0 with device cuda: only the CPU computes with threads");
 }
 
 void validate_sizes(const LayerConfig& config, bool has_f32) {

@@ -21,6 +21,9 @@ void require_range(const char* name, int64_t value, int64_t low, int64_t high);
 /// Throws Error unless `dtype` is one of DType's values: it may have come through an interface of integers.
 void require_dtype(const char* name, DType dtype);
 
+/// What a layer on a GPU makes of a number of threads: Error unless it is 0.
+void require_no_threads(int64_t num_threads);
+
 /// Null only where `optional`; `alignment` in bytes.
 void require_pointer(const char* name, const void* pointer, const char* memory, size_t alignment,
                      bool optional = false);

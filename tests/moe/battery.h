@@ -3,11 +3,13 @@
 //   BackEnd my_back_end();                                   // how it runs a case, how it adds up
 //   TESSERA_MOE_BATTERY(MoeBatteryCpu, my_back_end(), takes) // MoeBatteryCpu.Case/tokens_127_bf16, ...
 //
-// A back end, or a new number format of one, is tested by being listed so.
+// A back end, or a new number format of one, is tested by being listed so. With TESSERA_CASES=spread in the environment
+// it runs spread_of the cases (case.h).
 #pragma once
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <functional>
 #include <string>
 #include <vector>
@@ -15,6 +17,7 @@
 #include "moe/case.h"
 #include "moe/judge.h"
 #include "moe/layer_data.h"
+#include "tessera/core/error.h"
 
 namespace tessera::testing {
 
@@ -30,13 +33,16 @@ inline void expect_right(const LayerData& data, const BackEnd& back_end) {
       << c << "\n  " << c.why;
 }
 
-/// The cases of the battery that `takes` says yes to.
+/// The cases of the battery that `takes` says yes to; of them a spread where TESSERA_CASES is "spread".
 inline std::vector<LayerCase> battery_of(bool (*takes)(const LayerCase&)) {
   std::vector<LayerCase> taken;
   for (const LayerCase& c : battery()) {
     if (takes(c)) taken.push_back(c);
   }
-  return taken;
+  const char* wanted = std::getenv("TESSERA_CASES");
+  if (wanted == nullptr || std::string(wanted) == "all") return taken;
+  if (std::string(wanted) != "spread") throw Error("TESSERA_CASES", wanted, "all or spread");
+  return spread_of(taken);
 }
 
 inline bool takes_all(const LayerCase&) { return true; }

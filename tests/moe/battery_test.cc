@@ -5,6 +5,7 @@
 #include <fstream>
 #include <set>
 #include <sstream>
+#include <tuple>
 
 #include "moe/battery.h"
 #include "moe/formats.h"
@@ -56,6 +57,40 @@ TEST(MoeBattery, HasWhatKernelsGetWrong) {
             moe::format_rows().size());
   EXPECT_GT(count(runs_on_gpu), 300);
   EXPECT_GT(count(is_exact_on_host), 100);
+}
+
+TEST(MoeBattery, ASpreadHasEverySizeAndEveryOptionWithEachType) {
+  const std::vector<LayerCase> spread = spread_of(battery());
+  EXPECT_LT(spread.size(), battery().size() / 2);
+  const auto expect_all_of = [&](const char* what, const auto& value) {
+    std::set<decltype(value(spread[0]))> there, wanted;
+    for (const LayerCase& c : spread) there.insert(value(c));
+    for (const LayerCase& c : battery()) wanted.insert(value(c));
+    EXPECT_TRUE(there == wanted) << what << ": " << there.size() << " of " << wanted.size();
+  };
+  expect_all_of("hidden", [](const LayerCase& c) { return c.hidden; });
+  expect_all_of("intermediate", [](const LayerCase& c) { return c.intermediate; });
+  expect_all_of("experts", [](const LayerCase& c) { return c.experts; });
+  expect_all_of("top_k", [](const LayerCase& c) { return c.top_k; });
+  expect_all_of("tokens", [](const LayerCase& c) { return c.tokens; });
+  expect_all_of("first_expert", [](const LayerCase& c) { return c.first_expert; });
+  expect_all_of("routing", [](const LayerCase& c) { return std::tuple{c.dtype, c.routing}; });
+  expect_all_of("activation", [](const LayerCase& c) {
+    return std::tuple{c.dtype, c.gated, c.activation.kind, c.bias};
+  });
+  expect_all_of("order", [](const LayerCase& c) { return std::tuple{c.dtype, c.gated, c.order, c.bias}; });
+  expect_all_of("ids", [](const LayerCase& c) { return std::tuple{c.dtype, c.ids_are_64_bit}; });
+  expect_all_of("map", [](const LayerCase& c) { return std::tuple{c.dtype, c.gated, c.mapped != 0}; });
+  expect_all_of("shared expert", [](const LayerCase& c) {
+    return std::tuple{c.dtype, c.shared_intermediate != 0,
+                      c.shared_intermediate<c.intermediate, c.shared_intermediate> c.intermediate, c.shared_weight};
+  });
+  expect_all_of("shared order", [](const LayerCase& c) {
+    return std::tuple{c.dtype, c.shared_intermediate != 0, c.order};
+  });
+  expect_all_of("topk_weights_dtype", [](const LayerCase& c) { return std::tuple{c.dtype, c.topk_weights_dtype}; });
+  expect_all_of("integers", [](const LayerCase& c) { return std::tuple{c.dtype, c.integers}; });
+  expect_all_of("family", [](const LayerCase& c) { return std::tuple{c.dtype, c.name.substr(0, c.name.find('_'))}; });
 }
 
 TEST(MoeBattery, CasesForPythonAreTheList) {

@@ -1,7 +1,9 @@
 #include "moe/case.h"
 
 #include <algorithm>
+#include <numeric>
 #include <ostream>
+#include <set>
 
 #include "moe/judge/exact_layer.h"
 #include "moe/routing.h"
@@ -86,6 +88,32 @@ std::string json_of(const BatteryEntry& entry) {
   return line + "}";
 }
 
+int64_t cost_of(const LayerCase& c) {
+  return (int64_t{c.tokens} * c.top_k + c.experts) * c.hidden * (c.intermediate + c.shared_intermediate);
+}
+
+// What a spread has of each field, in words: a size once, an option with each type.
+std::vector<std::string> kinds_of(const LayerCase& c) {
+  const char* shared = c.shared_intermediate == 0                ? "none"
+                       : c.shared_intermediate < c.intermediate  ? "narrower"
+                       : c.shared_intermediate == c.intermediate ? "as wide"
+                                                                 : "wider";
+  const char* gated = c.gated ? "gated " : "plain ";
+  const char* biases = c.bias ? " biases" : "";
+  std::vector<std::string> kinds = {str_cat("hidden ", c.hidden),   str_cat("intermediate ", c.intermediate),
+                                    str_cat("experts ", c.experts), str_cat("top_k ", c.top_k),
+                                    str_cat("tokens ", c.tokens),   str_cat("first_expert ", c.first_expert)};
+  for (const std::string& option :
+       {str_cat("family ", c.name.substr(0, c.name.find('_'))), str_cat("routing ", c.routing),
+        str_cat("activation ", gated, python_name(c.activation.kind), biases),
+        str_cat("order ", gated, python_name(c.order), biases), str_cat("ids of 64 bits ", c.ids_are_64_bit),
+        str_cat("map ", gated, c.mapped != 0), str_cat("shared expert ", shared, c.shared_weight ? " weighted" : ""),
+        str_cat("shared order ", python_name(c.order), c.shared_intermediate != 0), str_cat("integers ", c.integers),
+        str_cat("topk_weights_dtype ", python_name(c.topk_weights_dtype))})
+    kinds.push_back(option + suffix_of(c.dtype));
+  return kinds;
+}
+
 }  // namespace
 
 std::ostream& operator<<(std::ostream& out, const LayerCase& c) {
@@ -159,6 +187,26 @@ const std::vector<LayerCase>& battery() {
     return all;
   }();
   return cases;
+}
+
+std::vector<LayerCase> spread_of(const std::vector<LayerCase>& cases) {
+  std::vector<size_t> cheapest_first(cases.size());
+  std::iota(cheapest_first.begin(), cheapest_first.end(), size_t{0});
+  std::stable_sort(cheapest_first.begin(), cheapest_first.end(),
+                   [&](size_t a, size_t b) { return cost_of(cases[a]) < cost_of(cases[b]); });
+  std::set<std::string> seen;
+  std::set<size_t> taken;
+  for (const size_t i : cheapest_first) {
+    const std::vector<std::string> kinds = kinds_of(cases[i]);
+    const bool is_known =
+        std::all_of(kinds.begin(), kinds.end(), [&](const auto& kind) { return seen.contains(kind); });
+    if (is_known && i % 12 != 0) continue;
+    seen.insert(kinds.begin(), kinds.end());
+    taken.insert(i);
+  }
+  std::vector<LayerCase> spread;
+  for (const size_t i : taken) spread.push_back(cases[i]);
+  return spread;
 }
 
 const LayerCase& find_case(std::string_view name) {

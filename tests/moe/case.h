@@ -73,6 +73,11 @@ const std::vector<BatteryEntry>& battery_entries();
 /// Every entry in each of its types; names end in _f32, _bf16 or _f16 and are unique.
 const std::vector<LayerCase>& battery();
 
+/// Of `cases` enough to be run where each takes long, under sanitizers say: every size and every option that a case has
+/// anywhere, on the cheapest layer that has it, options with each type; one of each family in each type; and every
+/// twelfth case, for what fields do together.
+std::vector<LayerCase> spread_of(const std::vector<LayerCase>& cases);
+
 /// Error for a name that is not in the battery.
 const LayerCase& find_case(std::string_view name);
 

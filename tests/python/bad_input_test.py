@@ -167,6 +167,11 @@ class BadInput(unittest.TestCase):
                 self.moe(ValueError, name, activation=activation, **{name: value})
         expert_map = numpy.arange(5, dtype=numpy.int32)
         self.moe(ValueError, "first_expert", expert_map=expert_map, first_expert=1)
+        # What is wrong shows before anything is asked of a GPU.
+        weights = [Producer(self.given[name].astype(numpy.float16), device=(2, 0)) for name in ("gate_up", "down")]
+        message = self.refused(ValueError, "num_threads", tessera.MoELayer, *weights, top_k=3, num_threads=2)
+        self.assertIn("got 2 with weights on cuda:0, expected 0: only the CPU", message)
+        self.refused(TypeError, "num_threads", tessera.MoELayer, *weights, top_k=3, num_threads=2.0)
 
     def test_layers(self):
         weights = self.given["gate_up"], self.given["down"]

@@ -19,7 +19,7 @@ enum class ActivationKind : int32_t {
 
 struct Activation {
   ActivationKind kind = ActivationKind::silu;
-  float alpha = 1.0f;  ///< clamped_swiglu only, as are the next two
+  float alpha = 1.0f;  ///< of clamped_swiglu, as are the next two: for any other kind they keep these values
   float beta = 0.0f;
   float limit = 0.0f;
 };

@@ -24,7 +24,7 @@ bool device_available(Device device);
 
 struct Placement {
   Device device = Device::cpu;
-  int num_threads = 0;  ///< CPU only; 0: every processor that this process may use
+  int num_threads = 0;  ///< of the CPU, 0: every processor that this process may use; CUDA takes 0 only
 };
 
 class LayerBackEnd;  // layer_back_end.h

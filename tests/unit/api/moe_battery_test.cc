@@ -1,6 +1,7 @@
 // The battery through the C interface: the bits of the C++ layer, which tests/moe/battery_cpu_test.cc judges.
 #include <gtest/gtest.h>
 
+#include "moe/battery.h"
 #include "moe/run_cpu.h"
 #include "unit/api/c_layer.h"
 
@@ -27,7 +28,7 @@ TEST_P(MoeBatteryCApi, Case) {
   EXPECT_TRUE(run_c_api(data) == data.run()) << GetParam();
 }
 
-INSTANTIATE_TEST_SUITE_P(, MoeBatteryCApi, ::testing::ValuesIn(battery()), case_name);
+INSTANTIATE_TEST_SUITE_P(, MoeBatteryCApi, ::testing::ValuesIn(battery_of(takes_all)), case_name);
 
 TEST(MoeBatteryCApiItself, SeesAnotherLayer) {
   const LayerData data(find_case("shard_with_everything_f16"));

@@ -93,6 +93,34 @@ TEST(CApi, ErrorsNameTheArgument) {
   tessera_moe_destroy(nullptr);
 }
 
+// A structure as tessera_moe_config_init leaves it goes with every activation.
+TEST(CApi, OptionsWithoutEffectAreRefused) {
+  const LayerData data({.hidden = 64});
+  const auto message = [&](const auto& change) {
+    CLayer c_layer(data);
+    c_layer.config.num_threads = 0;
+    change(c_layer.config);
+    return c_layer.create() == TESSERA_OK ? std::string() : std::string(tessera_last_error());
+  };
+  for (int32_t kind = TESSERA_IDENTITY; kind < TESSERA_CLAMPED_SWIGLU; ++kind) {
+    const auto with = [&](float tessera_moe_config::*number, float value) {
+      return message([&](tessera_moe_config& c) {
+        c.activation = kind;
+        c.gated = kind == TESSERA_RELU_SQUARED ? 0 : 1;
+        if (number != nullptr) c.*number = value;
+      });
+    };
+    EXPECT_EQ(with(nullptr, 0.0f), "") << kind;
+    EXPECT_EQ(with(&tessera_moe_config::alpha, 0.0f),
+              "activation alpha: got 0, expected 1: only clamped_swiglu has one");
+    EXPECT_EQ(with(&tessera_moe_config::beta, 1.0f), "activation beta: got 1, expected 0: only clamped_swiglu has one");
+    EXPECT_EQ(with(&tessera_moe_config::limit, 7.0f),
+              "activation limit: got 7, expected 0: only clamped_swiglu has one");
+  }
+  EXPECT_EQ(message([](tessera_moe_config& c) { c.device = 0, c.num_threads = 2; }),
+            "num_threads: got 2, expected 0 with device cuda: only the CPU computes with threads");
+}
+
 TEST(CApi, TheLastErrorIsTheThreadsOwn) {
   EXPECT_EQ(tessera_moe_create(nullptr, nullptr, nullptr), TESSERA_INVALID_ARGUMENT);
   std::thread([] {
@@ -284,6 +312,7 @@ TEST(CApi, DevicesThatAreNotThere) {
   const LayerData data({.hidden = 64});
   CLayer c_layer(data);
   c_layer.config.device = beyond;
+  c_layer.config.num_threads = 0;
   EXPECT_EQ(c_layer.create(), expected);
   void* memory = &c_layer;
   EXPECT_EQ(tessera_allocate(beyond, 16, &memory), expected);

@@ -91,6 +91,24 @@ TEST_F(BadInput, ConfigurationsAreRefusedByName) {
   EXPECT_EQ(clamped(true, 1.0f, 0.0f, nan), "activation limit: got nan, expected a positive number");
 }
 
+TEST_F(BadInput, NumbersOfAnActivationThatHasNoneAreRefusedByName) {
+  for (int kind = 0; kind < static_cast<int>(ActivationKind::clamped_swiglu); ++kind) {
+    const auto with = [&](float Activation::*number, float value) {
+      return config_message([&](LayerConfig& c, LayerWeights&) {
+        c.activation = {static_cast<ActivationKind>(kind)};
+        c.gated = c.activation.kind != ActivationKind::relu_squared;
+        if (number != nullptr) c.activation.*number = value;
+      });
+    };
+    EXPECT_EQ(with(nullptr, 0.0f), "accepted") << kind;
+    EXPECT_EQ(with(&Activation::alpha, 1.702f), "activation alpha: got 1.702, expected 1: only clamped_swiglu has one");
+    EXPECT_EQ(with(&Activation::beta, 1.0f), "activation beta: got 1, expected 0: only clamped_swiglu has one");
+    EXPECT_EQ(with(&Activation::limit, 7.0f), "activation limit: got 7, expected 0: only clamped_swiglu has one");
+    EXPECT_EQ(with(&Activation::limit, std::numeric_limits<float>::quiet_NaN()),
+              "activation limit: got nan, expected 0: only clamped_swiglu has one");
+  }
+}
+
 TEST_F(BadInput, WeightsAreRefusedByName) {
   const auto weights = [&](auto change) { return config_message([&](LayerConfig&, LayerWeights& w) { change(w); }); };
   const auto missing = [](const std::string& name) { return name + ": got a null pointer, expected host memory"; };
@@ -185,6 +203,12 @@ TEST(Layer, RefusesAStreamOnTheCpu) {
   int nothing = 0;
   EXPECT_EQ(message_of([&] { layer.run({}, nullptr, 0, reinterpret_cast<CUstream_st*>(&nothing)); }),
             "stream: got a stream, expected none: the layer runs on the CPU");
+}
+
+TEST(Layer, ThreadsOnAGpuAreRefusedByName) {
+  const LayerData data({});
+  EXPECT_EQ(message_of([&] { const Layer layer(data.config(), data.weights(), {Device::cuda, 2}); }),
+            "num_threads: got 2, expected 0 with device cuda: only the CPU computes with threads");
 }
 
 TEST(Layer, WithoutAGpuSaysWhatIsMissing) {

@@ -37,7 +37,8 @@ void add_activations(std::vector<Case>& cases) {
                  sizes(264, 264, 5, 1), 333};
           c.config.dtype = dtype;
           c.config.gated = gated;
-          c.config.activation = {kind, 1.702f, 1.0f, 2.0f};
+          c.config.activation.kind = kind;
+          if (kind == ActivationKind::clamped_swiglu) c.config.activation = {kind, 1.702f, 1.0f, 2.0f};
           c.bias = bias;
           c.shows_intermediate = !bias;  // a down bias would be added to it
           cases.push_back(c);
