@@ -46,9 +46,7 @@ TEST(Kernels, RowsAgreeWithTheirTilings) {
       }
     }
   }
-  const std::set<WeightFormat> no_kernel_yet = {WeightFormat::fp8_block};
-  for (const FormatRow& format : format_rows())
-    EXPECT_NE(formats.contains(format.format), no_kernel_yet.contains(format.format)) << format.name;
+  for (const FormatRow& format : format_rows()) EXPECT_TRUE(formats.contains(format.format)) << format.name;
 }
 
 TEST(Kernels, TheLaunchIsWhatTheDeviceCanDo) {
@@ -131,7 +129,7 @@ TEST(Kernels, WishesThatNoDeviceCanFollowAreNamed) {
   wish.kernel = "fastest";
   EXPECT_EQ(resolve(wish),
             "kernel: got 'fastest', expected a kernel that can run it (expert_gemm_rows: another kernel was asked for; "
-            "expert_gemm: another kernel was asked for)");
+            "expert_gemm: another kernel was asked for; expert_gemm_fp8: another kernel was asked for)");
   wish.kernel = "expert_gemm";
   EXPECT_EQ(resolve(wish), "no error");
 }
@@ -142,7 +140,26 @@ TEST(Kernels, ALayerThatNoKernelRunsIsRefusedWithEveryReason) {
   EXPECT_EQ(
       error_of([&] { select_kernel(config, 1, kDevice); }),
       "kernel: got no kernel for this layer, expected a kernel that can run it (expert_gemm_rows: its products are "
-      "of bf16 or f16; expert_gemm: its products are of bf16 or f16)");
+      "of bf16 or f16; expert_gemm: its products are of bf16 or f16; expert_gemm_fp8: its weights have another "
+      "format)");
+}
+
+TEST(Kernels, WeightsInBlocksOfE4m3TakeTheirOwn) {
+  LayerConfig config = layer();
+  config.weight_format = WeightFormat::fp8_block;
+  for (const int32_t tokens : {1, 64, 4096})
+    EXPECT_EQ(resolve_launch(config, tokens, kDevice, {}).kernel->name, "expert_gemm_fp8");
+  config.dtype = DType::f32;
+  EXPECT_NE(error_of([&] { select_kernel(config, 1, kDevice); }).find("expert_gemm_fp8: its products are of bf16"),
+            std::string::npos);
+  config.dtype = DType::bf16;
+  config.intermediate_size = 192;
+  config.shared_intermediate_size = 192;
+  EXPECT_EQ(resolve_launch(config, 1, kDevice, {}).kernel->name, "expert_gemm_fp8")
+      << "one slice begins with the scales";
+  config.shared_intermediate_size = 384;
+  EXPECT_NE(error_of([&] { select_kernel(config, 1, kDevice); }).find("cut inside a block of scales"),
+            std::string::npos);
 }
 
 TEST(Kernels, TheChoiceAndTheLaunchAreSaid) {
