@@ -1,0 +1,129 @@
+"""Layers of e4m3 weights in blocks on torch tensors: against what their codes and scales stand for in float64, in every way
+to call them, and what is refused before anything runs."""
+import unittest
+
+import tessera
+import torch
+from cases import one_test_a_case, over
+from tensor_support import DEVICES
+
+HIDDEN, WIDTH, EXPERTS, TOP_K = 528, 336, 6, 2  # multiples of 16 that end inside a block
+ROW_LIMIT, MEDIAN_LIMIT = 4e-2, 6e-3  # a code that is rounded the other way weighs more in a narrow intermediate
+
+
+def numbers(*shape, seed):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def spread(scales, rows, columns):
+    """The scale of each element of [.., rows, columns]."""
+    return scales.double().repeat_interleave(128, -2)[..., :rows, :].repeat_interleave(128, -1)[..., :columns]
+
+
+def restored_rows(x):
+    codes, scales = tessera.quantize_rows(x)
+    return codes.double() * spread(scales.unsqueeze(-2), 1, x.shape[1]).squeeze(-2)
+
+
+class Weights:
+    """Of a layer, on the CPU, and what they stand for."""
+
+    def __init__(self):
+        gate_up = numbers(EXPERTS, 2 * WIDTH, HIDDEN, seed=1) / HIDDEN**0.5
+        down = numbers(EXPERTS, HIDDEN, WIDTH, seed=2) / WIDTH**0.5
+        self.gate_up, self.gate_up_scale = tessera.quantize_blocks(gate_up.bfloat16(), gate_and_up=True)
+        self.down, self.down_scale = tessera.quantize_blocks(down.bfloat16())
+        gate, up = self.gate_up.double().chunk(2, 1)
+        self.gate, self.up = (half * spread(self.gate_up_scale[:, i], WIDTH, HIDDEN) for i, half in enumerate((gate, up)))
+        self.last = self.down.double() * spread(self.down_scale, HIDDEN, WIDTH)
+
+    def reference(self, x, ids, weights):
+        tokens = restored_rows(x)
+        out = torch.zeros(x.shape, dtype=torch.float64)
+        for token, row in enumerate(tokens):
+            for slot in range(TOP_K):
+                expert = int(ids[token, slot])
+                h = torch.nn.functional.silu(self.gate[expert] @ row) * (self.up[expert] @ row)
+                out[token] += weights[token, slot].double() * (self.last[expert] @ restored_rows(h.float()[None])[0])
+        return out
+
+    def on(self, device):
+        return {name: getattr(self, name).to(device) for name in ("gate_up", "down", "gate_up_scale", "down_scale")}
+
+
+@one_test_a_case
+class Fp8(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.weights = Weights()
+
+    def given(self, device, tokens, dtype=torch.bfloat16):
+        x = numbers(tokens, HIDDEN, seed=3 + tokens).to(dtype)
+        ids = torch.stack([torch.randperm(EXPERTS, generator=torch.Generator().manual_seed(t))[:TOP_K] for t in range(tokens)])
+        weights = torch.full((tokens, TOP_K), 0.5)
+        return tuple(tensor.to(device) for tensor in (x, ids, weights))
+
+    def layer(self, device, **more):
+        arrays = self.weights.on(device)
+        return tessera.MoELayer(arrays["gate_up"], arrays["down"], top_k=TOP_K, weight_format="fp8-block",
+                                gate_up_scale=arrays["gate_up_scale"], down_scale=arrays["down_scale"], **more)
+
+    def call(self, device, given, **more):
+        arrays = self.weights.on(device) | more
+        return tessera.moe(given[0], arrays.pop("gate_up"), arrays.pop("down"), *given[1:], weight_format="fp8-block", **arrays)
+
+    @over(DEVICES, (torch.bfloat16, torch.float16), (1, 40))
+    def test_against_what_the_codes_stand_for(self, device, dtype, tokens):
+        given = self.given(device, tokens, dtype)
+        out = self.call(device, given)
+        self.assertEqual((out.dtype, out.device, out.shape), (dtype, given[0].device, given[0].shape))
+        expected = self.weights.reference(*(tensor.cpu() for tensor in given))
+        errors = (out.cpu().double() - expected).norm(dim=1) / expected.norm(dim=1)
+        self.assertLess(float(errors.max()), ROW_LIMIT)
+        self.assertLess(float(errors.median()), MEDIAN_LIMIT)
+
+    @over(DEVICES)
+    def test_every_way_to_call_gives_the_same_bits(self, device):
+        given = self.given(device, 33)
+        expected = self.call(device, given)
+        layer = self.layer(device, dtype="bfloat16")
+        out = torch.full_like(expected, float("nan"))
+        self.assertIs(layer(*given, out=out), out)
+        bytes_of = {name: self.weights.on(device)[name].view(torch.uint8) for name in ("gate_up", "down")}
+        for got in (layer(*given), out, self.call(device, given, **bytes_of)):
+            self.assertTrue(torch.equal(got, expected))
+
+    @over(DEVICES[-1:])
+    def test_a_graph_replays_other_tokens(self, device):
+        if device == "cpu":
+            self.skipTest("no GPU")
+        layer = self.layer(device)
+        x, ids, weights = self.given(device, 12)
+        out = layer(x, ids, weights)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            layer(x, ids, weights, out=out)
+        for tokens in (1, 5):
+            other = self.given(device, 12 + tokens)
+            x.copy_(other[0][:12])
+            ids.copy_(other[1][:12])
+            out.fill_(float("nan"))
+            graph.replay()
+            self.assertTrue(torch.equal(out, self.call(device, (x, ids, weights))))
+
+    @over(DEVICES)
+    def test_what_is_wrong_is_named(self, device):
+        given, arrays = self.given(device, 2), self.weights.on(device)
+        for name in ("gate_up_scale", "down_scale"):
+            for wrong in (None, arrays[name][:-1], arrays[name].half(), arrays[name].transpose(-1, -2)):
+                with self.assertRaisesRegex((ValueError, TypeError), name):
+                    self.call(device, given, **{name: wrong})
+        with self.assertRaisesRegex((ValueError, TypeError), "gate_up"):
+            self.call(device, given, gate_up=arrays["gate_up"].bfloat16())
+        with self.assertRaisesRegex(ValueError, "gate_up_scale"):
+            tessera.moe(given[0], self.weights.gate.repeat(1, 2, 1).bfloat16().to(device), self.weights.last.bfloat16().to(device),
+                        *given[1:], gate_up_scale=arrays["gate_up_scale"])
+
+
+if __name__ == "__main__":
+    unittest.main()
