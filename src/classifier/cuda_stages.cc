@@ -359,6 +359,7 @@ void CudaStages::run_chosen_experts(int64_t n, const cuda::Stream& stream) {
   problem.num_experts = num_experts;
   problem.max_rows = as_int(n) * num_experts;
   problem.dtype = form_.experts == cta::Operand::bf16 ? DType::bf16 : DType::f16;
+  problem.operand_bytes = 2;
   problem.activation.kind = ActivationKind::identity;
   problem.tokens = h_.data;
   problem.gate_up = weights_->experts.view.data;

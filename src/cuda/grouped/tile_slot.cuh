@@ -25,25 +25,25 @@ struct TileSlot {
 struct TileMailbox {
   TileSlot tile;
   uint32_t granted_tile;             // written by CTA 0 of the cluster into the others
-  uint64_t tile_full, tile_empty;    // TileSlot published / read by the reading warps
+  uint64_t tile_full, tile_empty;    // TileSlot published / read by all lanes of the reading warps
   uint64_t grant_full, grant_empty;  // granted_tile of this CTA written / the other CTA's read
 };
 
 // By one thread, before the barriers' fence.
 __device__ inline void init_mailbox(TileMailbox& mailbox, int reading_warps) {
   ptx::mbarrier_init(&mailbox.tile_full, 1);
-  ptx::mbarrier_init(&mailbox.tile_empty, reading_warps);
+  ptx::mbarrier_init(&mailbox.tile_empty, reading_warps * 32);
   ptx::mbarrier_init(&mailbox.grant_full, 1);
   ptx::mbarrier_init(&mailbox.grant_empty, 1);
 }
 
-// Reads the next TileSlot; all lanes of a reading warp call it, one gives the slot back for all. `phase` starts at 0.
+// Reads the next TileSlot; all lanes of a reading warp call it, and each gives the slot back for itself. `phase` starts
+// at 0.
 __device__ inline TileSlot next_tile(TileMailbox& mailbox, uint32_t& phase) {
   cta::wait_phase(&mailbox.tile_full, phase);
   const TileSlot tile = mailbox.tile;
   phase ^= 1;
-  __syncwarp();  // every lane has read the slot
-  if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(&mailbox.tile_empty);
+  ptx::mbarrier_arrive(&mailbox.tile_empty);
   return tile;
 }
 

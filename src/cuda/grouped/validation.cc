@@ -17,6 +17,7 @@ void require_width(const char* name, int32_t value, int32_t element_bytes) {
 
 void validate(const Problem& problem, Role role) {
   if (problem.dtype == DType::f32) throw Error("expert GEMM dtype", "f32", "bf16 or f16");
+  TESSERA_CHECK(problem.operand_bytes == 1 || problem.operand_bytes == 2, problem.operand_bytes);
   require_width("expert GEMM hidden_size", problem.hidden_size, problem.operand_bytes);
   require_width("expert GEMM intermediate_size", problem.intermediate_size, problem.operand_bytes);
   const void* const rows = role == Role::down ? problem.intermediate : problem.tokens;

@@ -3,6 +3,7 @@ activations near the smallest that there are."""
 import unittest
 
 import tessera
+import tessera._torch  # the operators are there from the first use of a tensor on, which a test may not wait for
 import torch
 from cases import one_test_a_case, over
 from tensor_support import DEVICES, Layer, dtypes_of, poisoned_like, problems
