@@ -207,7 +207,9 @@ TEST(Layer, RefusesAStreamOnTheCpu) {
 
 TEST(Layer, ThreadsOnAGpuAreRefusedByName) {
   const LayerData data({});
-  EXPECT_EQ(message_of([&] { const Layer layer(data.config(), data.weights(), {Device::cuda, 2}); }),
+  EXPECT_EQ(message_of([&] {
+              const Layer layer(data.config(), data.weights(), {Device::cuda, 2});
+            }),
             "num_threads: got 2, expected 0 with device cuda: only the CPU computes with threads");
 }
 
