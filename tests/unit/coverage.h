@@ -59,11 +59,4 @@ inline std::string coverage_error(const batching::BatchPlan& plan, const std::ve
                         num_ctas);
 }
 
-/// Exhaustive counts are cut under sanitizers, which run them some ten times slower.
-#if defined(__SANITIZE_ADDRESS__)
-inline constexpr int kExhaustiveDivisor = 20;
-#else
-inline constexpr int kExhaustiveDivisor = 1;
-#endif
-
 }  // namespace tessera::testing

@@ -7,6 +7,7 @@
 
 #include "tessera/core/check.h"
 #include "unit/coverage.h"
+#include "unit/exhaustive.h"
 
 namespace tessera::batching {
 namespace {

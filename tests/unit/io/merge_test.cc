@@ -6,6 +6,7 @@
 #include "io/checksum.h"
 #include "io/manifest.h"
 #include "tessera/core/check.h"
+#include "unit/exhaustive.h"
 #include "unit/io/io_test_util.h"
 
 namespace tessera::io {
@@ -97,6 +98,7 @@ TEST_F(MergeTest, gives_the_output_of_one_run) {
     for (const size_t record_bytes : {0, 8}) {
       for (const int64_t num_shards : {1, 2, 3, 8}) {
         for (const int64_t total : {0, 1, 5, 1024, 5000, 60'000}) {
+          if (testing::kExhaustiveDivisor > 1 && total == 60'000 && num_shards != 3) continue;
           layout_ = layout;
           record_bytes_ = record_bytes;
           header_ = record_bytes == 0 ? "index,label\n" : "";

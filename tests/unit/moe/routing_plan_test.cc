@@ -10,6 +10,7 @@
 #include "tessera/batching/plan.h"
 #include "tessera/core/check.h"
 #include "unit/coverage.h"
+#include "unit/exhaustive.h"
 
 namespace tessera::moe {
 namespace {
