@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "tessera/core/error.h"
+#include "unit/error_message.h"
 
 namespace tessera::testing {
 
@@ -46,17 +47,6 @@ inline void write_file(const std::filesystem::path& path, std::string_view bytes
 inline std::string read_file(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
-
-/// The message of the Error that `action` throws, or "no error". Any other exception fails the test that calls.
-template <class Action>
-std::string error_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 /// Expects `fragment` in `message`, and shows both.

@@ -13,6 +13,7 @@
 #include "tessera/core/error.h"
 #include "tessera/moe/prepare_weights.h"
 #include "tessera/moe/quantize.h"
+#include "unit/error_message.h"
 
 namespace tessera::testing {
 namespace {
@@ -24,15 +25,6 @@ constexpr auto kFp8 = moe::WeightFormat::fp8_block;
 LayerCase fp8_case(LayerCase c) {
   c.format = kFp8;
   return c;
-}
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 // One weight that is 1, all others 0, and scales that are all different: what comes out names the scale.

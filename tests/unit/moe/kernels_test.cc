@@ -3,30 +3,23 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <functional>
 #include <set>
 
 #include "moe/formats.h"
 #include "tessera/core/error.h"
 #include "tessera/moe/presets.h"
+#include "unit/error_message.h"
 
 namespace tessera::moe {
 namespace {
+
+using testing::error_of;
 
 using grouped::Role;
 
 const LayerConfig& layer() { return find_preset("qwen3-30b").config; }
 
 constexpr LaunchDevice kDevice{132, true};
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 TEST(Kernels, RowsAgreeWithTheirTilings) {
   std::set<std::string_view> names;

@@ -7,30 +7,23 @@
 #include <cmath>
 #include <cstdio>
 #include <fstream>
-#include <functional>
 #include <iterator>
 #include <numeric>
 #include <set>
 #include <string>
 
 #include "tessera/core/error.h"
+#include "unit/error_message.h"
 
 namespace tessera::moe {
 namespace {
+
+using testing::error_of;
 
 std::vector<int32_t> counts_of(const std::vector<int32_t>& ids, int32_t num_experts) {
   std::vector<int32_t> counts(static_cast<size_t>(num_experts), 0);
   for (const int32_t id : ids) ++counts.at(static_cast<size_t>(id));
   return counts;
-}
-
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 // The comparison's grid is plain Python that needs no library, so it states the shapes again: they must be these.

@@ -5,7 +5,6 @@
 
 #include <cmath>
 #include <cstring>
-#include <functional>
 #include <limits>
 #include <random>
 #include <utility>
@@ -14,9 +13,12 @@
 #include "moe/judge/tensor_core.h"
 #include "tessera/core/e4m3.h"
 #include "tessera/core/error.h"
+#include "unit/error_message.h"
 
 namespace tessera::moe {
 namespace {
+
+using testing::error_of;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
@@ -207,15 +209,6 @@ TEST(QuantizeBlocks, OneMatrixAndItsTypes) {
     EXPECT_EQ(scales, same_scales);
     EXPECT_NE(scales[0], scales[3]);
   }
-}
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST(Quantize, BadArgumentsAreNamed) {
