@@ -85,6 +85,5 @@ TESSERA_API void tessera_free(int32_t device, void* memory);
 
 #include "tessera/tessera_classifier.h" /* IWYU pragma: export */
 #include "tessera/tessera_moe.h"        /* IWYU pragma: export */
-#include "tessera/tessera_quantize.h"   /* IWYU pragma: export */
 
 #endif

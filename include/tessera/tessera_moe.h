@@ -173,4 +173,6 @@ TESSERA_API tessera_status tessera_route(const tessera_router_config* config, in
 }
 #endif
 
+#include "tessera/tessera_quantize.h" /* IWYU pragma: export */
+
 #endif

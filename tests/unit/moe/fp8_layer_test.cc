@@ -261,9 +261,14 @@ TEST_F(Fp8BadInput, DenseLayersTakeNoScales) {
 }
 
 TEST_F(Fp8BadInput, OverlapsWithScalesAreRefused) {
-  const moe::CpuLayer layer(data_.config(), data_.weights(), 1);
+  // Memory for both: out is longer than the scales, and what lies behind them may be anything.
+  GuardedBytes both(std::max(data_.out_bytes(), data_.down_scale().size()));
+  std::copy_n(data_.down_scale().data(), data_.down_scale().size(), both.data());
+  moe::LayerWeights weights = data_.weights();
+  weights.down_scale = both.data();
+  const moe::CpuLayer layer(data_.config(), weights, 1);
   GuardedBytes workspace(layer.workspace_bytes(3));
-  moe::LayerInputs inputs = data_.inputs(const_cast<void*>(data_.weights().down_scale));
+  moe::LayerInputs inputs = data_.inputs(both.data());
   EXPECT_EQ(error_of([&] { layer.run(inputs, workspace.data(), workspace.size()); }),
             "out: got memory that overlaps the down scale, expected memory of its own");
 }
