@@ -13,6 +13,7 @@
 #include "moe/layer_layout.h"
 #include "moe/validation.h"
 #include "tessera/core/check.h"
+#include "tessera/core/e4m3.h"
 #include "tessera/core/error.h"
 
 namespace tessera::moe {
@@ -38,6 +39,19 @@ const char* expert_gemm_rows_misfit(const LayerConfig& config, int64_t num_token
              : "more (token, slot) pairs than a CTA sorts for itself";
 }
 
+// Slices of a wider shared expert begin where the weight's scales do.
+const char* scales_misfit(const LayerConfig& config) {
+  const bool is_sliced = config.shared_intermediate_size > config.intermediate_size;
+  return is_sliced && config.intermediate_size % kScaleGroup != 0
+             ? "a wider shared expert would be cut inside a block of scales"
+             : nullptr;
+}
+
+const char* expert_gemm_rows_fp8_misfit(const LayerConfig& config, int64_t num_tokens, const LaunchDevice& device) {
+  if (const char* misfit = expert_gemm_rows_misfit(config, num_tokens, device)) return misfit;
+  return scales_misfit(config);
+}
+
 const char* expert_gemm_rows_slower(const LayerConfig& config, int64_t num_tokens) {
   const double mean_rows = static_cast<double>(num_tokens) * config.top_k / config.num_experts;
   if (num_tokens <= expert_gemm_rows::kAlwaysTokens || mean_rows <= expert_gemm_rows::kMostMeanRows) return nullptr;
@@ -51,11 +65,7 @@ std::pair<int32_t, int32_t> expert_gemm_tile(Role role, int32_t cluster_size) {
 
 const char* expert_gemm_fp8_misfit(const LayerConfig& config, int64_t, const LaunchDevice&) {
   if (const char* misfit = type_misfit(config)) return misfit;
-  // Its slices of a shared expert begin where the weight's scales do.
-  const bool is_sliced = config.shared_intermediate_size > config.intermediate_size;
-  return is_sliced && config.intermediate_size % expert_gemm_fp8::kScaleBlock != 0
-             ? "a wider shared expert would be cut inside a block of scales"
-             : nullptr;
+  return scales_misfit(config);
 }
 
 std::pair<int32_t, int32_t> expert_gemm_fp8_tile(Role role, int32_t cluster_size) {
@@ -77,7 +87,8 @@ constexpr std::array kKernels = {
         .tiling = expert_gemm_rows::tiling,
         .tile_columns_and_k =
             [](Role, int32_t) {
-              return std::pair{16 * expert_gemm_rows::default_policy().unit_slabs, expert_gemm_rows::kTileK};
+              return std::pair{16 * expert_gemm_rows::default_policy().unit_slabs,
+                               expert_gemm_rows::kStageRowBytes / 2};
             },
         .policy = [](Role, int32_t) { return str_cat(expert_gemm_rows::default_policy()); },
         .ctas_per_multiprocessor = expert_gemm_rows::default_policy().ctas_per_sm,
@@ -98,6 +109,25 @@ constexpr std::array kKernels = {
                      int32_t cluster_size) { return str_cat(expert_gemm::default_policy(role, cluster_size)); },
         .ctas_per_multiprocessor = 1,
         .why = "16-bit weights, any number of rows: the largest tile that two warpgroups hold",
+    },
+    KernelRow{
+        .id = KernelId::expert_gemm_rows,
+        .name = "expert_gemm_rows_fp8",
+        .format = WeightFormat::fp8_block,
+        .tile_rows = expert_gemm_rows::default_policy().max_columns,
+        .row_granule = 8,
+        .makes_plan = true,
+        .misfit = expert_gemm_rows_fp8_misfit,
+        .slower = expert_gemm_rows_slower,
+        .tiling = expert_gemm_rows::tiling,
+        .tile_columns_and_k =
+            [](Role, int32_t) {
+              return std::pair{16 * expert_gemm_rows::default_policy().unit_slabs, expert_gemm_rows::kStageRowBytes};
+            },
+        .policy = [](Role, int32_t) { return str_cat(expert_gemm_rows::default_policy()); },
+        .ctas_per_multiprocessor = expert_gemm_rows::default_policy().ctas_per_sm,
+        .why = "e4m3 weights in blocks, few rows an expert: weights are read once, the intermediate quantised by who "
+               "ends a block",
     },
     KernelRow{
         .id = KernelId::expert_gemm_fp8,

@@ -22,7 +22,7 @@
 
 namespace tessera::moe {
 
-enum class KernelId : uint8_t { expert_gemm, expert_gemm_rows, expert_gemm_fp8 };
+enum class KernelId : uint8_t { expert_gemm, expert_gemm_rows, expert_gemm_fp8 };  // by their folders
 
 /// What a launch must know of the device.
 struct LaunchDevice {

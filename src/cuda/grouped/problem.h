@@ -53,8 +53,11 @@ struct Problem {
   const float* shared_gate_up_scale;  // gated [2, S B(I), B(H)], else [S B(I), B(H)]
   const float* shared_down_scale;     // [B(H), S B(I)]
   float* intermediate_scales;         // [B(I), scale_stride], of rows below max_rows
-  int32_t scale_stride;               // a multiple of 4, at least max_rows + 132: what a tile reads past its rows
-  Routing routing;  // of kernels that find each expert's rows themselves; `plan` needs row places only then
+  // Of a kernel whose CTAs make less than a block of the intermediate: where it stands until it is quantised.
+  float* activations;       // [max_rows, I]
+  int32_t* block_arrivals;  // [max_rows, B(I)], 0 before GEMM 1
+  int32_t scale_stride;     // a multiple of 4, at least max_rows + 132: what a tile reads past its rows
+  Routing routing;          // of kernels that find each expert's rows themselves; `plan` needs row places only then
 
   /// K, the length of a role's sums, and the number of its output columns.
   TESSERA_HOST_DEVICE constexpr int32_t sum_length(Role role) const {

@@ -15,21 +15,20 @@ inline constexpr int32_t kScaleBlock = 128;
 
 __device__ inline int32_t scale_blocks(int32_t extent) { return (extent + kScaleBlock - 1) / kScaleBlock; }
 
-// The scales, one for each block of K, of 128 weight rows of a tile's expert: of gated weights, block `n_block` of half
-// `half` (0: gate); of others n_block alone counts. Of blocks that the weight has not: those of its last.
+// The scales, one for each block of K, of 128 weight rows of an expert of the plan: of gated weights, block `n_block`
+// of half `half` (0: gate); of others n_block alone counts. Of blocks that the weight has not: those of its last.
 template <Role kRole>
-__device__ inline const float* weight_scales(const Problem& problem, const TileSlot& tile, int32_t n_block,
-                                             int32_t half) {
+__device__ inline const float* weight_scales(const Problem& problem, int32_t expert, int32_t n_block, int32_t half) {
   constexpr int32_t kHalves = kRole == Role::gate_up ? 2 : 1;
   const int32_t row_blocks = scale_blocks(problem.out_columns(kRole));
   const int32_t k_blocks = scale_blocks(problem.sum_length(kRole));
   const int32_t block = min(n_block, row_blocks - 1);
-  if (tile.expert < problem.num_experts) {
+  if (expert < problem.num_experts) {
     const float* const scales = kRole == Role::down ? problem.down_scale : problem.gate_up_scale;
-    return scales + ((static_cast<int64_t>(tile.expert) * kHalves + half) * row_blocks + block) * k_blocks;
+    return scales + ((static_cast<int64_t>(expert) * kHalves + half) * row_blocks + block) * k_blocks;
   }
   // A slice of the shared experts': blocks of rows of the first weight, of columns of the second.
-  const int64_t slice = tile.expert - problem.num_experts;
+  const int64_t slice = expert - problem.num_experts;
   const int64_t slices = problem.num_shared_experts;
   if constexpr (kRole == Role::down) return problem.shared_down_scale + (block * slices + slice) * k_blocks;
   return problem.shared_gate_up_scale + ((half * slices + slice) * row_blocks + block) * k_blocks;
@@ -65,7 +64,8 @@ class ScaleCopy {
     const int wave = wave_of_lane();
     if (wave < 0) return;
     constexpr bool kGated = kRole == Role::gate_up;
-    wave_ = weight_scales<kRole>(problem_, tile, kGated ? tile.n_block : 2 * tile.n_block + wave, kGated ? wave : 0);
+    wave_ =
+        weight_scales<kRole>(problem_, tile.expert, kGated ? tile.n_block : 2 * tile.n_block + wave, kGated ? wave : 0);
   }
 
   // Of the next step; also arrives on `full`, whose bytes have been announced.

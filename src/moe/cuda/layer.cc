@@ -30,6 +30,7 @@ struct CudaRun {
   int32_t num_shared_experts;  // S
   int32_t num_slots;           // k + S
   grouped::Problem problem;
+  int64_t num_block_arrivals = 0;
 };
 
 namespace {
@@ -86,7 +87,21 @@ ResolvedLaunch CudaLayer::resolved_launch(int32_t num_tokens) const {
 
 size_t CudaLayer::workspace_bytes(int32_t max_tokens) const {
   validate_num_tokens(config_, max_tokens, "max_tokens");
-  return lay_out_workspace(config_, max_tokens, nullptr).bytes;
+  const auto bytes_of = [this](int32_t tokens) {
+    return lay_out_workspace(config_, tokens, nullptr, resolved_launch(tokens).kernel->makes_plan).bytes;
+  };
+  size_t bytes = bytes_of(max_tokens);
+  if (operand_bytes(config_) == 1) {
+    // A kernel for few tokens may need more than the one for many: the most that it is taken for, by bisection.
+    int32_t few = 0, many = max_tokens;
+    if (resolved_launch(max_tokens).kernel->makes_plan) few = max_tokens;
+    while (many - few > 1) {
+      const int32_t middle = few + (many - few) / 2;
+      (resolved_launch(middle).kernel->makes_plan ? few : many) = middle;
+    }
+    bytes = std::max(bytes, bytes_of(few));
+  }
+  return bytes;
 }
 
 void CudaLayer::run_step(Step step, const LayerInputs& inputs, void* workspace, size_t workspace_size,
@@ -97,11 +112,12 @@ void CudaLayer::run_step(Step step, const LayerInputs& inputs, void* workspace, 
 
 // The one place that checks a run, and lays it out. num_tokens was looked at before: sizes follow from it.
 CudaRun CudaLayer::prepare(const LayerInputs& inputs, void* workspace, size_t workspace_size) const {
-  const CudaWorkspace arrays = lay_out_workspace(config_, inputs.num_tokens, workspace);
+  const ResolvedLaunch launch = resolved_launch(inputs.num_tokens);
+  const CudaWorkspace arrays = lay_out_workspace(config_, inputs.num_tokens, workspace, launch.kernel->makes_plan);
   validate(config_, weights_, inputs, {workspace, workspace_size, arrays.bytes}, kTraits);
   const int device = current_device();
   if (device != device_) throw Error("device", str_cat("current device ", device), str_cat(device_, ", the layer's"));
-  CudaRun run{inputs, resolved_launch(inputs.num_tokens), num_shared_experts(config_), num_slots(config_), {}};
+  CudaRun run{inputs, launch, num_shared_experts(config_), num_slots(config_), {}};
   const grouped::Role first = first_role(config_);
   grouped::Problem& problem = run.problem;
   problem.plan = arrays.plan;
@@ -131,6 +147,9 @@ CudaRun CudaLayer::prepare(const LayerInputs& inputs, void* workspace, size_t wo
   problem.shared_down_scale = static_cast<const float*>(weights_.shared_down_scale);
   problem.intermediate_scales = arrays.intermediate_scales;
   problem.scale_stride = arrays.scale_stride;
+  problem.activations = arrays.activations;
+  problem.block_arrivals = arrays.block_arrivals;
+  run.num_block_arrivals = arrays.num_block_arrivals;
   problem.intermediate = arrays.intermediate;
   problem.rows = arrays.rows;
   problem.routing = {.topk_ids = inputs.topk_ids,
@@ -168,16 +187,19 @@ void CudaLayer::enqueue(Step step, const CudaRun& run, CUstream_st* stream) cons
 }
 
 void CudaLayer::quantize_tokens(const CudaRun& run, CUstream_st* stream) const {
-  // Written here, read by the products.
+  // Written here, read by the products. Kernels that find rows themselves find tokens so, too.
+  const bool makes_plan = run.launch.kernel->makes_plan;
   kernels::quantize_rows::launch({.dtype = config_.dtype,
                                   .tokens = run.inputs.x,
-                                  .token_row = run.problem.plan.token_row,
+                                  .token_row = makes_plan ? nullptr : run.problem.plan.token_row,
                                   .codes = const_cast<void*>(run.problem.tokens),
                                   .scales = const_cast<float*>(run.problem.token_scales),
                                   .num_tokens = run.inputs.num_tokens,
-                                  .num_slots = run.num_slots,
+                                  .num_slots = makes_plan ? 1 : run.num_slots,
                                   .columns = config_.hidden_size,
-                                  .scale_stride = run.problem.scale_stride},
+                                  .scale_stride = run.problem.scale_stride,
+                                  .counters = run.problem.block_arrivals,
+                                  .num_counters = run.num_block_arrivals},
                                  stream);
 }
 

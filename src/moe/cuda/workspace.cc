@@ -31,7 +31,7 @@ grouped::PlanView take_plan(ArrayLayout& layout, int32_t num_experts, size_t pai
   return plan;
 }
 
-CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, void* base) {
+CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, void* base, bool makes_plan) {
   const auto pairs = static_cast<size_t>(num_tokens) * static_cast<size_t>(num_slots(config));
   ArrayLayout layout(base, kWorkspaceAlignment);
   CudaWorkspace workspace{};
@@ -45,6 +45,12 @@ CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, v
     workspace.token_codes = layout.take<uint8_t>(pairs * static_cast<size_t>(config.hidden_size));
     workspace.token_scales = layout.take<float>(stride * groups(config.hidden_size, format.row_group));
     workspace.intermediate_scales = layout.take<float>(stride * groups(config.intermediate_size, format.row_group));
+    if (makes_plan) {
+      const size_t arrivals = pairs * groups(config.intermediate_size, format.row_group);
+      workspace.activations = layout.take<float>(pairs * static_cast<size_t>(config.intermediate_size));
+      workspace.block_arrivals = layout.take<int32_t>(arrivals);
+      workspace.num_block_arrivals = static_cast<int64_t>(arrivals);
+    }
   }
   workspace.bytes = layout.used();
   return workspace;

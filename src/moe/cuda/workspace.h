@@ -22,6 +22,10 @@ struct CudaWorkspace {
   float* token_scales;         // [ceil(H / row_group), scale_stride], of T * (k + S) rows
   float* intermediate_scales;  // [ceil(I / row_group), scale_stride]
   int32_t scale_stride;
+  // Of a kernel that makes less than a group of the intermediate at a time, else null.
+  float* activations;       // [T * (k + S), I]
+  int32_t* block_arrivals;  // [num_block_arrivals]: T * (k + S) times ceil(I / row_group)
+  int64_t num_block_arrivals;
   size_t bytes;
 };
 
@@ -31,7 +35,7 @@ grouped::PlanView take_plan(ArrayLayout& layout, int32_t num_experts, size_t pai
 /// Bytes of an element of tokens, weights and intermediate as the products read them.
 int32_t operand_bytes(const LayerConfig& config);
 
-/// `base` may be null when only `bytes` is wanted.
-CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, void* base);
+/// Of a run by kernels that make their plan themselves, or by others. `base` may be null when only `bytes` is wanted.
+CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, void* base, bool makes_plan = false);
 
 }  // namespace tessera::moe

@@ -1,5 +1,5 @@
-// The kernel for few rows an expert: the bits of the large kernel in every case, whatever the grid, the workspace's
-// contents, the routing of a replay, or what runs beside and before it.
+// The kernel for few rows an expert: the bits of the format's large kernel in every case, whatever the grid, the
+// workspace's contents, the routing of a replay, or what runs beside and before it.
 #include <algorithm>
 
 #include "cuda/core/stream.h"
@@ -20,35 +20,65 @@ moe::LaunchPolicy by_kernel(const char* kernel, int32_t num_ctas = 0) {
   return policy;
 }
 
-const moe::LaunchPolicy kLarge = by_kernel("expert_gemm");
-const moe::LaunchPolicy kRows = by_kernel("expert_gemm_rows");
+// Each weight format's two kernels.
+struct Kernels {
+  const char* name;
+  moe::WeightFormat format;
+  const char* large;
+  const char* rows;
+  size_t least_cases;  // of the battery
+};
 
-bool runs_on_both(const LayerCase& c) {
-  if (!runs_on_gpu(c)) return false;
-  for (const moe::KernelRow& row : moe::kernel_rows()) {
-    if (row.name == kRows.kernel && row.format != c.format) return false;
-    if (row.name == kRows.kernel && row.misfit(config_of(c), c.tokens, {}) != nullptr) return false;
+class ExpertGemmRows : public ::testing::TestWithParam<Kernels> {
+ protected:
+  moe::LaunchPolicy large() const { return by_kernel(GetParam().large); }
+  moe::LaunchPolicy rows(int32_t num_ctas = 0) const { return by_kernel(GetParam().rows, num_ctas); }
+
+  // The case in this format; widths that it does not take are made the next that it does.
+  LayerCase of_format(LayerCase c) const {
+    c.format = GetParam().format;
+    if (c.format == moe::WeightFormat::dense) return c;
+    c.hidden = (c.hidden + 15) / 16 * 16;
+    c.intermediate = (c.intermediate + 15) / 16 * 16;
+    if (c.shared_intermediate > 0) c.shared_intermediate = c.intermediate;  // a slice begins where a block does
+    return c;
   }
-  return true;
-}
 
-TEST(ExpertGemmRows, BitsOfTheLargeKernelOverTheBattery) {
-  const std::vector<LayerCase> cases = battery_of(runs_on_both);
-  EXPECT_GT(cases.size(), 200u);
-  for (const std::string& line : differing_cases(cases, kLarge, kRows)) ADD_FAILURE() << line;
+  void expect_bits_of_large(std::vector<LayerCase> cases) const {
+    for (LayerCase& c : cases) c = of_format(c);
+    for (const std::string& line : differing_cases(cases, large(), rows())) ADD_FAILURE() << line;
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(
+    Formats, ExpertGemmRows,
+    ::testing::Values(Kernels{"dense", moe::WeightFormat::dense, "expert_gemm", "expert_gemm_rows", 200},
+                      Kernels{"fp8_block", moe::WeightFormat::fp8_block, "expert_gemm_fp8", "expert_gemm_rows_fp8", 8}),
+    [](const auto& kernels) { return kernels.param.name; });
+
+TEST_P(ExpertGemmRows, BitsOfTheLargeKernelOverTheBattery) {
+  std::vector<LayerCase> cases = battery_of(runs_on_gpu);
+  std::erase_if(cases, [&](const LayerCase& c) {
+    if (c.format != GetParam().format) return true;
+    for (const moe::KernelRow& row : moe::kernel_rows())
+      if (row.name == GetParam().rows) return row.misfit(config_of(c), c.tokens, {}) != nullptr;
+    return true;
+  });
+  EXPECT_GE(cases.size(), GetParam().least_cases);
+  expect_bits_of_large(cases);
 }
 
 // Every number of tokens around the borders of a group of columns, of the warp's plan and of a pass; with one expert
 // for all, an expert has as many rows as there are tokens, so that passes begin at 65, 129, ...
-TEST(ExpertGemmRows, BitsOfTheLargeKernelForEveryNumberOfTokens) {
+TEST_P(ExpertGemmRows, BitsOfTheLargeKernelForEveryNumberOfTokens) {
   for (const char* routing : {"random", "first", "few"}) {
     std::vector<LayerCase> cases;
     for (int32_t tokens = 0; tokens <= 300; ++tokens) cases.push_back({104, 72, 5, 2, tokens, routing});
-    for (const std::string& line : differing_cases(cases, kLarge, kRows)) ADD_FAILURE() << line;
+    expect_bits_of_large(cases);
   }
 }
 
-TEST(ExpertGemmRows, WidthsAroundASlabAndAStep) {
+TEST_P(ExpertGemmRows, WidthsAroundASlabAndAStep) {
   std::vector<LayerCase> cases;
   for (const int32_t width : {8, 16, 24, 56, 64, 72, 96, 120, 136, 192, 352, 704, 1408, 2880}) {
     for (const bool gated : {true, false}) {
@@ -56,29 +86,37 @@ TEST(ExpertGemmRows, WidthsAroundASlabAndAStep) {
       cases.push_back({.hidden = 200, .intermediate = width, .experts = 6, .top_k = 3, .tokens = 9, .gated = gated});
     }
   }
-  for (const std::string& line : differing_cases(cases, kLarge, kRows)) ADD_FAILURE() << line;
+  expect_bits_of_large(cases);
 }
 
 // Units are cut by the number of CTAs, and a CTA may have none.
-TEST(ExpertGemmRows, SameBitsForEveryGrid) {
-  const std::vector<LayerCase> cases = {{512, 384, 16, 4, 1}, {512, 384, 16, 4, 40}, {200, 136, 60, 6, 33, "zipf"}};
+TEST_P(ExpertGemmRows, SameBitsForEveryGrid) {
+  std::vector<LayerCase> cases = {{512, 384, 16, 4, 1}, {512, 384, 16, 4, 40}, {200, 136, 60, 6, 33, "zipf"}};
+  for (LayerCase& c : cases) c = of_format(c);
   for (const int32_t num_ctas : {1, 2, 7, 66, 131, 132, 263}) {
-    for (const std::string& line : differing_cases(cases, kRows, by_kernel("expert_gemm_rows", num_ctas)))
+    for (const std::string& line : differing_cases(cases, rows(), rows(num_ctas)))
       ADD_FAILURE() << num_ctas << " CTAs: " << line;
   }
 }
 
-TEST(ExpertGemmRows, MostExpertsSlotsAndPairs) {
+TEST_P(ExpertGemmRows, MostExpertsSlotsAndPairs) {
   const std::vector<LayerCase> cases = {
       {.hidden = 64, .intermediate = 64, .experts = 1024, .top_k = 32, .tokens = 256},  // 8192 pairs
       {.hidden = 64, .intermediate = 64, .experts = 1024, .top_k = 32, .tokens = 1},
       {.hidden = 64, .intermediate = 64, .experts = 1, .top_k = 1, .tokens = 8192},
       {.hidden = 64, .intermediate = 64, .experts = 1, .top_k = 32, .tokens = 256, .routing = "first"}};
-  for (const std::string& line : differing_cases(cases, kLarge, kRows)) ADD_FAILURE() << line;
+  expect_bits_of_large(cases);
 }
 
 // Every role, type, plan and group of columns once, small enough for the sanitizers.
-TEST(ExpertGemmRowsSmall, EveryPathOnce) {
+class ExpertGemmRowsSmall : public ExpertGemmRows {};
+INSTANTIATE_TEST_SUITE_P(
+    Formats, ExpertGemmRowsSmall,
+    ::testing::Values(Kernels{"dense", moe::WeightFormat::dense, "expert_gemm", "expert_gemm_rows", 0},
+                      Kernels{"fp8_block", moe::WeightFormat::fp8_block, "expert_gemm_fp8", "expert_gemm_rows_fp8", 0}),
+    [](const auto& kernels) { return kernels.param.name; });
+
+TEST_P(ExpertGemmRowsSmall, EveryPathOnce) {
   for (const DType dtype : {DType::bf16, DType::f16}) {
     for (const bool gated : {true, false}) {
       for (const int32_t tokens : {1, 12, 20, 40, 70}) {
@@ -92,16 +130,16 @@ TEST(ExpertGemmRowsSmall, EveryPathOnce) {
                           .gated = gated,
                           .bias = gated,
                           .shared_intermediate = tokens == 12 ? 144 : 0};
-        for (const std::string& line : differing_cases({c}, kLarge, kRows)) ADD_FAILURE() << line;
+        expect_bits_of_large({c});
       }
     }
   }
 }
 
 // A row's bits do not depend on what else is in the batch, across the border between the kernels too.
-TEST(ExpertGemmRows, RowsOfABatchAreThoseOfSmallerOnes) {
-  const LayerCase all{512, 192, 16, 4, 600};
-  LayerRun run(all);
+TEST_P(ExpertGemmRows, RowsOfABatchAreThoseOfSmallerOnes) {
+  const LayerCase all = of_format({512, 192, 16, 4, 600});
+  LayerRun run((LayerData(all)));
   const auto expected = run.run();
   for (const int32_t tokens : {1, 2, 8, 16, 17, 31, 32, 33, 64, 65, 128, 129, 256, 300, 599}) {
     moe::LayerInputs inputs = run.inputs();
@@ -118,25 +156,25 @@ TEST(ExpertGemmRows, RowsOfABatchAreThoseOfSmallerOnes) {
 }
 
 // Nothing of an earlier run may be read: not the rows of another routing, not the places of pairs.
-TEST(ExpertGemmRows, TenThousandReplaysWithChangingRouting) {
-  const LayerCase c{256, 192, 32, 4, 12};
+TEST_P(ExpertGemmRows, TenThousandReplaysWithChangingRouting) {
+  const LayerCase c = of_format({256, 192, 32, 4, 12});
   constexpr int kRoutings = 25;
   constexpr int kReplays = 10'000;
-  LayerRun run(c);
+  LayerRun run((LayerData(c)));
   std::vector<std::vector<int32_t>> ids;
   std::vector<std::vector<uint16_t>> expected;
   for (int i = 0; i < kRoutings; ++i) {
     const char* const kinds[] = {"random", "foreign", "first", "few", "none"};
     ids.push_back(make_ids(kinds[i % 5], c.tokens, c.top_k, c.experts, static_cast<uint64_t>(i)));
     run.set_ids(ids.back());
-    expected.push_back(run.run(kLarge));
+    expected.push_back(run.run(large()));
   }
   std::vector<GuardedBuffer> device_ids;
   for (const std::vector<int32_t>& routing : ids) {
     device_ids.emplace_back(routing.size() * sizeof(int32_t));
     device_ids.back().upload(routing);
   }
-  const moe::CudaLayer layer(run.config(), run.weights(), kRows);
+  const moe::CudaLayer layer(run.config(), run.weights(), rows());
   GuardedBuffer workspace(layer.workspace_bytes(c.tokens));
   workspace.poison();
   const cuda::Stream owned(cudaStreamNonBlocking);
@@ -158,16 +196,16 @@ TEST(ExpertGemmRows, TenThousandReplaysWithChangingRouting) {
 }
 
 // Two small layers fill a multiprocessor between them; neither may wait for the other.
-TEST(ExpertGemmRows, TwoStreamsAtOnce) {
-  const LayerCase cases[] = {{2048, 256, 64, 8, 4}, {1024, 512, 32, 4, 30}};
+TEST_P(ExpertGemmRows, TwoStreamsAtOnce) {
+  const LayerCase cases[] = {of_format({2048, 256, 64, 8, 4}), of_format({1024, 512, 32, 4, 30})};
   std::vector<LayerRun> runs;
   std::vector<moe::CudaLayer> layers;
   std::vector<GuardedBuffer> workspaces;
   std::vector<std::vector<uint16_t>> expected;
   for (const LayerCase& c : cases) {
-    runs.emplace_back(c);
-    expected.push_back(runs.back().run(kLarge));
-    layers.emplace_back(runs.back().config(), runs.back().weights(), kRows);
+    runs.emplace_back(LayerData(c));
+    expected.push_back(runs.back().run(large()));
+    layers.emplace_back(runs.back().config(), runs.back().weights(), rows());
     workspaces.emplace_back(layers.back().workspace_bytes(c.tokens));
   }
   const cuda::Stream streams[] = {cuda::Stream(cudaStreamNonBlocking), cuda::Stream(cudaStreamNonBlocking)};
@@ -186,15 +224,15 @@ TEST(ExpertGemmRows, TwoStreamsAtOnce) {
 
 // A kernel before the layer lets it begin early and writes ids, tokens and weights of the slots late: only the layer's
 // own wait keeps it from reading what was there before.
-TEST(ExpertGemmRows, InputsThatAreWrittenLate) {
+TEST_P(ExpertGemmRows, InputsThatAreWrittenLate) {
   for (const int32_t tokens : {1, 5, 40}) {
-    const LayerCase c{512, 192, 16, 4, tokens};
-    LayerRun run(c);
-    const auto expected = run.run(kLarge);
+    const LayerCase c = of_format({512, 192, 16, 4, tokens});
+    LayerRun run((LayerData(c)));
+    const auto expected = run.run(large());
     const std::vector<int32_t> ids = run.host_ids();
     GuardedBuffer late(ids.size() * sizeof(int32_t));
     late.upload(ids);
-    const moe::CudaLayer layer(run.config(), run.weights(), kRows);
+    const moe::CudaLayer layer(run.config(), run.weights(), rows());
     GuardedBuffer workspace(layer.workspace_bytes(tokens));
     const cuda::Stream owned(cudaStreamNonBlocking);
     for (int round = 0; round < 20; ++round) {
@@ -213,12 +251,12 @@ TEST(ExpertGemmRows, InputsThatAreWrittenLate) {
 
 // What the comparisons above would not miss: a lost column of a product, a row of the slot's neighbour, a unit that was
 // not computed (its place keeps what the memory held).
-TEST(ExpertGemmRows, PlantedErrorsAreSeen) {
-  const LayerCase c{256, 192, 8, 2, 40};
-  LayerRun run(c);
-  const auto expected = run.run(kLarge);
+TEST_P(ExpertGemmRows, PlantedErrorsAreSeen) {
+  const LayerCase c = of_format({256, 192, 8, 2, 40});
+  LayerRun run((LayerData(c)));
+  const auto expected = run.run(large());
   const auto differs = [&](const auto& spoil) {
-    auto got = run.run(kRows);
+    auto got = run.run(rows());
     EXPECT_EQ(difference_of("out", got, expected, c.hidden), "");
     spoil(got);
     return !difference_of("out", got, expected, c.hidden).empty();

@@ -1,4 +1,5 @@
-// The multiplying warps: a slab of 16 weight rows each, from the ring through mma.sync to global memory.
+// The multiplying warps: a slab of 16 weight rows each, from the ring through mma.sync to global memory. Of operands of
+// 16 bits; what is the same for e4m3, too.
 #pragma once
 
 #include <cstdint>
@@ -112,7 +113,7 @@ __device__ inline void store(const Context<C>& context, const Unit& unit, const 
 template <class C, int kColumns>
 __device__ inline void multiply_stage(uint32_t a, uint32_t b, ptx::Fragment<kColumns>& acc) {
   using Element = typename C::Element;
-  constexpr int kSteps = kTileK / 16;
+  constexpr int kSteps = C::kTileK / 16;
   const uint32_t lane = threadIdx.x % 32;
   const auto chunk_of = [](uint32_t rows, uint32_t row, uint32_t chunk) {
     return rows + cta::swizzled_offset(row, chunk);
@@ -157,32 +158,6 @@ __device__ inline void multiply(const Context<C>& context, RingPosition& at, boo
     __syncwarp();  // every lane has read the stage
     if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(&ring.barriers->empty[at.stage]);
     at.advance(ring);
-  }
-}
-
-template <class C, int kColumns>
-__device__ inline void compute_unit(const Context<C>& context, const Unit& unit, RingPosition& at) {
-  ptx::Fragment<kColumns> acc;
-  const SlabRows<C> slab(context, unit);  // asks for the bias before the products
-  multiply<C>(context, at, slab.exists[0], acc);
-  finish<C>(context.problem, slab, acc);
-  store<C>(context, unit, slab, acc);
-}
-
-template <class C>
-__device__ inline void compute(const Context<C>& context) {
-  RingPosition at;
-  auto walk = context.walk();
-  for (Unit unit; walk.next(unit);) {
-    if (unit.num_rows <= 8) {
-      compute_unit<C, 8>(context, unit, at);
-    } else if (unit.num_rows <= 16) {
-      compute_unit<C, 16>(context, unit, at);
-    } else if (unit.num_rows <= 32) {
-      compute_unit<C, 32>(context, unit, at);
-    } else {
-      compute_unit<C, 64>(context, unit, at);
-    }
   }
 }
 

@@ -3,8 +3,11 @@
 //   gate_up, up_only   h[pair, :] = act(W[e] * tokens[pair / num_slots] + bias[e])   W [E, 2I, H] or [E, I, H]
 //   down               y[pair, :] = W[e] * h[pair] + bias[e]                         W [E, H, I]
 //
+// Operands have 16 bits, or are e4m3 with scales: then a stage's products are scaled before they are added, and h is
+// quantised by whoever writes the last of a row's 128 columns, see consume_e4m3.cuh.
+//
 // Each CTA makes the plan for itself and takes an even share of the units: up to 4 slabs of 16 weight rows, times up to
-// 64 rows of an expert. K is never cut. Per unit, per K step of 64:
+// 64 rows of an expert. K is never cut. Per unit, per K step of 128 bytes:
 //
 //   weight warp    waits empty[s], one thread, TMA: a box of the unit's slabs  --full[s]--+
 //   3 row warps    wait empty[s], cp.async: the rows, by index                 --full[s]--+--> consumers
@@ -22,15 +25,16 @@
 #include "cuda/cta/mark.cuh"
 #include "cuda/cta/pipeline.cuh"
 #include "cuda/grouped/row_gather.cuh"
-#include "cuda/kernels/expert_gemm_rows/consume.cuh"
+#include "cuda/kernels/expert_gemm_rows/compute.cuh"
 #include "cuda/kernels/expert_gemm_rows/context.cuh"
+#include "cuda/kernels/expert_gemm_rows/load_scales.cuh"
 #include "cuda/kernels/expert_gemm_rows/plan.cuh"
 #include "cuda/ptx/cluster.cuh"
 #include "cuda/ptx/copy.cuh"
 
 namespace tessera::kernels::expert_gemm_rows {
 
-// By one thread. Until the ring is full it reads what no earlier kernel writes.
+// By one thread, and some more for scales. Until the ring is full it reads what no earlier kernel writes.
 template <class C>
 __device__ inline void load_weights(const Context<C>& context) {
   const Ring& ring = context.ring;
@@ -39,9 +43,11 @@ __device__ inline void load_weights(const Context<C>& context) {
   const int num_steps = context.num_k_steps();
   const bool is_loader = threadIdx.x % 32 == 0;
   RingPosition at;
-  bool has_waited = C::kRole != Role::down;
+  bool has_waited = !C::kReadsLate;
+  WeightScaleCopy<C> scales(context);
   auto walk = context.walk();
   for (Unit unit; walk.next(unit);) {
+    if constexpr (C::kQuantized) scales.select(unit);
     const bool is_routed = unit.expert < problem.num_experts;
     const CUtensorMap* const map =
         (is_routed ? context.params.weights : context.params.shared_weights) + ring.unit_slabs - 1;
@@ -50,10 +56,11 @@ __device__ inline void load_weights(const Context<C>& context) {
       uint64_t* const full = &ring.barriers->full[at.stage];
       cta::wait_phase(&ring.barriers->empty[at.stage], at.phase ^ 1);
       if (is_loader) {
-        const int32_t coordinates[5] = {step * kTileK, 0, 0, unit.slab_begin * kSlabBlocks, expert};
+        const int32_t coordinates[5] = {step * C::kTileK, 0, 0, unit.slab_begin * kSlabBlocks, expert};
         ptx::mbarrier_arrive_expect_tx(full, static_cast<uint32_t>(ring.unit_slabs * kSlabBytes));
         ptx::tma_load_5d(ring.weights(at.stage), map, coordinates, full);
       }
+      if constexpr (C::kQuantized) scales.load(at.stage);
       at.advance(ring);
       if (!has_waited && at.stage == 0) {
         ptx::wait_for_prerequisites();  // else it would poll for as long as the kernel before runs
@@ -68,12 +75,14 @@ template <class C>
 __device__ inline void load_rows(const Context<C>& context, int warp) {
   const Ring& ring = context.ring;
   const Problem& problem = context.problem;
-  const int32_t row_bytes = problem.sum_length(C::kRole) * static_cast<int>(sizeof(typename C::Element));
+  const int32_t row_bytes = problem.sum_length(C::kRole) * static_cast<int>(sizeof(typename C::Operand));
   const auto* const source = static_cast<const char*>(C::kRole == Role::down ? problem.intermediate : problem.tokens);
   grouped::RowGather<kPolicy.max_columns, kRowWarps> gather(ring.data, {source, nullptr, row_bytes}, warp);
+  RowScaleCopy<C> scales(context, warp * 32 + static_cast<int>(threadIdx.x) % 32);
   RingPosition at;
   auto walk = context.walk();
   for (Unit unit; walk.next(unit);) {
+    if constexpr (C::kQuantized) scales.select(unit);
     gather.select(unit.num_rows, [&](int row) {
       const int32_t pair = context.plan.row_pair[unit.row_begin + row];
       return source + (C::kRole == Role::down ? pair : pair / problem.routing.num_slots) * int64_t{row_bytes};
@@ -81,6 +90,7 @@ __device__ inline void load_rows(const Context<C>& context, int warp) {
     for (int32_t begin = 0; begin < row_bytes; begin += cta::kSwizzleRowBytes) {
       cta::wait_phase(&ring.barriers->empty[at.stage], at.phase ^ 1);
       gather.load_at(ring.rows_offset(at.stage), row_bytes - begin);
+      if constexpr (C::kQuantized) scales.load(at.stage);
       ptx::cp_async_arrive_noinc(&ring.barriers->full[at.stage]);
       at.advance(ring);
     }
@@ -125,7 +135,11 @@ __device__ inline Context<C> prepare(const Params& params, uint8_t* shared) {
   ring.units_of_pass = params.units_of_pass[ring.unit_slabs - 1];
   const int32_t columns = plan.most_rows <= 8 ? 8 : plan.most_rows <= 16 ? 16 : plan.most_rows <= 32 ? 32 : 64;
   ring.stage_bytes = ring.unit_slabs * kSlabBytes + columns * cta::kSwizzleRowBytes;
-  ring.num_stages = min(kMaxStages, static_cast<int32_t>(ring_end - shared) / ring.stage_bytes);
+  // WGMMA multiplies as many slabs as a unit may have: of the last stage it reads on behind the ring.
+  const int32_t read_past = C::kQuantized ? (kPolicy.unit_slabs - ring.unit_slabs) * kSlabBytes : 0;
+  ring.scale_bytes = C::kQuantized ? (kWeightScales + columns) * static_cast<int32_t>(sizeof(float)) : 0;
+  ring.num_stages =
+      min(kMaxStages, (static_cast<int32_t>(ring_end - shared) - read_past) / (ring.stage_bytes + ring.scale_bytes));
   return context;
 }
 
@@ -137,9 +151,10 @@ __global__ void __launch_bounds__(kThreads, kPolicy.ctas_per_sm)
   const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0);  // uniform for the compiler
   cta::mark<C::kMarked>(params.options.marks, &cuda::KernelMarks::begin);
   if (threadIdx.x == kThreads - 1) ptx::prefetch_tensor_map(&params.weights[kPolicy.unit_slabs - 1]);
-  init_barriers(*reinterpret_cast<Barriers*>(shared_bytes + kArrayBytes));
-  // GEMM 1 reads nothing, and lets nobody else begin, before the ids are there: so GEMM 2 may read them at once.
-  if constexpr (kRole != Role::down) ptx::wait_for_prerequisites();
+  init_barriers<C>(*reinterpret_cast<Barriers*>(shared_bytes + kArrayBytes));
+  // GEMM 1 reads nothing, and lets nobody else begin, before the ids are there: so GEMM 2 may read them at once. Where
+  // tokens are quantised first, the kernel that does so waits for the ids.
+  if constexpr (!C::kReadsLate) ptx::wait_for_prerequisites();
   ptx::launch_dependents();
   const Context<C> context = prepare<C>(params, shared_bytes);
   ptx::fence_proxy_async();  // the scratch of the plan lies where TMA writes next
@@ -147,7 +162,7 @@ __global__ void __launch_bounds__(kThreads, kPolicy.ctas_per_sm)
   if (warp == kConsumerWarps) {
     load_weights(context);
   } else {
-    if constexpr (kRole == Role::down) ptx::wait_for_prerequisites();
+    if constexpr (C::kReadsLate) ptx::wait_for_prerequisites();
     cta::mark<C::kMarked>(params.options.marks, &cuda::KernelMarks::work);
     if (warp > kConsumerWarps) {
       load_rows(context, warp - kConsumerWarps - 1);

@@ -12,18 +12,23 @@ namespace tessera::kernels::expert_gemm_rows {
 namespace {
 
 // What a kernel is compiled for beside its role.
-template <class Element_, bool kMarked_>
+template <class Element_, class Operand_, bool kMarked_>
 struct Tuning {
   using Element = Element_;
+  using Operand = Operand_;
   static constexpr bool kMarked = kMarked_;  // see cta/mark.cuh
 };
 
 // Calls function(role as a constant, Tuning) with the compiled instance for these; each of them is in this file.
 template <class Function>
-void with_instance(DType dtype, Role role, bool is_marked, Function&& function) {
-  grouped::with_element(dtype, [&](auto element) {
-    grouped::with_bool(is_marked, [&](auto marked) {
-      grouped::with_role(role, [&](auto constant) { function(constant, Tuning<decltype(element), marked>{}); });
+void with_instance(const Problem& problem, Role role, bool is_marked, Function&& function) {
+  grouped::with_element(problem.dtype, [&](auto element) {
+    grouped::with_bool(problem.operand_bytes == 1, [&](auto quantized) {
+      using Element = decltype(element);
+      using Operand = ::cuda::std::conditional_t<quantized, __nv_fp8_e4m3, Element>;
+      grouped::with_bool(is_marked, [&](auto marked) {
+        grouped::with_role(role, [&](auto constant) { function(constant, Tuning<Element, Operand, marked>{}); });
+      });
     });
   });
 }
@@ -55,7 +60,7 @@ void launch(const Problem& problem, Role role, const LaunchOptions& options, cud
     params.weights[slabs - 1] = grouped::slab_map(problem, role, slabs);
     params.shared_weights[slabs - 1] = grouped::shared_slab_map(problem, role, slabs);
   }
-  with_instance(problem.dtype, role, options.marks != nullptr, [&](auto constant, auto tuning) {
+  with_instance(problem, role, options.marks != nullptr, [&](auto constant, auto tuning) {
     constexpr auto* kernel = &expert_gemm_rows_kernel<constant, decltype(tuning)>;
     cuda::allow_shared_memory<kernel>(kPolicy.shared_bytes);
     cuda::launch_overlapping(kernel, options.num_ctas, kThreads, params, stream, kPolicy.shared_bytes);

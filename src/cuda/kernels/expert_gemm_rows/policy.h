@@ -35,7 +35,7 @@ inline constexpr double kMostMeanRows = 8.0;
 // Of H and I: units are numbered in 32 bits, times the number of CTAs.
 inline constexpr int32_t kMaxWidth = 64 * 1024;
 
-inline constexpr int32_t kTileK = 64;  // elements of K that a stage of the ring holds
+inline constexpr int32_t kStageRowBytes = 128;  // of K, of each row, that a stage of the ring holds
 
 // The tiles that the work is cut into, where units have all their slabs.
 constexpr grouped::Tiling tiling(grouped::Role role, int32_t out_columns, int32_t /*cluster_size*/) {

@@ -27,9 +27,13 @@ struct Params : Args {
 
 template <class Element>
 __global__ void __launch_bounds__(kPolicy.threads) quantize_rows_kernel(const __grid_constant__ Params params) {
-  ptx::launch_dependents();
+  // In this order: kernels behind this one then find what stands before it, the ids of a small batch's experts.
   ptx::wait_for_prerequisites();
-  const int64_t group = (static_cast<int64_t>(blockIdx.x) * kPolicy.threads + threadIdx.x) / kGroupLanes;
+  ptx::launch_dependents();
+  const int64_t thread = static_cast<int64_t>(blockIdx.x) * kPolicy.threads + threadIdx.x;
+  for (int64_t i = thread; i < params.num_counters; i += static_cast<int64_t>(gridDim.x) * kPolicy.threads)
+    params.counters[i] = 0;
+  const int64_t group = thread / kGroupLanes;
   const bool has_group = group < params.num_groups;
   const int64_t token = has_group ? group / params.token_groups : 0;
   const int32_t group_in_token = has_group ? static_cast<int32_t>(group - token * params.token_groups) : 0;
@@ -67,13 +71,11 @@ __global__ void __launch_bounds__(kPolicy.threads) quantize_rows_kernel(const __
     codes[i] = low | high << 16;
   }
   const uint4 chunk = make_uint4(codes[0], codes[1], codes[2], codes[3]);
-  const int32_t* const rows = params.token_row + token * params.num_slots;
   float* const scales = params.scales + static_cast<int64_t>(group_in_token) * params.scale_stride;
   for (int32_t slot = 0; slot < params.num_slots; ++slot) {
-    const int32_t row = rows[slot];
+    const int64_t row = params.token_row == nullptr ? token : params.token_row[token * params.num_slots + slot];
     if (row < 0) continue;
-    *reinterpret_cast<uint4*>(static_cast<uint8_t*>(params.codes) + static_cast<int64_t>(row) * params.columns +
-                              column) = chunk;
+    *reinterpret_cast<uint4*>(static_cast<uint8_t*>(params.codes) + row * params.columns + column) = chunk;
     if (threadIdx.x % kGroupLanes == 0) scales[row] = scale;
   }
 }

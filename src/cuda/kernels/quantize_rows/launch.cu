@@ -16,6 +16,8 @@ void launch(const Args& args, cudaStream_t stream) {
     if (reinterpret_cast<uintptr_t>(pointer) % sizeof(uint4) != 0)
       throw Error("quantised tokens", "a misaligned pointer", "16-byte alignment");
   }
+  if (args.token_row == nullptr && args.num_slots != 1)
+    throw Error("quantised tokens' num_slots", str_cat(args.num_slots), "1 where no rows are named");
   const int32_t token_groups = (args.columns + grouped::kScaleBlock - 1) / grouped::kScaleBlock;
   const Params params{args, int64_t{args.num_tokens} * token_groups, token_groups};
   const int64_t ctas = (params.num_groups * kGroupLanes + kPolicy.threads - 1) / kPolicy.threads;

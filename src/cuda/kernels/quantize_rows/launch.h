@@ -1,5 +1,5 @@
 // Quantises tokens of 16-bit elements to e4m3, with one fp32 scale for each token and 128 columns, into the rows that
-// they are routed to.
+// they are routed to, or row by row.
 //
 //   quantize_rows::launch(args, stream);
 //
@@ -16,15 +16,18 @@
 namespace tessera::kernels::quantize_rows {
 
 struct Args {
-  DType dtype;               // bf16 or f16
-  const void* tokens;        // [num_tokens, columns], 16-byte aligned
-  const int32_t* token_row;  // [num_tokens, num_slots]: row of each slot, negative: none
-  void* codes;               // [rows, columns], e4m3, 16-byte aligned
-  float* scales;             // [ceil(columns / 128), scale_stride]: those of a block of all rows, side by side
+  DType dtype;         // bf16 or f16
+  const void* tokens;  // [num_tokens, columns], 16-byte aligned
+  const int32_t*
+      token_row;  // [num_tokens, num_slots]: row of each slot, negative: none; null: one slot, row t of token t
+  void* codes;    // [rows, columns], e4m3, 16-byte aligned
+  float* scales;  // [ceil(columns / 128), scale_stride]: those of a block of all rows, side by side
   int32_t num_tokens;
   int32_t num_slots;
   int32_t columns;  // a positive multiple of 16
   int32_t scale_stride;
+  int32_t* counters = nullptr;  // [num_counters], set to 0 for the kernels behind this one
+  int64_t num_counters = 0;
 };
 
 void launch(const Args& args, cudaStream_t stream);
