@@ -59,6 +59,25 @@ class BenchMoeTest(CommandTest):
             self.assertEqual(json_result["dtype"], dtype)
             self.assertTrue(all(case["check"]["passed"] for case in json_result["cases"]))
 
+    def test_weights_of_8_bits_are_measured_and_right(self):
+        for dtype in ("bf16", "f16"):
+            sizes = ("--hidden", 272, "--intermediate", 144, *TINY[4:])
+            result, json_result = self.measured(*sizes, *BURST, "--tokens", "1,40", "--routing", "random", "--dtype", dtype,
+                                                "--format", "fp8-block")
+            self.assertEqual(json_result["format"], "fp8-block")
+            self.assertRegex(result.out, r"(?m)^layer .*, fp8-block weights, " + dtype)
+            self.assertRegex(result.out, r"(?m)^dense +none: only 16-bit weights have them$")
+            for case in json_result["cases"]:
+                self.assertTrue(case["check"]["passed"])
+                self.assertGreater(case["check"]["largest_error_of_bound"], 0)
+                self.assertNotIn("r", case["burst"])
+                self.assertEqual(case["flops"], 6 * case["rows"] * 272 * 144)
+        dense = self.measured(*sizes, *BURST, "--tokens", 1, "--routing", "random", "--no-dense")[1]
+        self.assertEqual(dense["format"], "dense")
+        matrices = 3 * dense["cases"][0]["experts_with_rows"]
+        saved = dense["cases"][0]["bytes"] - json_result["cases"][0]["bytes"]
+        self.assertAlmostEqual(saved / (matrices * 272 * 144), 1, delta=0.05)
+
     def test_dense_products_can_be_left_out(self):
         case = self.measured(*TINY, *BURST, "--tokens", 16, "--no-dense")[1]["cases"][0]
         self.assertNotIn("r", case["burst"])
@@ -208,6 +227,9 @@ class BadInputTest(CommandTest):
                 ((*TINY, "--tokens", 3, "--routing", "worst"), ("routing worst: got 3 tokens x 2",)),
                 ((*TINY[:6], "--top-k", 9, "--tokens", 4), ("--top-k: got 9", "1..8")),
                 ((*TINY, "--tokens", 4, "--dtype", "f64"), ("--dtype: got 'f64'",)),
+                ((*TINY, "--tokens", 4, "--format", "fp8"), ("--format: got 'fp8'", "dense, fp8-block")),
+                (("--hidden", 72, *TINY[2:], "--tokens", 4, "--format", "fp8-block"),
+                 ("--hidden: got 72", "a multiple of 16")),
                 ((*TINY, "--tokens", 4, "--device", "tpu"), ("--device: got 'tpu'", "auto, cpu or cuda")),
                 ((*TINY, "--tokens", 4, "--device", "cpu", "--json", "/nowhere/x.json"), ("/nowhere/x.json",))):
             with self.subTest(arguments=arguments):

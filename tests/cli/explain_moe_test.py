@@ -69,6 +69,22 @@ class ExplainMoeTest(CommandTest):
                 self.assertGreaterEqual(kernel["predicted_us"], kernel["floor_us"] * (1 - 1e-6))
             self.assertAlmostEqual(plan["gemm1"]["waves"], plan["gemm1"]["tiles"] / plan["gemm1"]["lanes"])
 
+    def test_weights_of_8_bits_halve_the_bytes(self):
+        shape = ("--preset", "qwen3-30b", "--tokens", 64, "--routing", "worst")
+        dense, narrow = self.plans(*shape), self.plans(*shape, "--format", "fp8-block")
+        self.assertEqual((dense["format"], narrow["format"]), ("dense", "fp8-block"))
+        dense, narrow = dense["cases"][0], narrow["cases"][0]
+        self.assertEqual(narrow["kernel"], "expert_gemm_fp8")
+        for kernel in ("gemm1", "gemm2"):
+            self.assertEqual(narrow[kernel]["flops"], dense[kernel]["flops"])
+            self.assertTrue(narrow[kernel]["memory_binds"])
+            self.assertAlmostEqual(narrow[kernel]["floor_us"] / dense[kernel]["floor_us"], 0.5, delta=0.02)
+        words = explain(*shape, "--format", "fp8-block")
+        self.assertRegex(words.out, r"(?m)^layer .*, fp8-block weights; 64 tokens")
+        self.assertRegex(words.out, r"dense 1400 TFLOP/s")
+        self.assertRegex(words.out, r"(?m)^ +expert_gemm, refused: its weights have another format")
+        self.assertLessEqual(max(map(len, words.lines)), 100)
+
     def test_rates_and_ctas_are_what_the_options_say(self):
         shape = ("--hidden", 1024, "--intermediate", 512, "--experts", 8, "--top-k", 2, "--tokens", 4096)
         usual, slow = self.plans(*shape), self.plans(*shape, "--hbm-tb-s", 0.295, "--dense-tflops", 70)
@@ -122,6 +138,11 @@ class BadInputTest(CommandTest):
                 (("--hidden", 60, *shape[2:], "--experts", 4, "--top-k", 1), ("--hidden: got 60", "multiple of 8")),
                 ((*usual, "--routing", "even"), ("--routing: got 'even'", "balanced")),
                 (("--preset", "olmoe", "--tokens", 7, "--routing", "worst"), ("routing worst: got 7 tokens x 8",)),
+                ((*usual, "--format", "fp4"), ("--format: got 'fp4'", "dense, fp8-block")),
+                ((*usual, "--format", "fp8-block", "--kernel", "expert_gemm"),
+                 ("kernel: got 'expert_gemm'", "its weights have another format")),
+                (("--hidden", 72, *shape[2:], "--experts", 4, "--top-k", 1, "--format", "fp8-block"),
+                 ("--hidden: got 72", "multiple of 16")),
                 ((*usual, "--order", "light"), ("--order: got 'light'", "heavy-first")),
                 ((*usual, "--ctas", 200), ("ctas: got 200", "1..132")),
                 ((*usual, "--ctas=-1"), ("--ctas",)),

@@ -30,6 +30,7 @@ const std::string kFooter =
     "Examples:\n"
     "  tessera bench moe --preset qwen3-30b --tokens 4096\n"
     "  tessera bench moe --preset mixtral-8x7b --tokens 1,64,4096 --routing balanced,random --json moe.json\n"
+    "  tessera bench moe --preset deepseek-v3-tp8 --format fp8-block --tokens 1,64 --floor\n"
     "  tessera bench moe --hidden 512 --intermediate 256 --experts 8 --top-k 2 --tokens 64 --device cpu --seconds 0\n"
     "Layer and dense products (cuBLASLt on a GPU) take turns, A B A B, first in blocks of 50 ms (burst),\n"
     "then in blocks of --seconds (sustained); on a GPU each kernel is measured alone too. r = time of\n"
@@ -82,6 +83,7 @@ int bench(Options options, const CLI::App& app) {
   output.write(labelled("device", reason.empty() ? bench->device() : bench->device() + ": " + reason));
   nlohmann::ordered_json json = {{"shape", shape_json(shape)},
                                  {"dtype", options.dtype},
+                                 {"format", std::string(moe::weight_format_name(shape.config.weight_format))},
                                  {"device", bench->device()},
                                  {"version", TESSERA_VERSION}};
   if (!reason.empty()) json["why_not_cuda"] = reason;

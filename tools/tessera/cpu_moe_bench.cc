@@ -126,6 +126,7 @@ class CpuMoeBench : public MoeBench {
                      static_cast<size_t>(gate_up_matrices(config_) * config_.hidden_size),
                  options.seed) {
     config_.dtype = options.dtype;
+    tensors_ = weight_tensors(config_);
   }
 
   std::string device() const override { return "cpu"; }
@@ -134,16 +135,17 @@ class CpuMoeBench : public MoeBench {
     return {{"processor", processor.empty() ? "unknown" : escaped(processor)},
             {"threads", format_text("%d", pool_.num_threads())},
             {"products", cpu::gemm_library_name()},
-            {"dense", options_.dense ? "the same library's, in the layer's panels" : "not asked for"}};
+            {"dense", !options_.dense ? "not asked for"
+                      : has_dense()   ? "the same library's, in the layer's panels"
+                                      : kNoDense}};
   }
   MoeResult measure(const MoeCase& moe_case) override;
 
  private:
-  size_t element_bytes() const { return dtype_size(config_.dtype); }
+  bool has_dense() const { return options_.dense && config_.weight_format == moe::WeightFormat::dense; }
   moe::LayerWeights weights() const {
     moe::LayerWeights view;
-    view.gate_up = gate_up_.data();
-    view.down = down_.data();
+    for (size_t i = 0; i < tensors_.size(); ++i) view.*tensors_[i].field = weights_[i].data();
     return view;
   }
   void prepare_weights();
@@ -155,28 +157,27 @@ class CpuMoeBench : public MoeBench {
   MoeBenchOptions options_;
   ThreadPool pool_;  // of the dense products; the layer has its own
   NormalPattern pattern_;
-  Buffer<std::byte> gate_up_, down_;
+  std::array<WeightTensor, 4> tensors_;
+  std::array<Buffer<std::byte>, 4> weights_;  // of tensors_
   std::unique_ptr<moe::CpuLayer> layer_;
 };
 
 // On the first load, so that an option that is wrong is not found after minutes of filling.
 void CpuMoeBench::prepare_weights() {
   if (layer_) return;
-  const size_t down_elements = elements(config_.hidden_size, config_.intermediate_size);
-  const size_t gate_up_elements = static_cast<size_t>(gate_up_matrices(config_)) * down_elements;
   const auto experts = static_cast<size_t>(config_.num_experts);
-  const size_t bytes = experts * (gate_up_elements + down_elements) * element_bytes();
+  const size_t bytes = experts * expert_bytes(config_);
   const size_t available = available_memory();
   if (available > 0 && bytes > available)
     throw Error("memory", str_cat(available >> 20, " MiB available"), str_cat(bytes >> 20, " MiB for the weights"));
-  gate_up_ = Buffer<std::byte>(experts * gate_up_elements * element_bytes());
-  down_ = Buffer<std::byte>(experts * down_elements * element_bytes());
+  for (size_t i = 0; i < tensors_.size(); ++i) weights_[i] = Buffer<std::byte>(experts * tensors_[i].expert_bytes);
   pool_.run(config_.num_experts, [&](int64_t item, int) {
-    const auto expert = static_cast<size_t>(item);
-    pattern_.fill(config_.dtype, gate_up_.data() + expert * gate_up_elements * element_bytes(), gate_up_elements,
-                  kWeightScale, expert * gate_up_elements);
-    pattern_.fill(config_.dtype, down_.data() + expert * down_elements * element_bytes(), down_elements, kWeightScale,
-                  expert * down_elements + 1);
+    for (size_t i = 0; i < tensors_.size(); ++i) {
+      const size_t first_byte = static_cast<size_t>(item) * tensors_[i].expert_bytes;
+      const size_t element_bytes = tensors_[i].element_bytes;
+      pattern_.fill(tensors_[i], config_.dtype, weights_[i].data() + first_byte,
+                    tensors_[i].expert_bytes / element_bytes, first_byte / element_bytes + i);
+    }
   });
   layer_ = std::make_unique<moe::CpuLayer>(config_, weights(), pool_.num_threads());
 }
@@ -207,12 +208,12 @@ Duel CpuMoeBench::duel(const std::function<void(int64_t)>& layer, const std::fun
 
 /// Two dense products of the layer's FLOPs; empty where none is wanted or possible.
 std::function<void(int64_t)> CpuMoeBench::make_dense(int64_t rows) {
-  if (!options_.dense || rows == 0) return {};
+  if (!has_dense() || rows == 0) return {};
   const int64_t width = int64_t{gate_up_matrices(config_)} * config_.intermediate_size;
   const auto gate_up =
-      std::make_shared<DenseProduct>(rows, width, config_.hidden_size, config_, gate_up_.data(), pattern_, pool_);
+      std::make_shared<DenseProduct>(rows, width, config_.hidden_size, config_, weights_[0].data(), pattern_, pool_);
   const auto down = std::make_shared<DenseProduct>(rows, config_.hidden_size, config_.intermediate_size, config_,
-                                                   down_.data(), pattern_, pool_);
+                                                   weights_[1].data(), pattern_, pool_);
   return [gate_up, down](int64_t i) {
     gate_up->run(i);
     down->run(i);

@@ -13,12 +13,14 @@
 #include "cuda_monitor.h"
 #include "moe/cuda/kernels.h"
 #include "moe/cuda/workspace.h"
+#include "moe/formats.h"
 #include "moe/judge/oracle.h"
 #include "moe/kernels.h"
 #include "moe/model/explain.h"
 #include "moe_bench.h"
 #include "moe_check.h"
 #include "moe_data.h"
+#include "tessera/core/buffer.h"
 #include "tessera/core/error.h"
 #include "tessera/cuda/device.h"
 #include "text_format.h"
@@ -28,7 +30,7 @@ namespace {
 
 using Step = moe::CudaLayer::Step;
 
-constexpr size_t kElementBytes = 2;
+constexpr size_t kElementBytes = 2;  // of tokens, rows and what the dense products multiply
 constexpr double kBurstSeconds = 0.05;
 constexpr int kBurstBlocks = 5, kSustainedBlocks = 3;
 constexpr int64_t kFewestRuns = 3;
@@ -47,19 +49,26 @@ int64_t sets_needed(double bytes_a_set, double bytes_to_pass) {
 /// The pattern in device memory, and tensors made of it.
 class DeviceFiller {
  public:
-  DeviceFiller(const NormalPattern& pattern, DType dtype, float scale)
-      : size_(pattern.size()), memory_(size_ * kElementBytes) {
-    std::vector<uint16_t> rounded(size_);
+  DeviceFiller(const NormalPattern& pattern, DType dtype, float scale) : DeviceFiller(pattern.size(), kElementBytes) {
+    Buffer<std::byte> rounded(memory_.bytes());
     pattern.fill(dtype, rounded.data(), size_, scale, 0);
-    require_cuda(cudaMemcpy(memory_.get(), rounded.data(), memory_.bytes(), cudaMemcpyHostToDevice), "copy data");
+    copy(rounded);
+  }
+  /// What such a tensor holds.
+  DeviceFiller(const NormalPattern& pattern, DType dtype, const WeightTensor& tensor)
+      : DeviceFiller(tensor.expert_bytes == 0 ? 0 : pattern.size(), tensor.element_bytes) {
+    Buffer<std::byte> made(memory_.bytes());
+    pattern.fill(tensor, dtype, made.data(), size_, 0);
+    copy(made);
   }
 
   void fill(const DeviceMemory& tensor, size_t offset) const {
+    if (tensor.bytes() == 0) return;
     size_t position = offset % size_;
-    for (size_t done = 0, count = tensor.bytes() / kElementBytes; done < count;) {
+    for (size_t done = 0, count = tensor.bytes() / element_bytes_; done < count;) {
       const size_t part = std::min(size_ - position, count - done);
-      require_cuda(cudaMemcpyAsync(tensor.at(done * kElementBytes), memory_.at(position * kElementBytes),
-                                   part * kElementBytes, cudaMemcpyDeviceToDevice, nullptr),
+      require_cuda(cudaMemcpyAsync(tensor.at(done * element_bytes_), memory_.at(position * element_bytes_),
+                                   part * element_bytes_, cudaMemcpyDeviceToDevice, nullptr),
                    "fill a tensor");
       done += part;
       position = 0;
@@ -67,26 +76,52 @@ class DeviceFiller {
   }
 
  private:
-  size_t size_;
+  DeviceFiller(size_t size, size_t element_bytes)
+      : size_(size), element_bytes_(element_bytes), memory_(size * element_bytes) {}
+  void copy(const Buffer<std::byte>& data) const {
+    if (data.empty()) return;
+    require_cuda(cudaMemcpy(memory_.get(), data.data(), data.size(), cudaMemcpyHostToDevice), "copy data");
+  }
+
+  size_t size_, element_bytes_;
   DeviceMemory memory_;
 };
 
+/// Of the four tensors of weights: the two of weights share a pattern, as do those of scales.
+class WeightFiller {
+ public:
+  WeightFiller(const NormalPattern& pattern, const moe::LayerConfig& config)
+      : tensors_(weight_tensors(config)),
+        weights_(pattern, config.dtype, tensors_[0]),
+        scales_(pattern, config.dtype, tensors_[2]) {}
+
+  const DeviceFiller& of(size_t tensor) const {
+    return tensors_[tensor].kind == WeightKind::scales ? scales_ : weights_;
+  }
+
+ private:
+  std::array<WeightTensor, 4> tensors_;
+  DeviceFiller weights_, scales_;
+};
+
 struct WeightSet {
-  explicit WeightSet(const moe::LayerConfig& config)
-      : gate_up(kElementBytes * elements(config.num_experts, int64_t{config.gated ? 2 : 1} * config.intermediate_size) *
-                static_cast<size_t>(config.hidden_size)),
-        down(kElementBytes * elements(config.num_experts, config.hidden_size) *
-             static_cast<size_t>(config.intermediate_size)) {}
+  WeightSet(const moe::LayerConfig& config, const WeightFiller& filler, size_t set) : tensors(weight_tensors(config)) {
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      memory[i] = DeviceMemory(static_cast<size_t>(config.num_experts) * tensors[i].expert_bytes);
+      filler.of(i).fill(memory[i], set * 2'000'003 + i * 1'000'003);
+    }
+  }
 
   moe::LayerWeights view() const {
     moe::LayerWeights weights;
-    weights.gate_up = gate_up.get();
-    weights.down = down.get();
+    for (size_t i = 0; i < tensors.size(); ++i) weights.*tensors[i].field = memory[i].get();
     return weights;
   }
-  size_t bytes() const { return gate_up.bytes() + down.bytes(); }
+  const DeviceMemory& gate_up() const { return memory[0]; }
+  const DeviceMemory& down() const { return memory[1]; }
 
-  DeviceMemory gate_up, down;
+  std::array<WeightTensor, 4> tensors;
+  std::array<DeviceMemory, 4> memory;  // of tensors
 };
 
 /// Tokens, routing and output of one set.
@@ -204,9 +239,9 @@ class DensePair {
   const void* weight(const DeviceMemory& memory, int64_t rows, int64_t columns, int64_t i) const {
     return memory.at(static_cast<size_t>(i % config_.num_experts) * elements(rows, columns) * kElementBytes);
   }
-  const void* gate_up_weight(int64_t i) const { return weight(set(i).gate_up, width_, config_.hidden_size, i); }
+  const void* gate_up_weight(int64_t i) const { return weight(set(i).gate_up(), width_, config_.hidden_size, i); }
   const void* down_weight(int64_t i) const {
-    return weight(set(i).down, config_.hidden_size, config_.intermediate_size, i);
+    return weight(set(i).down(), config_.hidden_size, config_.intermediate_size, i);
   }
 
   const moe::LayerConfig& config_;
@@ -221,18 +256,17 @@ class DensePair {
 class CudaMoeBench : public MoeBench {
  public:
   CudaMoeBench(const moe::Preset& shape, const moe::LaunchPolicy& policy, const MoeBenchOptions& options)
-      : shape_(shape),
+      : shape_(with_dtype(shape, options.dtype)),
         policy_(policy),
         options_(options),
         monitor_(device_bus_id()),
         pattern_(NormalPattern::kMaxElements, options.seed),
         token_filler_(pattern_, options.dtype, kTokenScale),
-        weight_filler_(pattern_, options.dtype, kWeightScale) {
-    shape_.config.dtype = options.dtype;
+        weight_filler_(pattern_, shape_.config) {
     require_cuda(cudaGetDeviceProperties(&device_, 0), "read the device's properties");
     if (!options.floor) return;
     DeviceMemory buffer(MoeFloor::kBufferBytes);
-    weight_filler_.fill(buffer, 0);
+    weight_filler_.of(0).fill(buffer, 0);
     floor_.emplace(std::move(buffer));
   }
 
@@ -248,7 +282,13 @@ class CudaMoeBench : public MoeBench {
     return id.data();
   }
 
-  bool has_dense() const { return options_.dense && lt_.is_available(); }
+  static moe::Preset with_dtype(moe::Preset shape, DType dtype) {
+    shape.config.dtype = dtype;
+    return shape;
+  }
+
+  bool wants_dense() const { return options_.dense && shape_.config.weight_format == moe::WeightFormat::dense; }
+  bool has_dense() const { return wants_dense() && lt_.is_available(); }
   std::vector<TokenSet> prepare_sets(const MoeCase& moe_case, double bytes_touched, size_t other_bytes);
   Duel duel(const LayerRuns& layer, const DensePair* dense, int num_blocks, double seconds, bool watched);
   std::vector<KernelTime> measure_kernels(const LayerRuns& layer, const DensePair* dense, const moe::LayerWork& work,
@@ -264,7 +304,8 @@ class CudaMoeBench : public MoeBench {
   DeviceTimer timer_;
   cudaDeviceProp device_{};
   NormalPattern pattern_;
-  DeviceFiller token_filler_, weight_filler_;
+  DeviceFiller token_filler_;
+  WeightFiller weight_filler_;
   std::optional<MoeFloor> floor_;                        // before weights_ take what memory there is
   std::vector<WeightSet> weights_;                       // one a set, kept from load to load
   std::vector<std::unique_ptr<moe::CudaLayer>> layers_;  // of weights_
@@ -281,7 +322,7 @@ std::vector<std::pair<std::string, std::string>> CudaMoeBench::description() con
       {"CUDA", format_text("runtime %d.%d, driver's %d.%d", runtime / 1000, runtime % 1000 / 10, driver / 1000,
                            driver % 1000 / 10)}};
   for (auto& line : monitor_.description()) lines.push_back(std::move(line));
-  lines.emplace_back("dense", options_.dense ? lt_.description() : "not asked for");
+  lines.emplace_back("dense", wants_dense() ? lt_.description() : options_.dense ? kNoDense : "not asked for");
   return lines;
 }
 
@@ -291,8 +332,7 @@ std::vector<TokenSet> CudaMoeBench::prepare_sets(const MoeCase& moe_case, double
   const size_t token_bytes =
       2 * kElementBytes * elements(moe_case.num_tokens, shape_.config.hidden_size) + 8 * moe_case.topk_ids.size();
   const auto& config = shape_.config;
-  const size_t weight_bytes = kElementBytes * static_cast<size_t>(config.hidden_size) *
-                              elements(config.num_experts, int64_t{config.gated ? 3 : 2} * config.intermediate_size);
+  const size_t weight_bytes = static_cast<size_t>(config.num_experts) * expert_bytes(config);
   while (static_cast<int64_t>(weights_.size()) > wanted) {  // a smaller load before this one needed more
     layers_.pop_back();
     weights_.pop_back();
@@ -308,9 +348,7 @@ std::vector<TokenSet> CudaMoeBench::prepare_sets(const MoeCase& moe_case, double
       throw Error("device memory", str_cat(free_bytes >> 20, " MiB free"), str_cat("at least ", needed >> 20, " MiB"));
     }
     if (set == weights_.size()) {
-      weights_.emplace_back(config);
-      weight_filler_.fill(weights_[set].gate_up, set * 2'000'003);
-      weight_filler_.fill(weights_[set].down, set * 2'000'003 + 1'000'003);
+      weights_.emplace_back(config, weight_filler_, set);
       layers_.push_back(std::make_unique<moe::CudaLayer>(config, weights_[set].view(), policy_));
     }
     tokens.emplace_back(config, moe_case);
@@ -398,7 +436,8 @@ std::vector<FinishedRun> CudaMoeBench::finished_runs(const LayerRuns& layer) con
 }
 
 CheckResult CudaMoeBench::check(const LayerRuns& layer) const {
-  return check_runs(shape_.config, finished_runs(layer), moe::kWgmmaAccumulatorUnit,
+  const double unit = moe::format_row(shape_.config.weight_format).product_roundoff;
+  return check_runs(shape_.config, finished_runs(layer), std::max(unit, moe::kWgmmaAccumulatorUnit),
                     [](void* to, const void* from, size_t bytes) {
                       require_cuda(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost), "copy results");
                     });
@@ -415,10 +454,7 @@ MoeResult CudaMoeBench::measure(const MoeCase& moe_case) {
   result.launch = moe::describe_launch(
       config, moe::resolve_launch(config, moe_case.num_tokens, moe::current_launch_device(config), policy_));
 
-  const auto pairs = static_cast<int64_t>(moe_case.topk_ids.size());
-  const size_t workspace_bytes =
-      kElementBytes * elements(pairs, int64_t{config.hidden_size} + config.intermediate_size) +
-      64 * moe_case.topk_ids.size() + (size_t{64} << 20);
+  const size_t workspace_bytes = moe::lay_out_workspace(config, moe_case.num_tokens, nullptr).bytes;
   const bool with_dense = has_dense() && work.num_rows > 0;
   const size_t dense_bytes = DensePair::bytes(config, work.num_rows);
   const int64_t num_operands =

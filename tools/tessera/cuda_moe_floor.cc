@@ -141,8 +141,8 @@ FloorResult MoeFloor::measure(const moe::LayerConfig& config, const moe::LaunchP
   result.read_bytes_per_second = bytes_per_second_;
   result.timer_step_seconds = timer_step_seconds_;
   result.weight_bytes = moe::active_weight_bytes(config, num_tasks);
-  // A width is a multiple of 8 elements of 2 bytes, so that the bytes are chunks of 16.
-  const auto num_bytes = static_cast<size_t>(result.weight_bytes);
+  // Weights are chunks of 16 bytes, their scales may end inside one.
+  const auto num_bytes = static_cast<size_t>(result.weight_bytes) / 16 * 16;
   if (num_bytes > 0 && num_bytes <= buffer_.bytes()) result.read_seconds = read_seconds(num_bytes);
 
   const Layers plain(config, policy, sets);

@@ -116,7 +116,7 @@ std::string plan_text(const moe::Preset& shape, const MoeCase& moe_case, const m
   }
   text +=
       labelled("device", format_text("%d multiprocessors, HBM %.2f TB/s, dense %.0f TFLOP/s", rates.num_multiprocessors,
-                                     rates.hbm_bytes_per_second / 1e12, rates.dense_flops_per_second / 1e12));
+                                     rates.hbm_bytes_per_second / 1e12, plan.dense_flops_per_second / 1e12));
   return text + "\n" + kernel_table(plan);
 }
 
@@ -170,6 +170,7 @@ int explain(const Options& options) {
   SideFile file("--json", options.json);
   Output output("-");
   auto json = nlohmann::ordered_json{{"shape", shape_json(shape)},
+                                     {"format", std::string(moe::weight_format_name(shape.config.weight_format))},
                                      {"order", std::string(batching::task_order_name(policy.order))},
                                      {"cases", nlohmann::ordered_json::array()}};
   for (const MoeCase& moe_case : cases) {
@@ -195,7 +196,8 @@ Command add_explain_moe(CLI::App& app) {
   app.add_option("--hbm-tb-s", options->hbm_tb_s, "Rate of the memory, TB/s")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  app.add_option("--dense-tflops", options->dense_tflops, "Rate of dense products, TFLOP/s")
+  app.add_option("--dense-tflops", options->dense_tflops,
+                 "Rate of dense products of 16 bits, TFLOP/s; fp8-block: twice")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_option("--plan-us", options->plan_us, "What the plan kernels take, microseconds")

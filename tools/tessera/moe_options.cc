@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "integer_option.h"
+#include "moe/formats.h"
 #include "moe/kernels.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
@@ -29,9 +30,10 @@ int32_t parse_tokens(std::string_view text) {
   return tokens;
 }
 
-void require_width(const char* option, int32_t value) {
-  if (value <= 0 || value > kMaxWidth || value % moe::kWidthMultiple != 0)
-    throw Error(option, str_cat(value), str_cat("a multiple of ", moe::kWidthMultiple, " up to ", kMaxWidth));
+void require_width(const char* option, int32_t value, const moe::FormatRow& format) {
+  const int32_t multiple = moe::width_multiple(format);
+  if (value <= 0 || value > kMaxWidth || value % multiple != 0)
+    throw Error(option, str_cat(value), str_cat("a multiple of ", multiple, " up to ", kMaxWidth));
 }
 
 batching::TaskOrder parse_order(const std::string& name) {
@@ -60,10 +62,13 @@ std::string_view activation_name(const moe::LayerConfig& config) {
 void add_moe_options(CLI::App& app, MoeOptions& options) {
   app.add_option("--preset", options.preset, "Sizes of a published model, listed below");
   constexpr int32_t kAnySize = std::numeric_limits<int32_t>::max();
-  add_integer(app, "--hidden", options.hidden, "Or sizes one by one: H, a multiple of 8", 0, kAnySize, false);
-  add_integer(app, "--intermediate", options.intermediate, "I, a multiple of 8", 0, kAnySize, false);
+  add_integer(app, "--hidden", options.hidden, "Or sizes one by one: H, a multiple of 8; fp8-block: of 16", 0, kAnySize,
+              false);
+  add_integer(app, "--intermediate", options.intermediate, "I, a multiple of the same", 0, kAnySize, false);
   add_integer(app, "--experts", options.experts, "E, 1 to 1024", 0, kAnySize, false);
   add_integer(app, "--top-k", options.top_k, "Experts a token, 1 to 32", 0, kAnySize, false);
+  app.add_option("--format", options.format, "Of the weights: dense (of the layer's type) or fp8-block")
+      ->capture_default_str();
   app.add_option("--tokens", options.tokens, "T[,T...]: tokens of a run; each with every routing")->required();
   app.add_option("--routing", options.routings, "R[,R...]: balanced, best, worst, random, zipf, one")
       ->capture_default_str();
@@ -87,12 +92,17 @@ std::string preset_list() {
 moe::Preset moe_shape(const MoeOptions& options) {
   const bool has_sizes = options.hidden != 0 || options.intermediate != 0 || options.experts != 0 || options.top_k != 0;
   if (!options.preset.empty() && has_sizes) throw Error("sizes of the layer", "--preset and sizes", "one of the two");
-  if (!options.preset.empty()) return moe::find_preset(options.preset);
+  const moe::WeightFormat format = moe::parse_weight_format(options.format, "--format");
+  if (!options.preset.empty()) {
+    moe::Preset shape = moe::find_preset(options.preset);
+    shape.config.weight_format = format;
+    return shape;
+  }
   if (!has_sizes) {
     throw Error("sizes of the layer", "none", "--preset, or --hidden, --intermediate, --experts and --top-k");
   }
-  require_width("--hidden", options.hidden);
-  require_width("--intermediate", options.intermediate);
+  require_width("--hidden", options.hidden, moe::format_row(format));
+  require_width("--intermediate", options.intermediate, moe::format_row(format));
   if (options.experts < 1 || options.experts > moe::kMaxExperts)
     throw Error("--experts", str_cat(options.experts), str_cat("1..", moe::kMaxExperts));
   const int32_t most = std::min(options.experts, moe::kMaxTopK);
@@ -105,6 +115,7 @@ moe::Preset moe_shape(const MoeOptions& options) {
   shape.config.intermediate_size = options.intermediate;
   shape.config.num_experts = options.experts;
   shape.config.top_k = options.top_k;
+  shape.config.weight_format = format;
   return shape;
 }
 
@@ -140,6 +151,8 @@ std::string describe(const moe::Preset& shape) {
     text += str_cat(", experts ", config.first_expert, "..", config.first_expert + config.num_experts - 1, " of ",
                     shape.num_global_experts);
   }
+  if (config.weight_format != moe::WeightFormat::dense)
+    text += str_cat(", ", moe::weight_format_name(config.weight_format), " weights");
   return text;
 }
 

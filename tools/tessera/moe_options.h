@@ -18,6 +18,7 @@ struct MoeOptions {
   std::string tokens;  // T[,T...]
   std::string routings = "balanced";
   std::string order = "heavy-first";
+  std::string format = "dense";
   std::string kernel;  // empty: the layer chooses
   int32_t num_ctas = 0;
   int32_t cluster_size = moe::LaunchPolicy{}.cluster_size;
@@ -37,7 +38,7 @@ void add_moe_options(CLI::App& app, MoeOptions& options);
 /// "Presets: ...", for the end of a help text.
 std::string preset_list();
 
-/// The preset, or one named "custom" of the sizes given. Errors name the option.
+/// The preset, or one named "custom" of the sizes given, with weights of --format. Errors name the option.
 moe::Preset moe_shape(const MoeOptions& options);
 
 /// Every token count with every routing; all are checked before the first is run. Errors name the option.
@@ -46,7 +47,7 @@ std::vector<MoeCase> moe_cases(const MoeOptions& options, const moe::Preset& sha
 /// Points into `options`. Errors name the option.
 moe::LaunchPolicy launch_policy(const MoeOptions& options);
 
-/// "qwen3-30b: H 2048, I 768, 128 experts, top 8, SwiGLU"
+/// "qwen3-30b: H 2048, I 768, 128 experts, top 8, SwiGLU"; the format of weights behind it where it is not dense
 std::string describe(const moe::Preset& shape);
 
 nlohmann::ordered_json shape_json(const moe::Preset& shape);

@@ -15,10 +15,11 @@ namespace {
 struct Gemm {
   const ResolvedLaunch& launch;
   grouped::Role role;
-  int32_t k, n;            // n: output columns
-  double element_bytes;    // of rows and result
-  double expert_bytes;     // of an expert's weights and scales
-  double a_bytes_per_row;  // of a routed row of A, from memory: tokens that several experts read come once
+  int32_t k, n;              // n: output columns
+  double expert_bytes;       // of an expert's weights and scales
+  double a_bytes_per_row;    // of a routed row of A, from memory: tokens that several experts read come once
+  double out_bytes_per_row;  // of a routed row of the result
+  double flops_per_second;   // of the device's dense products of such operands
 
   grouped::Tiling tiling() const { return launch.tiling(role, n); }
 };
@@ -30,8 +31,22 @@ double expert_bytes(const LayerConfig& config, int64_t rows, int64_t columns) {
 
 int32_t num_first_matrices(const LayerConfig& config) { return config.gated ? 2 : 1; }
 
+// Blocks of gate and of up rows are apart.
 double first_weight_bytes(const LayerConfig& config) {
-  return expert_bytes(config, int64_t{num_first_matrices(config)} * config.intermediate_size, config.hidden_size);
+  return num_first_matrices(config) * expert_bytes(config, config.intermediate_size, config.hidden_size);
+}
+
+/// Of a row of tokens or of the intermediate as the products read it: quantised, codes and their scales.
+double operand_row_bytes(const LayerConfig& config, int32_t columns) {
+  const FormatRow& format = format_row(config.weight_format);
+  if (!format.quantizes_rows()) return static_cast<double>(dtype_size(config.dtype)) * columns;
+  const int32_t groups = (columns + format.row_group - 1) / format.row_group;
+  return columns + static_cast<double>(sizeof(float)) * groups;
+}
+
+/// Tensor cores multiply 8-bit operands twice as fast as those of 16 bits, of which the rate is.
+double dense_flops_per_second(const LayerConfig& config, const DeviceRates& rates) {
+  return rates.dense_flops_per_second * (format_row(config.weight_format).quantizes_rows() ? 2.0 : 1.0);
 }
 
 /// The cost of every tile of an expert, which is to say of its CTAs together: all take as long as the slowest. Bytes
@@ -54,7 +69,7 @@ double add_tiles(const Gemm& gemm, int32_t expert, int32_t rows, double cta_flop
   for (int32_t tile_idx = 0; tile_idx < num_tiles; ++tile_idx) {
     for_each_cta(tile_idx, [&](const grouped::CtaTile& tile) { ++row_blocks[static_cast<size_t>(tile.n_block)]; });
   }
-  const double row_bytes = gemm.a_bytes_per_row + gemm.element_bytes * gemm.n;  // read and written
+  const double row_bytes = gemm.a_bytes_per_row + gemm.out_bytes_per_row;
   double computed_flops = 0.0;
   for (int32_t tile_idx = 0; tile_idx < num_tiles; ++tile_idx) {
     ExplainedTile explained{expert, tile_idx, {}};
@@ -73,10 +88,10 @@ double add_tiles(const Gemm& gemm, int32_t expert, int32_t rows, double cta_flop
   return computed_flops;
 }
 
-KernelWork timed(const Work& necessary, const DeviceRates& rates) {
+KernelWork timed(const Work& necessary, const DeviceRates& rates, double flops_per_second) {
   KernelWork work;
   static_cast<Work&>(work) = necessary;
-  work.flops_seconds = work.flops / rates.dense_flops_per_second;
+  work.flops_seconds = work.flops / flops_per_second;
   work.bytes_seconds = work.bytes / rates.hbm_bytes_per_second;
   work.predicted_seconds = work.floor_seconds();
   return work;
@@ -91,9 +106,9 @@ GemmExplanation explain_gemm(const Gemm& gemm, const Work& work, std::span<const
     cost_per_expert.push_back(count);  // the device's plan orders by rows
   }
   GemmExplanation result;
-  static_cast<KernelWork&>(result) = timed(work, rates);
+  static_cast<KernelWork&>(result) = timed(work, rates, gemm.flops_per_second);
   const int32_t ctas_together = gemm.launch.kernel->ctas_per_multiprocessor;  // share a multiprocessor's rates
-  const double cta_flops_per_second = rates.dense_flops_per_second / rates.num_multiprocessors / ctas_together;
+  const double cta_flops_per_second = gemm.flops_per_second / rates.num_multiprocessors / ctas_together;
   for (const int32_t expert : batching::task_order(tiles_per_expert, gemm.launch.order, cost_per_expert)) {
     result.computed_flops +=
         add_tiles(gemm, expert, expert_counts[static_cast<size_t>(expert)], cta_flops_per_second, result.tiles);
@@ -158,16 +173,18 @@ LayerWork count_work(const LayerConfig& config, std::span<const int32_t> expert_
     work.num_tasks += count > 0 ? 1 : 0;
   }
   const double rows = work.num_rows, tasks = work.num_tasks, tokens = static_cast<double>(num_tokens);
-  const auto element_bytes = static_cast<double>(dtype_size(config.dtype));
-  const double row_bytes = element_bytes * config.hidden_size;
-  const double intermediate_bytes = element_bytes * config.intermediate_size;
+  const double row_bytes = static_cast<double>(dtype_size(config.dtype)) * config.hidden_size;
+  const double intermediate_bytes = operand_row_bytes(config, config.intermediate_size);
+  const double token_bytes = operand_row_bytes(config, config.hidden_size);
+  // Of tokens whose slots all lie elsewhere, none is read.
+  const double read_tokens = std::min(rows, tokens);
   const double pair_bytes = 4.0 * tokens * config.top_k;  // an int32 or a weight a (token, slot)
   const int32_t hidden = config.hidden_size, intermediate = config.intermediate_size;
   const double matrix_flops = 2.0 * rows * hidden * intermediate;
   work.plan = {0.0, 2.0 * pair_bytes + 4.0 * rows};
-  // Of tokens whose slots all lie elsewhere, none is read.
+  if (format_row(config.weight_format).quantizes_rows()) work.plan.bytes += read_tokens * (row_bytes + token_bytes);
   work.gate_up = {num_first_matrices(config) * matrix_flops,
-                  tasks * first_weight_bytes(config) + row_bytes * std::min(rows, tokens) + rows * intermediate_bytes};
+                  tasks * first_weight_bytes(config) + read_tokens * token_bytes + rows * intermediate_bytes};
   work.down = {matrix_flops,
                tasks * expert_bytes(config, hidden, intermediate) + rows * (intermediate_bytes + row_bytes)};
   work.combine = {0.0, (rows + tokens) * row_bytes + 2.0 * pair_bytes};
@@ -188,19 +205,22 @@ Explanation explain_layer(const LayerConfig& config, const LaunchPolicy& policy,
   result.most_rows = sorted.back();
 
   const double rows = work.num_rows;
-  const auto element_bytes = static_cast<double>(dtype_size(config.dtype));
   const int32_t hidden = config.hidden_size, intermediate = config.intermediate_size;
   const double read_tokens = std::min(rows, static_cast<double>(num_tokens));
-  result.plan = timed(work.plan, rates);
+  const double intermediate_bytes = operand_row_bytes(config, intermediate);
+  const double flops_per_second = dense_flops_per_second(config, rates);
+  result.dense_flops_per_second = flops_per_second;
+  result.plan = timed(work.plan, rates, flops_per_second);
   result.plan.predicted_seconds = std::max(rates.plan_seconds, result.plan.bytes_seconds);
-  result.gate_up =
-      explain_gemm({result.launch, first_role(config), hidden, intermediate, element_bytes, first_weight_bytes(config),
-                    rows > 0 ? element_bytes * hidden * read_tokens / rows : 0.0},
-                   work.gate_up, expert_counts, rates);
-  result.down = explain_gemm({result.launch, grouped::Role::down, intermediate, hidden, element_bytes,
-                              expert_bytes(config, hidden, intermediate), element_bytes * intermediate},
-                             work.down, expert_counts, rates);
-  result.combine = timed(work.combine, rates);
+  result.gate_up = explain_gemm(
+      {result.launch, first_role(config), hidden, intermediate, first_weight_bytes(config),
+       rows > 0 ? operand_row_bytes(config, hidden) * read_tokens / rows : 0.0, intermediate_bytes, flops_per_second},
+      work.gate_up, expert_counts, rates);
+  result.down = explain_gemm(
+      {result.launch, grouped::Role::down, intermediate, hidden, expert_bytes(config, hidden, intermediate),
+       intermediate_bytes, static_cast<double>(dtype_size(config.dtype)) * hidden, flops_per_second},
+      work.down, expert_counts, rates);
+  result.combine = timed(work.combine, rates, flops_per_second);
   return result;
 }
 

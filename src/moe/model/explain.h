@@ -26,7 +26,7 @@ namespace tessera::moe {
 struct DeviceRates {
   int32_t num_multiprocessors = 132;
   double hbm_bytes_per_second = 2.95e12;
-  double dense_flops_per_second = 700e12;
+  double dense_flops_per_second = 700e12;  ///< of 16-bit operands; 8-bit ones are taken to be twice as fast
   double cta_bytes_per_second = 42e9;  ///< one CTA's: its part of the 5.5 TB/s that L2 feeds products at 700 TFLOP/s
   double plan_seconds = 15e-6;
 
@@ -85,6 +85,7 @@ struct Explanation {
   int32_t num_tasks = 0;                                    ///< experts with rows
   int32_t fewest_rows = 0, median_rows = 0, most_rows = 0;  ///< of all experts
   ResolvedLaunch launch;
+  double dense_flops_per_second = 0.0;  ///< of the layer's operands
   KernelWork plan, combine;
   GemmExplanation gate_up, down;
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "moe/formats.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 
@@ -10,7 +11,6 @@ namespace tessera::moe {
 namespace {
 
 constexpr double kNanosecond = 1e-9;
-constexpr double kWeightBytes = 2.0;
 
 struct Kernel {
   const char* name;
@@ -101,8 +101,12 @@ LayerTimeline timeline_of(std::span<const cuda::LayerMarks> runs) {
 }
 
 double active_weight_bytes(const LayerConfig& config, int32_t num_tasks) {
-  const int matrices = config.gated ? 3 : 2;
-  return kWeightBytes * matrices * num_tasks * config.hidden_size * static_cast<double>(config.intermediate_size);
+  const FormatRow& format = format_row(config.weight_format);
+  const auto bytes = [&](int64_t rows, int64_t columns) {
+    return static_cast<double>(weight_bytes(format, config.dtype, rows, columns) + scale_bytes(format, rows, columns));
+  };
+  const int32_t hidden = config.hidden_size, width = config.intermediate_size;
+  return num_tasks * ((config.gated ? 2 : 1) * bytes(width, hidden) + bytes(hidden, width));
 }
 
 }  // namespace tessera::moe

@@ -42,7 +42,7 @@ struct LayerTimeline {
 /// one another (a first after a last, work before begin, an end before work). At least one run.
 LayerTimeline timeline_of(std::span<const cuda::LayerMarks> runs);
 
-/// Bytes of the 16-bit weights, without biases, of `num_tasks` experts with rows: what a layer reads at least once.
+/// Bytes of weights and scales, without biases, of `num_tasks` experts with rows: what a layer reads at least once.
 double active_weight_bytes(const LayerConfig& config, int32_t num_tasks);
 
 }  // namespace tessera::moe

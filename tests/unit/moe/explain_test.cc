@@ -52,6 +52,33 @@ TEST(Explain, WorkOfALayerThatNoGpuRuns) {
   EXPECT_EQ(work.bytes(), 4.0 * (2 * 16 * 8 + 3 * 16 + 2 * 3 * 8 + (2 * 3 + 4) * 16 + 4 * 4 + 3));
 }
 
+// Weights, tokens and intermediate are bytes with scales each 128; the experts' rows and the output stay bf16.
+TEST(Explain, WorkOfALayerInEightBits) {
+  const LayerConfig config{.hidden_size = 272,
+                           .intermediate_size = 144,
+                           .num_experts = 2,
+                           .top_k = 2,
+                           .weight_format = WeightFormat::fp8_block};
+  const LayerWork work = count_work(config, std::vector<int32_t>{3, 3}, 3);
+  const double token = 272 + 4 * 3, intermediate = 144 + 4 * 2, matrix = 272 * 144 + 4 * 3 * 2;
+  EXPECT_EQ(work.flops(), 6.0 * 6 * 272 * 144);
+  EXPECT_EQ(work.plan.bytes, 2.0 * 4 * 3 * 2 + 4 * 6 + 3 * (2 * 272 + token));
+  EXPECT_EQ(work.gate_up.bytes, 2 * 2 * matrix + 3 * token + 6 * intermediate);
+  EXPECT_EQ(work.down.bytes, 2 * matrix + 6 * (intermediate + 2 * 272));
+}
+
+TEST(Explain, EightBitProductsAreTakenToBeTwiceAsFast) {
+  Preset preset = find_preset("qwen3-30b");
+  const std::vector<int32_t> counts = count_rows(preset.config, make_topk_ids(preset, Routing::balanced, 4096, 1));
+  const Explanation wide = explain_layer(preset.config, {}, counts, 4096, {});
+  preset.config.weight_format = WeightFormat::fp8_block;
+  const Explanation narrow = explain_layer(preset.config, {}, counts, 4096, {});
+  EXPECT_EQ(narrow.launch.kernel->name, "expert_gemm_fp8");
+  EXPECT_DOUBLE_EQ(narrow.gate_up.flops_seconds, wide.gate_up.flops_seconds / 2);
+  EXPECT_LT(narrow.gate_up.bytes_seconds, 0.6 * wide.gate_up.bytes_seconds);
+  EXPECT_GT(narrow.plan.bytes, wide.plan.bytes);
+}
+
 TEST(Explain, FlopsAndBytesAreTheLayers) {
   const Explanation plan = explain("qwen3-30b", Routing::balanced, 4096);
   EXPECT_EQ(plan.num_rows, 32768);

@@ -113,6 +113,11 @@ TEST(ActiveWeightBytes, OfTheExpertsWithRows) {
   EXPECT_EQ(active_weight_bytes(config, 0), 0.0);
   config.gated = false;
   EXPECT_EQ(active_weight_bytes(config, 128), 128.0 * 2 * 2048 * 768 * 2);
+  config.weight_format = WeightFormat::fp8_block;
+  EXPECT_EQ(active_weight_bytes(config, 3), 3.0 * 2 * (2048 * 768 + 4 * 16 * 6));
+  config.gated = true;
+  config.intermediate_size = 80;  // gate and up have a row of scales each
+  EXPECT_EQ(active_weight_bytes(config, 1), 3.0 * (2048 * 80 + 4 * 16));
 }
 
 }  // namespace
