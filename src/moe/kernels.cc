@@ -51,6 +51,8 @@ std::pair<int32_t, int32_t> expert_gemm_tile(Role role, int32_t cluster_size) {
 
 const char* expert_gemm_fp8_misfit(const LayerConfig& config, int64_t, const LaunchDevice&) {
   if (const char* misfit = type_misfit(config)) return misfit;
+  // A wave of 128 weight rows has one scale, and so has a step of 128 of K.
+  if (config.scale_offsets != ScaleOffsets{}) return "its weights begin inside a block of scales";
   // Its slices of a shared expert begin where the weight's scales do.
   const bool is_sliced = config.shared_intermediate_size > config.intermediate_size;
   return is_sliced && config.intermediate_size % expert_gemm_fp8::kScaleBlock != 0

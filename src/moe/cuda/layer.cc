@@ -177,7 +177,8 @@ void CudaLayer::quantize_tokens(const CudaRun& run, CUstream_st* stream) const {
                                   .num_tokens = run.inputs.num_tokens,
                                   .num_slots = run.num_slots,
                                   .columns = config_.hidden_size,
-                                  .scale_stride = run.problem.scale_stride},
+                                  .scale_stride = run.problem.scale_stride,
+                                  .token_scales = run.inputs.x_scale},
                                  stream);
 }
 

@@ -1,5 +1,5 @@
 // Quantises tokens of 16-bit elements to e4m3, with one fp32 scale for each token and 128 columns, into the rows that
-// they are routed to.
+// they are routed to. Tokens that are e4m3 already are copied there, with their scales.
 //
 //   quantize_rows::launch(args, stream);
 //
@@ -25,6 +25,8 @@ struct Args {
   int32_t num_slots;
   int32_t columns;  // a positive multiple of 16
   int32_t scale_stride;
+  /// [num_tokens, ceil(columns / 128)]: tokens are e4m3 and these their scales; null: of dtype, and quantised.
+  const float* token_scales = nullptr;
 };
 
 void launch(const Args& args, cudaStream_t stream);
