@@ -22,6 +22,7 @@ _NUMBERS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _Tensor = torch.Tensor
 _is_grad_enabled = torch.is_grad_enabled
 _is_compiling = torch.compiler.is_compiling
+_num_blocks = _moe.num_blocks
 _empty, _empty_like, _uint8, _int32, _int64, _float32, _float8 = (
     torch.empty, torch.empty_like, torch.uint8, torch.int32, torch.int64, torch.float32, torch.float8_e4m3fn)
 _run = lib.tessera_moe_run
@@ -95,7 +96,7 @@ def _run_plain(layer, x, topk_ids, topk_weights, shared_weight, out, workspace, 
     if type(x) is not _Tensor or type(topk_ids) is not _Tensor or type(topk_weights) is not _Tensor or not pointer:
         return None
     shape, id_type, weight_type = x.shape, topk_ids.dtype, topk_weights.dtype
-    x_type = layer.torch_dtype if x_scale is None else _float8
+    x_type = layer.torch_dtype if x_scale is None else layer.quantizes_tokens and _float8
     if (x.dtype is not x_type or len(shape) != 2 or shape[1] != layer.hidden_size or x.device != device
             or topk_ids.device != device or topk_weights.device != device or not x.is_contiguous()
             or not topk_ids.is_contiguous() or not topk_weights.is_contiguous()
@@ -114,17 +115,12 @@ def _run_plain(layer, x, topk_ids, topk_weights, shared_weight, out, workspace, 
         stream = None if index < 0 else current_stream(index)
     elif index < 0 or type(stream) is not int or out is None or workspace is None:
         return None
-    scale = 0
-    if x_scale is not None:
-        scale = layer.quantizes_tokens and _plain_pointer(x_scale, (num_tokens, (shape[1] + 127) // 128), _float32,
-                                                          device)
-        if not scale:
-            return None
+    scale = 0 if x_scale is None else _plain_pointer(x_scale, (num_tokens, _num_blocks(shape[1])), _float32, device)
     shared = 0
     if shared_weight is not None:
         shared = layer.has_shared_expert and _plain_pointer(shared_weight, (num_tokens,), _float32, device)
-        if not shared:
-            return None
+    if x_scale is not None and not scale or shared_weight is not None and not shared:
+        return None
     needed = layer.known_workspace_bytes.get(num_tokens) or layer.workspace_bytes(num_tokens)
     if out is None:
         out = _empty_like(x, dtype=layer.torch_dtype)

@@ -44,6 +44,20 @@ void validate_activation(const LayerConfig& config) {
   if (!(activation.limit > 0.0f)) throw Error("activation limit", str_cat(activation.limit), "a positive number");
 }
 
+void validate_scale_offsets(const LayerConfig& config) {
+  const FormatRow& format = format_row(config.weight_format);
+  const auto require = [&](const char* name, int32_t offset, int32_t block) {
+    if (block == 0 && offset != 0)
+      throw Error(name, str_cat(offset), str_cat("0: weights of format ", format.name, " have no scales"));
+    require_range(name, offset, 0, std::max(block - 1, 0));
+  };
+  require("gate scale offset", config.scale_offsets.gate, format.scale_block_rows);
+  require("up scale offset", config.scale_offsets.up, format.scale_block_rows);
+  require("down scale offset", config.scale_offsets.down, format.scale_block_columns);
+  if (!config.gated && config.scale_offsets.up != 0)
+    throw Error("up scale offset", str_cat(config.scale_offsets.up), "0: without a gate, that of gate is gate_up's");
+}
+
 uint64_t extent(int64_t a, int64_t b, int64_t c, size_t element_bytes) {
   return static_cast<uint64_t>(a) * static_cast<uint64_t>(b) * static_cast<uint64_t>(c) * element_bytes;
 }
@@ -93,20 +107,6 @@ void require_run_apart(const LayerConfig& config, const LayerWeights& weights, c
   const MemoryRange written[] = {{"out", inputs.out, extent(tokens, hidden, 1, element)},
                                  {"workspace", workspace.begin, workspace.needed_bytes}};
   require_apart(written, read);
-}
-
-void validate_scale_offsets(const LayerConfig& config) {
-  const FormatRow& format = format_row(config.weight_format);
-  const auto require = [&](const char* name, int32_t offset, int32_t block) {
-    if (block == 0 && offset != 0)
-      throw Error(name, str_cat(offset), str_cat("0: weights of format ", format.name, " have no scales"));
-    require_range(name, offset, 0, std::max(block - 1, 0));
-  };
-  require("gate scale offset", config.scale_offsets.gate, format.scale_block_rows);
-  require("up scale offset", config.scale_offsets.up, format.scale_block_rows);
-  require("down scale offset", config.scale_offsets.down, format.scale_block_columns);
-  if (!config.gated && config.scale_offsets.up != 0)
-    throw Error("up scale offset", str_cat(config.scale_offsets.up), "0: without a gate, that of gate is gate_up's");
 }
 
 // Scales belong to formats that have them: a pointer that would be ignored is a mistake of the caller's.
@@ -161,6 +161,7 @@ void validate_sizes(const LayerConfig& config, bool has_f32) {
   require_range("num_experts", config.num_experts, 1, kMaxExperts);
   require_dtype("dtype", config.dtype);
   if (config.dtype == DType::f32 && !has_f32) throw Error("dtype", "f32", "bf16 or f16");
+  validate_scale_offsets(config);
 }
 
 void validate(const LayerConfig& config, const LayerWeights& weights, const BackEndTraits& traits) {
@@ -186,7 +187,6 @@ void validate(const LayerConfig& config, const LayerWeights& weights, const Back
   }
   if (config.num_mapped_experts == 0 && weights.expert_map != nullptr)
     throw Error("num_mapped_experts", "0 with an expert_map", "its number of entries, or no map");
-  validate_scale_offsets(config);
   validate_scales(config, weights, traits.memory);
   if (config.num_mapped_experts != 0)
     require_pointer("expert_map", weights.expert_map, traits.memory, alignof(int32_t));
