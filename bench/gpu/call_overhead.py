@@ -54,7 +54,7 @@ def c_entry(torch, tessera, made, x, ids, weights, out, workspace):
     """tessera_moe_run alone, with everything it takes laid out before."""
     native = tessera._native
     inputs = native.PACK_INPUTS(native.INPUTS_BYTES, x.shape[0], int(ids.dtype == torch.int64), x.data_ptr(),
-                                ids.data_ptr(), weights.data_ptr(), out.data_ptr(), 0, 0)
+                                ids.data_ptr(), weights.data_ptr(), out.data_ptr(), 0, 0, 0)
     function, pointer = native.lib.tessera_moe_run, made._native.handle.pointer
     address, num_bytes = workspace.data_ptr(), workspace.numel()
     stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)

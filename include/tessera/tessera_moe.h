@@ -66,6 +66,7 @@ typedef struct tessera_moe_config {
   int32_t device;                   /* default TESSERA_CPU */
   int32_t num_threads;              /* CPU: 0..max_threads, 0: every processor of this process; CUDA: 0 */
   int32_t weight_format;            /* tessera_weight_format, default DENSE */
+  int32_t gate_scale_offset, up_scale_offset, down_scale_offset; /* 0..127, see tessera_convert_scales; CUDA: 0 */
 } tessera_moe_config;
 
 /* Row-major memory of the configuration's device, aligned to `alignment` bytes. Used as it lies, never copied: it must
@@ -90,12 +91,13 @@ typedef struct tessera_moe_inputs {
   size_t struct_bytes;
   int32_t num_tokens;         /* T; 0 does nothing */
   int32_t ids_are_64_bit;     /* default 0 */
-  const void* x;              /* [T, H] */
+  const void* x;              /* [T, H] of dtype; with x_scale e4m3 */
   const void* topk_ids;       /* [T, k] int32 or int64; an id of no expert of this shard adds nothing */
   const void* topk_weights;   /* [T, k] of topk_weights_dtype */
   void* out;                  /* [T, H], every element is written */
   const float* shared_weight; /* [T]; NULL: 1 */
   int32_t topk_weights_dtype; /* tessera_dtype, default F32 */
+  const float* x_scale;       /* FP8_BLOCK: [T, ceil(H / 128)] of an x that is quantised; NULL: it is not */
 } tessera_moe_inputs;
 
 typedef struct tessera_moe tessera_moe;

@@ -30,6 +30,30 @@ TESSERA_API tessera_status tessera_quantize_blocks(const void* values, int32_t d
                                                    int64_t rows, int64_t columns, int32_t gate_and_up,
                                                    int32_t gate_up_order, void* codes, float* scales);
 
+typedef enum tessera_scale_type {
+  TESSERA_SCALE_F32 = 0,
+  TESSERA_SCALE_BF16 = 1,
+  TESSERA_SCALE_E8M0 = 2 /* a byte: 2^(byte - 127), 255 is NaN */
+} tessera_scale_type;
+
+/* Block rows of a tensor of gate's and up's scales, in blocks B(n) = ceil(n / 128). */
+typedef enum tessera_scale_grid {
+  TESSERA_SCALES_PER_PROJECTION = 0, /* [E, 2 B(I), B(H)]: gate's, then up's; of one projection [E, B(rows), ..] */
+  TESSERA_SCALES_CONCATENATED = 1,   /* [E, B(2I), B(H)]: of gate's rows and up's counted through */
+  TESSERA_SCALES_INTERLEAVED = 2     /* [E, 2 B(I), B(H)]: gate's block 0, up's block 0, gate's block 1, ... */
+} tessera_scale_grid;
+
+/* Scales of a weight [num_matrices, rows, columns] as a checkpoint holds them -> as a layer reads them, exactly:
+ * [num_matrices, 2, B(rows / 2 + up_offset), B(columns)] with `gate_and_up` rows, else [num_matrices, B(rows),
+ * B(columns)]. Refused by expert and block: what is negative or not finite, and two scales that one block would have to
+ * share. The second there is only under a CONCATENATED grid where I = rows / 2 is no multiple of 128, since up's rows
+ * begin inside a block: with `up_offset` = I % 128, which then is the layer's up_scale_offset, every scale stays as it
+ * is (else 0). The offsets of a layer say how far inside their first block of scales gate rows, up rows and columns of
+ * down begin: also those of a shard that begins at I = 64, say. Host memory. */
+TESSERA_API tessera_status tessera_convert_scales(const void* stored, int32_t scale_type, int32_t grid,
+                                                  int64_t num_matrices, int64_t rows, int64_t columns,
+                                                  int32_t gate_and_up, int32_t up_offset, float* scales);
+
 #ifdef __cplusplus
 }
 #endif

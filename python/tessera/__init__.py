@@ -10,16 +10,18 @@ from typing import Any, Literal
 
 from ._classifier import Classifier, Prediction
 from ._doctor import Device, Doctor, doctor, why_unusable
-from ._layer import MoELayer, moe, moe_limits, prepare_weights, quantize_blocks, quantize_rows, route
-from ._native import ACTIVATIONS, GATE_UP_ORDERS, ROUTER_KINDS, WEIGHT_FORMATS, MoELimits, TesseraError
+from ._layer import (MoELayer, convert_scales, moe, moe_limits, prepare_weights, quantize_blocks, quantize_rows,
+                     route)
+from ._native import ACTIVATIONS, GATE_UP_ORDERS, ROUTER_KINDS, SCALE_GRIDS, WEIGHT_FORMATS, MoELimits, TesseraError
 from ._native import VERSION as __version__
 
 Activation = Literal[ACTIVATIONS]
 GateUpOrder = Literal[GATE_UP_ORDERS]
 WeightFormat = Literal[WEIGHT_FORMATS]
+ScaleGrid = Literal[SCALE_GRIDS]
 RouterKind = Literal[ROUTER_KINDS]
 Array = Any
 
 __all__ = ["Activation", "Array", "Classifier", "Device", "Doctor", "GateUpOrder", "MoELayer", "MoELimits",
-           "Prediction", "RouterKind", "TesseraError", "WeightFormat", "__version__", "doctor", "moe", "moe_limits",
-           "prepare_weights", "quantize_blocks", "quantize_rows", "route", "why_unusable"]
+           "Prediction", "RouterKind", "ScaleGrid", "TesseraError", "WeightFormat", "__version__", "convert_scales",
+           "doctor", "moe", "moe_limits", "prepare_weights", "quantize_blocks", "quantize_rows", "route", "why_unusable"]

@@ -17,6 +17,7 @@ import numpy
 Activation = Literal["identity", "silu", "gelu_tanh", "gelu_erf", "relu", "relu_squared", "clamped_swiglu"]
 GateUpOrder = Literal["gate_first", "interleaved", "up_first"]
 WeightFormat = Literal["dense", "fp8-block"]
+ScaleGrid = Literal["per_projection", "concatenated", "interleaved"]
 RouterKind = Literal[
     "softmax_topk", "topk_softmax", "softmax_topk_renormalize", "sigmoid_grouped", "sigmoid_renormalize"
 ]
@@ -45,6 +46,9 @@ def moe(
     weight_format: WeightFormat = "dense",
     gate_up_scale: Array | None = None,
     down_scale: Array | None = None,
+    scale_offsets: tuple[int, int, int] = (0, 0, 0),
+    x_scale: Array | None = None,
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None,
     first_expert: int = 0,
     expert_map: Array | None = None,
     out: Array | None = None,
@@ -61,7 +65,13 @@ def moe(
     weight_format "fp8-block": gate_up and down are e4m3 (torch.float8_e4m3fn, ml_dtypes.float8_e4m3fn, or uint8 for its
     bit patterns) with a float32 scale each 128 x 128: gate_up_scale [E, 2, ceil(I/128), ceil(H/128)], gate's before up's
     whatever the gate_up_order (not gated: [E, ceil(I/128), ceil(H/128)]), down_scale [E, ceil(H/128), ceil(I/128)]. H and I
-    are multiples of 16. x and what lies between the products are quantized as ``quantize_rows`` does.
+    are multiples of 16. x and what lies between the products are quantized as ``quantize_rows`` does. ``scale_offsets``,
+    on the CPU: how far inside their first block of scales gate rows, up rows and columns of down begin, each below 128, as
+    in a shard or under a concatenated grid (``convert_scales``); the shapes of the scales then are [E, 2, ceil((I +
+    the larger of the first two)/128), ceil(H/128)] and [E, ceil(H/128), ceil((I + the third)/128)].
+
+    x_scale [T, ceil(H/128)] float32: x is e4m3 already and used as it is; biases and out are of ``dtype``, bfloat16 where it
+    is not given. Else ``dtype`` is x's.
 
     gate_up and down may also be views whose last two dimensions are swapped back, as ``prepare_weights`` returns.
     ``out`` and ``workspace`` (one-dimensional uint8 of at least ``workspace_bytes``) are allocated where not given, by
@@ -94,8 +104,9 @@ class MoELayer:
     (``tensor.data = ...``, ``untyped_storage().resize_(0)``), the next call raises RuntimeError. num_threads is the
     CPU's, 0 for every processor of this process; with weights on a GPU anything but 0 raises ValueError.
 
-    ``dtype`` is x's type; of dense weights theirs, and not needed; else bfloat16 where it is not given. Scales as in
-    ``moe``, a shared expert's [2, ceil(I_s/128), ceil(H/128)] and [ceil(H/128), ceil(I_s/128)].
+    ``dtype`` is the type of x (without x_scale), biases and out; of dense weights theirs, and not needed; else bfloat16
+    where it is not given. Scales as in ``moe``, a shared expert's [2, ceil(I_s/128), ceil(H/128)] and [ceil(H/128),
+    ceil(I_s/128)], which begin with their blocks whatever the scale_offsets.
     """
 
     def __init__(
@@ -122,6 +133,7 @@ class MoELayer:
         down_scale: Array | None = None,
         shared_gate_up_scale: Array | None = None,
         shared_down_scale: Array | None = None,
+        scale_offsets: tuple[int, int, int] = (0, 0, 0),
         dtype: Literal["float32", "float16", "bfloat16"] | None = None,
         num_threads: int = 0,
     ) -> None: ...
@@ -132,6 +144,7 @@ class MoELayer:
         topk_weights: Array,
         *,
         shared_weight: Array | None = None,
+        x_scale: Array | None = None,
         out: Array | None = None,
         workspace: Array | None = None,
         stream: int | None = None,
@@ -149,6 +162,25 @@ def prepare_weights(
 ) -> tuple[Array, Array]:
     """From transposed weights gate_up [E, H, 2I], down [E, I, H] to contiguous [E, 2I, H], [E, H, I], once at load.
     NumPy arrays and PyTorch tensors."""
+
+def convert_scales(
+    scale: Array,
+    shape: tuple[int, ...],
+    *,
+    gate_and_up: bool = False,
+    grid: ScaleGrid = "per_projection",
+    up_offset: int = 0,
+) -> Array:
+    """The scales that a checkpoint holds for a weight of this shape ([E, rows, columns] or [rows, columns]), as ``moe`` takes
+    them, float32: [E, ceil(rows/128), ceil(columns/128)], or with gate_and_up rows (2I) [E, 2, ceil((I + up_offset)/128),
+    ceil(columns/128)]. Arrays on the CPU of float32, bfloat16, float8_e8m0fnu or uint8 (its bytes: 2^(byte - 127)). Exact.
+
+    ``grid`` says which block rows gate and up have: "per_projection" [E, 2 ceil(I/128), ..], gate's and then up's;
+    "interleaved" the same number, gate's and up's in turn; "concatenated" [E, ceil(2I/128), ..], of all rows counted through.
+    Where I is no multiple of 128, up's rows of the last begin inside a block: with up_offset = I % 128, which then goes
+    to ``moe`` or ``MoELayer`` as scale_offsets=(0, I % 128, 0), every scale stays what it is. Without it ValueError, but
+    where scales that a block has to share are equal. ValueError names expert and block of a scale that is negative,
+    infinite or NaN; 0 is accepted."""
 
 def quantize_rows(x: Array) -> tuple[Array, Array]:
     """(codes, scales) of x [rows, columns]: what a layer of "fp8-block" does to its tokens. codes [rows, columns] are e4m3

@@ -83,7 +83,7 @@ def _small_layer(index):
         workspace = memory.put(numpy.zeros(needed, numpy.uint8))
         out = memory.put(numpy.full((tokens, hidden), numpy.nan, x.dtype))
         inputs = PACK_INPUTS(INPUTS_BYTES, tokens, 0, memory.put(x).pointer, memory.put(ids).pointer,
-                             memory.put(weights).pointer, out.pointer, 0, DTYPES["float32"])
+                             memory.put(weights).pointer, out.pointer, 0, DTYPES["float32"], 0)
         layer.run(inputs, workspace.pointer, needed, None)
         got = memory.get(out, x.dtype)
     return int((got.astype(numpy.float64) != expected).sum())

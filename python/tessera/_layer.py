@@ -1,4 +1,5 @@
-"""What users call: tessera.moe, MoELayer, moe_limits, prepare_weights, quantize_blocks, quantize_rows, route."""
+"""What users call: tessera.moe, MoELayer, moe_limits, prepare_weights, convert_scales, quantize_blocks, quantize_rows,
+route."""
 
 import numpy
 
@@ -14,17 +15,18 @@ def moe_limits():
 
 def moe(x, gate_up, down, topk_ids, topk_weights, *, gate_up_bias=None, down_bias=None, activation="silu", alpha=1.0,
         beta=0.0, limit=0.0, gated=True, gate_up_order="gate_first", weight_format="dense", gate_up_scale=None,
-        down_scale=None, first_expert=0, expert_map=None, out=None, workspace=None, stream=None):
+        down_scale=None, scale_offsets=(0, 0, 0), x_scale=None, dtype=None, first_expert=0, expert_map=None, out=None,
+        workspace=None, stream=None):
     """One mixture-of-experts layer: out[t] = sum_s topk_weights[t, s] * down[e] act(gate[e] x[t]) * (up[e] x[t]).
 
     x [T, H]; gate_up [E, 2I, H]; down [E, H, I]; topk_ids, topk_weights [T, k]. __init__.pyi says all of it.
     """
     arrays = (gate_up, down, gate_up_bias, down_bias, None, None, expert_map, gate_up_scale, down_scale, None, None)
-    options = (activation, alpha, beta, limit, gated, gate_up_order, first_expert, weight_format)
+    options = (activation, alpha, beta, limit, gated, gate_up_order, first_expert, weight_format, scale_offsets)
     torch = torch_tensors(x)
     if torch is not None:
-        return torch.moe(x, arrays, topk_ids, topk_weights, options, out, workspace, stream)
-    return _moe.moe(x, arrays, topk_ids, topk_weights, None, options, out, workspace, stream)
+        return torch.moe(x, arrays, topk_ids, topk_weights, options, out, workspace, stream, x_scale, dtype)
+    return _moe.moe(x, arrays, topk_ids, topk_weights, None, options, out, workspace, stream, x_scale, dtype)
 
 
 class MoELayer:
@@ -33,8 +35,10 @@ class MoELayer:
     def __init__(self, gate_up, down, *, top_k, gate_up_bias=None, down_bias=None, activation="silu", alpha=1.0,
                  beta=0.0, limit=0.0, gated=True, gate_up_order="gate_first", weight_format="dense", transposed=False,
                  first_expert=0, expert_map=None, shared_gate_up=None, shared_down=None, gate_up_scale=None,
-                 down_scale=None, shared_gate_up_scale=None, shared_down_scale=None, dtype=None, num_threads=0):
-        self._options = (activation, alpha, beta, limit, gated, gate_up_order, first_expert, weight_format)
+                 down_scale=None, shared_gate_up_scale=None, shared_down_scale=None, scale_offsets=(0, 0, 0),
+                 dtype=None, num_threads=0):
+        self._options = (activation, alpha, beta, limit, gated, gate_up_order, first_expert, weight_format,
+                         scale_offsets)
         options = _moe.Options(*self._options)
         if dtype is not None:
             _moe.choice("dtype", dtype, tuple(_native.DTYPES))
@@ -61,10 +65,12 @@ class MoELayer:
         raise TypeError(wrong("MoELayer", "a layer to copy", "a new MoELayer made of the arrays there: a layer "
                               "refers to their memory"))
 
-    def __call__(self, x, topk_ids, topk_weights, *, shared_weight=None, out=None, workspace=None, stream=None):
-        """out [T, H] of x [T, H], topk_ids [T, k], topk_weights [T, k]; shared_weight [T] float32, without it 1."""
+    def __call__(self, x, topk_ids, topk_weights, *, shared_weight=None, x_scale=None, out=None, workspace=None,
+                 stream=None):
+        """out [T, H] of x [T, H], topk_ids [T, k], topk_weights [T, k]; shared_weight [T] float32, without it 1; with
+        x_scale [T, ceil(H / 128)] x is e4m3."""
         if self._torch is not None:
-            done = self._torch.call(self, x, topk_ids, topk_weights, shared_weight, out, workspace, stream)
+            done = self._torch.call(self, x, topk_ids, topk_weights, shared_weight, out, workspace, stream, x_scale)
             if done is not None:
                 return done
         for name, given in self._views.items():
@@ -74,7 +80,8 @@ class MoELayer:
             if torch_tensors(given.owner) is not None:
                 view(name, given.owner)  # refuses one that requires grad in grad mode
         x_view, address = _moe.read_x(x, stream)
-        return _moe.run(self._native, x, x_view, topk_ids, topk_weights, shared_weight, out, workspace, address)
+        return _moe.run(self._native, x, x_view, topk_ids, topk_weights, shared_weight, out, workspace, address,
+                        x_scale)
 
     def workspace_bytes(self, num_tokens):
         """Exact size of the workspace for up to num_tokens tokens."""
@@ -111,6 +118,12 @@ def _prepare(gate_up, down, gated, stream, of_any_framework):
     return made[0][0], made[1][0]
 
 
+def convert_scales(scale, shape, *, gate_and_up=False, grid="per_projection", up_offset=0):
+    """Scales that a checkpoint holds for a weight of this shape, as `moe` takes them. __init__.pyi says all of it."""
+    _require_bool("gate_and_up", gate_and_up)
+    return _moe.convert_scales(scale, shape, bool(gate_and_up), grid, up_offset)
+
+
 def quantize_rows(x):
     """(codes [rows, columns], scales [rows, ceil(columns / 128)] float32) of x [rows, columns] on the CPU."""
     return _moe.quantize("x", x, is_weight=False)
@@ -118,9 +131,13 @@ def quantize_rows(x):
 
 def quantize_blocks(weight, *, gate_and_up=False, gate_up_order="gate_first"):
     """(codes, scales) of a weight [E, rows, columns] or [rows, columns] on the CPU, a float32 scale each 128 x 128."""
-    if not isinstance(gate_and_up, (bool, numpy.bool_)):
-        raise TypeError(wrong("gate_and_up", type(gate_and_up).__name__, "a bool"))
+    _require_bool("gate_and_up", gate_and_up)
     return _moe.quantize("weight", weight, True, bool(gate_and_up), gate_up_order)
+
+
+def _require_bool(name, value):
+    if not isinstance(value, (bool, numpy.bool_)):
+        raise TypeError(wrong(name, type(value).__name__, "a bool"))
 
 
 def route(logits, top_k, *, kind="topk_softmax", bias=None, num_groups=1, topk_groups=1, scale=1.0, stream=None):

@@ -20,6 +20,10 @@ FP8_TYPES = ("float8_e4m3fn", "uint8")  # of the latter, the bit patterns
 _QUICK_FLOPS, _QUICK_BYTES = 2 * 10**9, 1 << 26  # a tenth of a second of a slow processor
 
 
+def num_blocks(extent):
+    return -(-extent // _BLOCK)
+
+
 def integer(name, value, low, high):
     """An argument that counts something."""
     if isinstance(value, (bool, float)):
@@ -53,22 +57,36 @@ def real(name, value):
 class Options:
     """The options that tessera.moe and MoELayer share, read once."""
 
-    def __init__(self, activation, alpha, beta, limit, gated, gate_up_order, first_expert, weight_format):
+    def __init__(self, activation, alpha, beta, limit, gated, gate_up_order, first_expert, weight_format,
+                 scale_offsets=(0, 0, 0)):
         if not isinstance(gated, (bool, numpy.bool_)):
             raise TypeError(wrong("gated", type(gated).__name__, "a bool"))
         self.gated = bool(gated)
         self.weight_format = weight_format
+        self.scale_offsets = _read_offsets(scale_offsets, weight_format != "dense", self.gated)
         self.members = {"activation": choice("activation", activation, _native.ACTIVATIONS),
                         "alpha": real("alpha", alpha), "beta": real("beta", beta), "limit": real("limit", limit),
                         "gated": int(self.gated),
                         "gate_up_order": choice("gate_up_order", gate_up_order, _native.GATE_UP_ORDERS),
                         "first_expert": integer("first_expert", first_expert, 0, _MAX_TOKENS),
-                        "weight_format": choice("weight_format", weight_format, _native.WEIGHT_FORMATS)}
+                        "weight_format": choice("weight_format", weight_format, _native.WEIGHT_FORMATS),
+                        **dict(zip(("gate_scale_offset", "up_scale_offset", "down_scale_offset"), self.scale_offsets))}
         if activation != "clamped_swiglu":  # a limit that does nothing would be a wrong result without a word
             for name, unused in (("alpha", 1.0), ("beta", 0.0), ("limit", 0.0)):
                 if self.members[name] != unused:
                     raise ValueError(wrong(name, f"{self.members[name]} for the activation {activation}",
                                            f"{unused}: it is clamped_swiglu's"))
+
+
+def _read_offsets(offsets, has_scales, gated):
+    if not isinstance(offsets, (tuple, list)) or len(offsets) != 3:
+        raise TypeError(wrong("scale_offsets", repr(offsets), "three ints: of gate rows, up rows, columns of down"))
+    gate, up, down = (integer("scale_offsets", offset, 0, _BLOCK - 1) for offset in offsets)
+    if not has_scales and (gate or up or down):
+        raise ValueError(wrong("scale_offsets", offsets, "(0, 0, 0): dense weights have no scales"))
+    if not gated and up:
+        raise ValueError(wrong("scale_offsets", offsets, "0 of up: without a gate, gate's is that of gate_up"))
+    return gate, up, down
 
 
 ARRAY_NAMES = ("gate_up", "down", "gate_up_bias", "down_bias", "shared_gate_up", "shared_down", "expert_map",
@@ -112,7 +130,7 @@ class Weights:
         self._require_matrix("gate_up_bias", (self.num_experts, rows), "[E, rows of gate_up]")
         self._require_matrix("down_bias", (self.num_experts, self.hidden_size), "[E, H]")
         self.shared_intermediate_size = self._read_shared(gated)
-        self._require_scales(2 if gated else 1)
+        self._require_scales(2 if gated else 1, *options.scale_offsets)
         if self.expert_map is not None:
             require_type("expert_map", self.expert_map, ("int32",))
             require_shape("expert_map", self.expert_map, (None,), "[number of global ids]")
@@ -138,13 +156,14 @@ class Weights:
             if width <= 0 or width % multiple:
                 raise ValueError(wrong(f"gate_up: {name}", width, f"a positive multiple of {multiple}"))
 
-    def _require_scales(self, parts):
+    def _require_scales(self, parts, gate_offset, up_offset, down_offset):
         """Of formats that have them, each a float32 a block, gate's before up's; else none."""
-        hidden, width, shared = (-(-size // _BLOCK) for size in
-                                 (self.hidden_size, self.intermediate_size, self.shared_intermediate_size))
+        hidden, rows, columns, shared = map(num_blocks, (
+            self.hidden_size, self.intermediate_size + max(gate_offset, up_offset), self.intermediate_size + down_offset,
+            self.shared_intermediate_size))
         halves = (parts,) if parts == 2 else ()
-        shapes = {"gate_up_scale": ((self.num_experts, *halves, width, hidden), "of gate and up, a block each 128 x 128"),
-                  "down_scale": ((self.num_experts, hidden, width), "a block each 128 x 128"),
+        shapes = {"gate_up_scale": ((self.num_experts, *halves, rows, hidden), "of gate and up, a block each 128 x 128"),
+                  "down_scale": ((self.num_experts, hidden, columns), "a block each 128 x 128"),
                   "shared_gate_up_scale": ((*halves, shared, hidden), "of gate and up, a block each 128 x 128"),
                   "shared_down_scale": ((hidden, shared), "a block each 128 x 128")}
         for name, (shape, words) in shapes.items():
@@ -220,6 +239,7 @@ class NativeLayer:
         self.hidden_size, self.top_k, self.device = config.hidden_size, config.top_k, config.device
         self.dtype = next(name for name, number in DTYPES.items() if number == config.dtype)
         self.has_shared_expert = config.shared_intermediate_size > 0
+        self.quantizes_tokens = _native.WEIGHT_FORMATS[config.weight_format] != "dense"
         self.torch_dtype = self.torch_device = None  # tessera._torch's words for dtype and device, noted at first use
         self.known_workspace_bytes = {}
         # On the CPU a call of more may last long enough for somebody to press Ctrl-C.
@@ -306,9 +326,10 @@ def read_x(x, stream, name="x"):
     return given, current_stream(x, given.device) if address is None else address
 
 
-def run(layer, x, x_view, topk_ids, topk_weights, shared_weight, out, workspace, address):
+def run(layer, x, x_view, topk_ids, topk_weights, shared_weight, out, workspace, address, x_scale=None):
     """One call with every argument checked, on the stream at `address`."""
-    num_tokens = _require_x(layer, x_view)
+    num_tokens = _require_x(layer, x_view, x_scale is not None)
+    scale = _read_x_scale(layer, x_scale, num_tokens, address)
     ids = view("topk_ids", topk_ids, address)
     require_type("topk_ids", ids, _ID_TYPES)
     _require_argument("topk_ids", ids, (num_tokens, layer.top_k), "[T, k]", layer)
@@ -327,17 +348,29 @@ def run(layer, x, x_view, topk_ids, topk_weights, shared_weight, out, workspace,
     if room.shape[0] < needed:
         raise ValueError(wrong("workspace", f"{room.shape[0]} bytes", f"at least {needed}"))
     inputs = PACK_INPUTS(INPUTS_BYTES, num_tokens, ids.dtype == "int64", x_view.pointer, ids.pointer, slots.pointer,
-                         target.pointer, shared.pointer if shared else 0, DTYPES[slots.dtype])
+                         target.pointer, shared.pointer if shared else 0, DTYPES[slots.dtype],
+                         scale.pointer if scale else 0)
     layer.run(inputs, room.pointer, room.shape[0], address, num_tokens)
     return result
 
 
-def _require_x(layer, x):
-    require_type("x", x, (layer.dtype,))
+def _require_x(layer, x, is_quantized):
+    require_type("x", x, FP8_TYPES if is_quantized else (layer.dtype,))
     require_shape("x", x, (None, layer.hidden_size), "[T, H]")
     require_device("x", x, layer.device, "the weights are")
     require_memory("x", x, VECTOR_BYTES)
     return integer("x: number of tokens", x.shape[0], 0, _MAX_TOKENS)
+
+
+def _read_x_scale(layer, x_scale, num_tokens, address):
+    if x_scale is None:
+        return None
+    if not layer.quantizes_tokens:
+        raise ValueError(wrong("x_scale", "an array", "None: with dense weights x is not quantized"))
+    scale = view("x_scale", x_scale, address)
+    require_type("x_scale", scale, ("float32",))
+    _require_argument("x_scale", scale, (num_tokens, num_blocks(layer.hidden_size)), "[T, ceil(H / 128)]", layer)
+    return scale
 
 
 def _require_argument(name, given, shape, words, layer, alignment=None, writable=False):
@@ -365,26 +398,35 @@ def _make_results(x, num_tokens, layer, out, workspace, needed, address):
     if torch is not None:
         made = torch.allocate(layer.device, address, ((num_tokens, layer.hidden_size), layer.dtype), (needed, "uint8"))
     elif isinstance(x, numpy.ndarray):
-        made = numpy.empty((num_tokens, layer.hidden_size), x.dtype), numpy.empty(needed, numpy.uint8)
+        dtype = x.dtype if str(x.dtype) == layer.dtype else _numpy_type(layer.dtype)
+        made = numpy.empty((num_tokens, layer.hidden_size), dtype), numpy.empty(needed, numpy.uint8)
     else:
         name = "out" if out is None else "workspace"
         raise ValueError(wrong(name, None, f"an array: none is allocated for {kind_of(x)}"))
     return made[0] if out is None else out, made[1] if workspace is None else workspace
 
 
-def moe(x, arrays, topk_ids, topk_weights, shared_weight, options, out, workspace, stream, key=None):
+def _numpy_type(name):
+    try:
+        return numpy.dtype(name)
+    except TypeError:  # ml_dtypes' type, which nobody has imported
+        raise ValueError(wrong("out", None, f"an array: NumPy has no {name}")) from None
+
+
+def moe(x, arrays, topk_ids, topk_weights, shared_weight, options, out, workspace, stream, x_scale=None, dtype=None,
+        key=None):
     """tessera.moe with every argument checked. `arrays` in the order of ARRAY_NAMES; `options`: the arguments of
     Options; `key`: the caller's own word for the layer that this call uses."""
     x_view, address = read_x(x, stream)
-    require_type("x", x_view, DTYPES)
-    require_shape("x", x_view, (None, None), "[T, H]")
     read = Options(*options)
+    layer_type = _layer_type(x_view, x_scale, dtype, read.weight_format)
+    require_shape("x", x_view, (None, None), "[T, H]")
     views = view_weights(arrays, address)
     for name in ("gate_up", "down"):
         require_device(name, views[name], x_view.device, "x is")
         if read.weight_format == "dense":
             require_type(name, views[name], (x_view.dtype,))
-    weights = Weights(views, read, x_view.dtype, x_view.shape[1])
+    weights = Weights(views, read, layer_type, x_view.shape[1])
     ids = view("topk_ids", topk_ids, address)
     require_shape("topk_ids", ids, (None, None), "[T, k]")
     config, structure = weights.config(read, ids.shape[1]), weights.structure()
@@ -393,7 +435,22 @@ def moe(x, arrays, topk_ids, topk_weights, shared_weight, options, out, workspac
     if layer is None:
         layer = NativeLayer(config, structure)
         CACHE.add(key, layer)
-    return run(layer, x, x_view, topk_ids, topk_weights, shared_weight, out, workspace, address)
+    return run(layer, x, x_view, topk_ids, topk_weights, shared_weight, out, workspace, address, x_scale)
+
+
+def _layer_type(x, x_scale, dtype, weight_format):
+    """The type of the layer: x's, or where that is quantized `dtype`."""
+    if dtype is not None:
+        choice("dtype", dtype, tuple(DTYPES))
+    if x_scale is not None:
+        if weight_format == "dense":
+            raise ValueError(wrong("x_scale", "an array", "None: with dense weights x is not quantized"))
+        require_type("x", x, FP8_TYPES)
+        return dtype or "bfloat16"
+    require_type("x", x, DTYPES)
+    if dtype not in (None, x.dtype):
+        raise ValueError(wrong("dtype", dtype, f"{x.dtype}, as x is"))
+    return x.dtype
 
 
 def prepare(gate_up, down, gated, stream, allocate):
@@ -454,6 +511,38 @@ def quantize(name, array, is_weight, gate_and_up=False, gate_up_order="gate_firs
     else:
         check(lib.tessera_quantize_rows(given.pointer, DTYPES[given.dtype], *given.shape, *results))
     return codes, scales
+
+
+def convert_scales(scale, shape, gate_and_up, grid, up_offset):
+    """tessera.convert_scales of arguments whose names are checked."""
+    torch = torch_tensors(scale)
+    if torch is None and not isinstance(scale, numpy.ndarray):
+        raise TypeError(wrong("scale", kind_of(scale), "a NumPy array or a PyTorch tensor"))
+    if not isinstance(shape, (tuple, list)) or len(shape) not in (2, 3):
+        raise TypeError(wrong("shape", repr(shape), "that of the weight: (E, rows, columns) or (rows, columns)"))
+    *experts, rows, columns = (integer("shape", extent, 0, _MAX_TOKENS) for extent in shape)
+    number = choice("grid", grid, _native.SCALE_GRIDS)
+    offset = integer("up_offset", up_offset, 0, _BLOCK - 1)
+    given = view("scale", scale, inference=False)
+    require_type("scale", given, (*_native.SCALE_TYPES, "uint8"))
+    require_device("scale", given, CPU, "only the CPU converts")
+    width = _half("shape", rows, gate_and_up)
+    parts = (2,) if gate_and_up else ()
+    blocks = num_blocks(rows) if grid == "concatenated" else num_blocks(width) * (2 if gate_and_up else 1)
+    stored = [(*experts, blocks, num_blocks(columns))]
+    if parts and grid != "concatenated":
+        split = (num_blocks(width), 2) if grid == "interleaved" else (2, num_blocks(width))
+        stored.append((*experts, *split, num_blocks(columns)))
+    if given.shape not in stored:
+        raise ValueError(wrong("scale", f"shape {list(given.shape)}",
+                               " or ".join(str(list(one)) for one in stored) + f", a block each 128 x 128 of {grid} rows"))
+    require_memory("scale", given, given.itemsize)
+    result_shape = (*experts, *parts, num_blocks(width + offset), num_blocks(columns))
+    result = torch.allocate(CPU, 0, (result_shape, "float32"))[0] if torch else numpy.empty(result_shape, numpy.float32)
+    kind = _native.SCALE_TYPES.index("float8_e8m0fnu" if given.dtype == "uint8" else given.dtype)
+    check(lib.tessera_convert_scales(given.pointer, kind, number, experts[0] if experts else 1, rows, columns,
+                                     int(gate_and_up), offset, view("scales", result).pointer))
+    return result
 
 
 def route(logits, top_k, kind, bias, num_groups, topk_groups, scale, stream):

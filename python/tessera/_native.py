@@ -17,6 +17,8 @@ DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
 ACTIVATIONS = ("identity", "silu", "gelu_tanh", "gelu_erf", "relu", "relu_squared", "clamped_swiglu")
 GATE_UP_ORDERS = ("gate_first", "interleaved", "up_first")
 WEIGHT_FORMATS = ("dense", "fp8-block")
+SCALE_TYPES = ("float32", "bfloat16", "float8_e8m0fnu")
+SCALE_GRIDS = ("per_projection", "concatenated", "interleaved")
 ROUTER_KINDS = ("softmax_topk", "topk_softmax", "softmax_topk_renormalize", "sigmoid_grouped", "sigmoid_renormalize")
 PRECISIONS = ("default", "fp32", "bf16", "fp16", "fp64")
 
@@ -44,7 +46,8 @@ class MoEConfig(_Structure):
                 ("gate_up_order", ctypes.c_int32), ("first_expert", ctypes.c_int32),
                 ("num_mapped_experts", ctypes.c_int32), ("shared_intermediate_size", ctypes.c_int32),
                 ("device", ctypes.c_int32), ("num_threads", ctypes.c_int32),
-                ("weight_format", ctypes.c_int32)]
+                ("weight_format", ctypes.c_int32), ("gate_scale_offset", ctypes.c_int32),
+                ("up_scale_offset", ctypes.c_int32), ("down_scale_offset", ctypes.c_int32)]
 
 
 class MoEWeights(_Structure):
@@ -60,7 +63,7 @@ class MoEInputs(_Structure):
     _fields_ = [("struct_bytes", ctypes.c_size_t), ("num_tokens", ctypes.c_int32),
                 ("ids_are_64_bit", ctypes.c_int32), ("x", ctypes.c_void_p), ("topk_ids", ctypes.c_void_p),
                 ("topk_weights", ctypes.c_void_p), ("out", ctypes.c_void_p), ("shared_weight", ctypes.c_void_p),
-                ("topk_weights_dtype", ctypes.c_int32)]
+                ("topk_weights_dtype", ctypes.c_int32), ("x_scale", ctypes.c_void_p)]
 
 
 class RouterConfig(_Structure):
@@ -112,6 +115,7 @@ _PROTOTYPES = [
     ("tessera_moe_run", _INT, [_POINTER, _STRING, _POINTER, _SIZE, _POINTER]),
     ("tessera_quantize_rows", _INT, [_POINTER, _INT, _LONG, _LONG, _POINTER, _POINTER]),
     ("tessera_quantize_blocks", _INT, [_POINTER, _INT, _LONG, _LONG, _LONG, _INT, _INT, _POINTER, _POINTER]),
+    ("tessera_convert_scales", _INT, [_POINTER, _INT, _INT, _LONG, _LONG, _LONG, _INT, _INT, _POINTER]),
     ("tessera_moe_prepare_weights", _INT,
      [_REFERENCE(MoEConfig), _POINTER, _POINTER, _POINTER, _POINTER, _POINTER]),
     ("tessera_router_config_init_sized", None, [_REFERENCE(RouterConfig), _SIZE]),

@@ -13,6 +13,8 @@ from ._native import CPU, INPUTS_BYTES, PACK_INPUTS, check, lib, refuse_fork, wr
 
 _NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16", torch.int32: "int32",
           torch.int64: "int64", torch.uint8: "uint8", torch.float8_e4m3fn: "float8_e4m3fn"}
+if hasattr(torch, "float8_e8m0fnu"):
+    _NAMES[torch.float8_e8m0fnu] = "float8_e8m0fnu"
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 _NUMBERS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
@@ -20,8 +22,9 @@ _NUMBERS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _Tensor = torch.Tensor
 _is_grad_enabled = torch.is_grad_enabled
 _is_compiling = torch.compiler.is_compiling
-_empty, _empty_like, _uint8, _int32, _int64, _float32 = (torch.empty, torch.empty_like, torch.uint8, torch.int32,
-                                                         torch.int64, torch.float32)
+_num_blocks = _moe.num_blocks
+_empty, _empty_like, _uint8, _int32, _int64, _float32, _float8 = (
+    torch.empty, torch.empty_like, torch.uint8, torch.int32, torch.int64, torch.float32, torch.float8_e4m3fn)
 _run = lib.tessera_moe_run
 # Active modes (fake tensors, tracing) see operators only.
 _num_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
@@ -81,7 +84,7 @@ def allocate(device, stream, *wanted):
         return [_empty(shape, dtype=_DTYPES[dtype], device=_where(device)) for shape, dtype in wanted]
 
 
-def _run_plain(layer, x, topk_ids, topk_weights, shared_weight, out, workspace, stream):
+def _run_plain(layer, x, topk_ids, topk_weights, shared_weight, out, workspace, stream, x_scale=None):
     """The short way: runs and returns out if every argument is what it nearly always is, else None.
 
     It accepts nothing that _moe.run would refuse; whatever it does not accept goes there, for the run or the message.
@@ -93,7 +96,8 @@ def _run_plain(layer, x, topk_ids, topk_weights, shared_weight, out, workspace, 
     if type(x) is not _Tensor or type(topk_ids) is not _Tensor or type(topk_weights) is not _Tensor or not pointer:
         return None
     shape, id_type, weight_type = x.shape, topk_ids.dtype, topk_weights.dtype
-    if (x.dtype is not layer.torch_dtype or len(shape) != 2 or shape[1] != layer.hidden_size or x.device != device
+    x_type = layer.torch_dtype if x_scale is None else layer.quantizes_tokens and _float8
+    if (x.dtype is not x_type or len(shape) != 2 or shape[1] != layer.hidden_size or x.device != device
             or topk_ids.device != device or topk_weights.device != device or not x.is_contiguous()
             or not topk_ids.is_contiguous() or not topk_weights.is_contiguous()
             or id_type is not _int32 and id_type is not _int64
@@ -111,14 +115,15 @@ def _run_plain(layer, x, topk_ids, topk_weights, shared_weight, out, workspace, 
         stream = None if index < 0 else current_stream(index)
     elif index < 0 or type(stream) is not int or out is None or workspace is None:
         return None
+    scale = 0 if x_scale is None else _plain_pointer(x_scale, (num_tokens, _num_blocks(shape[1])), _float32, device)
     shared = 0
     if shared_weight is not None:
         shared = layer.has_shared_expert and _plain_pointer(shared_weight, (num_tokens,), _float32, device)
-        if not shared:
-            return None
+    if x_scale is not None and not scale or shared_weight is not None and not shared:
+        return None
     needed = layer.known_workspace_bytes.get(num_tokens) or layer.workspace_bytes(num_tokens)
     if out is None:
-        out = _empty_like(x)
+        out = _empty_like(x, dtype=layer.torch_dtype)
     elif (type(out) is not _Tensor or out.dtype is not layer.torch_dtype or out.shape != shape or out.device != device
           or not out.is_contiguous()):
         return None
@@ -139,7 +144,7 @@ def _run_plain(layer, x, topk_ids, topk_weights, shared_weight, out, workspace, 
             or weights_pointer & (3 if weight_type is _float32 else 1)):
         return None
     inputs = PACK_INPUTS(INPUTS_BYTES, num_tokens, id_type is _int64, x_pointer, ids_pointer, weights_pointer,
-                         out_pointer, shared, _NUMBERS[weight_type])
+                         out_pointer, shared, _NUMBERS[weight_type], scale)
     if index < 0:
         with layer.handle.lock:
             status = _run(pointer, inputs, room, needed, None)
@@ -159,22 +164,24 @@ def _plain_pointer(tensor, shape, dtype, device):
     return 0 if pointer & (tensor.itemsize - 1) else pointer
 
 
-def call(owner, x, topk_ids, topk_weights, shared_weight, out, workspace, stream):
+def call(owner, x, topk_ids, topk_weights, shared_weight, out, workspace, stream, x_scale):
     """MoELayer.__call__ where weights are tensors: out, or None for a call that needs a closer look."""
     if _is_compiling() or _num_modes():
-        return _call_operator(x, owner._arrays, topk_ids, topk_weights, shared_weight, owner._options, out, stream)
+        dtype = None if x_scale is None else owner._native.dtype
+        return _call_operator(x, owner._arrays, topk_ids, topk_weights, shared_weight, owner._options, out, stream,
+                              x_scale, dtype)
     grad = _is_grad_enabled()
     for tensor, pointer in owner._tensors:
         if tensor.data_ptr() != pointer or grad and tensor.requires_grad:
             return None
-    return _run_plain(owner._native, x, topk_ids, topk_weights, shared_weight, out, workspace, stream)
+    return _run_plain(owner._native, x, topk_ids, topk_weights, shared_weight, out, workspace, stream, x_scale)
 
 
-def moe(x, arrays, topk_ids, topk_weights, options, out, workspace, stream):
+def moe(x, arrays, topk_ids, topk_weights, options, out, workspace, stream, x_scale, dtype):
     """tessera.moe for a tensor x. `arrays` in the order of _moe.ARRAY_NAMES."""
     if _is_compiling() or _num_modes():
-        return _call_operator(x, arrays, topk_ids, topk_weights, None, options, out, stream)
-    return _moe_now(x, arrays, topk_ids, topk_weights, None, options, out, workspace, stream)
+        return _call_operator(x, arrays, topk_ids, topk_weights, None, options, out, stream, x_scale, dtype)
+    return _moe_now(x, arrays, topk_ids, topk_weights, None, options, out, workspace, stream, x_scale, dtype)
 
 
 def sees_operators_only():
@@ -201,13 +208,14 @@ def _route_fake(logits, top_k, kind="topk_softmax", bias=None, num_groups=1, top
     return (_empty(slots, dtype=_int32, device=logits.device), _empty(slots, dtype=_float32, device=logits.device))
 
 
-def _call_operator(x, arrays, topk_ids, topk_weights, shared_weight, options, out, stream):
+def _call_operator(x, arrays, topk_ids, topk_weights, shared_weight, options, out, stream, x_scale, dtype):
     """The operator allocates its own workspace; one that was given is not needed."""
     if stream is not None:
         raise ValueError(wrong("stream", stream, "None: a compiled function runs on the current stream"))
     gate_up, down, gate_up_bias, down_bias, shared_gate_up, shared_down, expert_map, *scales = arrays
-    arguments = (x, gate_up, down, topk_ids, topk_weights, gate_up_bias, down_bias, expert_map, *options[:-1],
-                 shared_gate_up, shared_down, shared_weight, options[-1], *scales)
+    *known, weight_format, scale_offsets = options
+    arguments = (x, gate_up, down, topk_ids, topk_weights, gate_up_bias, down_bias, expert_map, *known, shared_gate_up,
+                 shared_down, shared_weight, weight_format, *scales, scale_offsets, x_scale, dtype)
     if out is None:
         return torch.ops.tessera.moe.default(*arguments)
     torch.ops.tessera.moe_out.default(*arguments, out=out)
@@ -219,9 +227,9 @@ def _signature(tensor):
             tensor.is_neg())
 
 
-def _moe_now(x, arrays, topk_ids, topk_weights, shared_weight, options, out, workspace, stream):
+def _moe_now(x, arrays, topk_ids, topk_weights, shared_weight, options, out, workspace, stream, x_scale, dtype):
     try:
-        key = (x.dtype, topk_ids.shape[-1], options, *[None if a is None else _signature(a) for a in arrays])
+        key = (x.dtype, dtype, topk_ids.shape[-1], options, *[None if a is None else _signature(a) for a in arrays])
         layer = _moe.CACHE.find(key, x.get_device() < 0)
     except (AttributeError, TypeError, IndexError, RuntimeError):  # something is not what it should be: say what
         key = layer = None
@@ -232,20 +240,22 @@ def _moe_now(x, arrays, topk_ids, topk_weights, shared_weight, options, out, wor
                     layer = None
                     break
     if layer is not None:
-        done = _run_plain(layer, x, topk_ids, topk_weights, shared_weight, out, workspace, stream)
+        done = _run_plain(layer, x, topk_ids, topk_weights, shared_weight, out, workspace, stream, x_scale)
         if done is not None:
             return done
-    return _moe.moe(x, arrays, topk_ids, topk_weights, shared_weight, options, out, workspace, stream, key)
+    return _moe.moe(x, arrays, topk_ids, topk_weights, shared_weight, options, out, workspace, stream, x_scale, dtype,
+                    key)
 
 
 def _moe_operator(x, gate_up, down, topk_ids, topk_weights, gate_up_bias=None, down_bias=None, expert_map=None,
                   activation="silu", alpha=1.0, beta=0.0, limit=0.0, gated=True, gate_up_order="gate_first",
                   first_expert=0, shared_gate_up=None, shared_down=None, shared_weight=None, weight_format="dense",
-                  gate_up_scale=None, down_scale=None, shared_gate_up_scale=None, shared_down_scale=None, out=None):
+                  gate_up_scale=None, down_scale=None, shared_gate_up_scale=None, shared_down_scale=None,
+                  scale_offsets=(0, 0, 0), x_scale=None, dtype=None, out=None):
     arrays = (gate_up, down, gate_up_bias, down_bias, shared_gate_up, shared_down, expert_map, gate_up_scale,
               down_scale, shared_gate_up_scale, shared_down_scale)
-    options = (activation, alpha, beta, limit, gated, gate_up_order, first_expert, weight_format)
-    return _moe_now(x, arrays, topk_ids, topk_weights, shared_weight, options, out, None, None)
+    options = (activation, alpha, beta, limit, gated, gate_up_order, first_expert, weight_format, tuple(scale_offsets))
+    return _moe_now(x, arrays, topk_ids, topk_weights, shared_weight, options, out, None, None, x_scale, dtype)
 
 
 def _moe_out_operator(*arguments, **named):
@@ -255,14 +265,16 @@ def _moe_out_operator(*arguments, **named):
 def _moe_fake(x, gate_up, down, topk_ids, topk_weights, gate_up_bias=None, down_bias=None, expert_map=None,
               activation="silu", alpha=1.0, beta=0.0, limit=0.0, gated=True, gate_up_order="gate_first",
               first_expert=0, shared_gate_up=None, shared_down=None, shared_weight=None, weight_format="dense",
-              gate_up_scale=None, down_scale=None, shared_gate_up_scale=None, shared_down_scale=None, out=None):
+              gate_up_scale=None, down_scale=None, shared_gate_up_scale=None, shared_down_scale=None,
+              scale_offsets=(0, 0, 0), x_scale=None, dtype=None, out=None):
     """What a call gives, without one; sizes that the call would refuse are refused here where they are known."""
-    _check_fake_tensors(weight_format, {
+    layer_type = x.dtype if x_scale is None else _DTYPES[dtype or "bfloat16"]
+    _check_fake_tensors(weight_format, layer_type, {
         "x": x, "gate_up": gate_up, "down": down, "topk_ids": topk_ids, "topk_weights": topk_weights,
         "gate_up_bias": gate_up_bias, "down_bias": down_bias, "expert_map": expert_map, "shared_gate_up": shared_gate_up,
         "shared_down": shared_down, "shared_weight": shared_weight, "gate_up_scale": gate_up_scale,
         "down_scale": down_scale, "shared_gate_up_scale": shared_gate_up_scale,
-        "shared_down_scale": shared_down_scale, "out": out})
+        "shared_down_scale": shared_down_scale, "x_scale": x_scale, "out": out})
     for name, tensor, dims in (("x", x, 2), ("gate_up", gate_up, 3), ("down", down, 3), ("topk_ids", topk_ids, 2)):
         if tensor.dim() != dims:
             raise ValueError(wrong(name, f"shape {list(tensor.shape)}", f"{dims} dimensions"))
@@ -274,16 +286,18 @@ def _moe_fake(x, gate_up, down, topk_ids, topk_weights, gate_up_bias=None, down_
                  lambda: wrong("gate_up", list(gate_up.shape), f"[E, 2I, H] with x's H = {hidden}"))
     if out is not None:
         torch._check(out.shape == x.shape, lambda: wrong("out", list(out.shape), f"{list(x.shape)}, as x"))
-    return _empty_like(x, memory_format=torch.contiguous_format)
+    return _empty_like(x, dtype=layer_type, memory_format=torch.contiguous_format)
 
 
-def _check_fake_tensors(weight_format, tensors):
+def _check_fake_tensors(weight_format, layer_type, tensors):
     x = tensors["x"]
-    types = {"topk_ids": (_int32, _int64), "topk_weights": (_float32, x.dtype), "expert_map": (_int32,),
-             "shared_weight": (_float32,)}
+    types = {"topk_ids": (_int32, _int64), "topk_weights": (_float32, layer_type), "expert_map": (_int32,),
+             "shared_weight": (_float32,), "x_scale": (_float32,)}
+    if tensors["x_scale"] is not None:
+        types["x"] = (_float8, _uint8)
     if weight_format != "dense":
         weights = ("gate_up", "down", "shared_gate_up", "shared_down")
-        types.update({name: (torch.float8_e4m3fn, _uint8) for name in weights})
+        types.update({name: (_float8, _uint8) for name in weights})
         types.update({f"{name}_scale": (_float32,) for name in weights})
     for name, tensor in tensors.items():
         if tensor is None:
@@ -292,8 +306,8 @@ def _check_fake_tensors(weight_format, tensors):
             refuse_grad(name)
         if tensor.device != x.device:
             raise ValueError(wrong(name, tensor.device, f"{x.device}, as x is"))
-        if tensor.dtype not in types.get(name, (x.dtype,)):
-            raise TypeError(wrong(name, tensor.dtype, " or ".join(map(str, types.get(name, (x.dtype,))))))
+        if tensor.dtype not in types.get(name, (layer_type,)):
+            raise TypeError(wrong(name, tensor.dtype, " or ".join(map(str, types.get(name, (layer_type,))))))
 
 
 def _moe_out_fake(*arguments, **named):
@@ -308,7 +322,7 @@ def _define():
                  'str gate_up_order="gate_first", int first_expert=0, Tensor? shared_gate_up=None, '
                  'Tensor? shared_down=None, Tensor? shared_weight=None, str weight_format="dense", '
                  "Tensor? gate_up_scale=None, Tensor? down_scale=None, Tensor? shared_gate_up_scale=None, "
-                 "Tensor? shared_down_scale=None")
+                 "Tensor? shared_down_scale=None, int[] scale_offsets=[0, 0, 0], Tensor? x_scale=None, str? dtype=None")
     # Strides as in eager mode: a compiler that chose others would make arrays that the library must refuse.
     tags = [getattr(torch.Tag, name) for name in ("needs_exact_strides", "pt2_compliant_tag")
             if hasattr(torch.Tag, name)]

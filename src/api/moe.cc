@@ -4,11 +4,11 @@
 #include "api/status.h"
 #include "moe/validation.h"
 #include "tessera/core/thread_pool.h"
+#include "tessera/moe/convert_scales.h"
 #include "tessera/moe/cuda_router.h"
 #include "tessera/moe/layer.h"
 #include "tessera/moe/limits.h"
 #include "tessera/moe/prepare_weights.h"
-#include "tessera/moe/quantize.h"
 #include "tessera/moe/router.h"
 #include "tessera/tessera.h"
 
@@ -63,6 +63,7 @@ moe::LayerConfig layer_config(const tessera_moe_config& given) {
   config.shared_intermediate_size = given.shared_intermediate_size;
   config.gate_up_order = read_enum("gate_up_order", given.gate_up_order, moe::GateUpOrder::up_first);
   config.weight_format = moe::weight_format(given.weight_format);
+  config.scale_offsets = {given.gate_scale_offset, given.up_scale_offset, given.down_scale_offset};
   return config;
 }
 
@@ -97,6 +98,7 @@ void run(const tessera_moe& layer, const tessera_moe_inputs& given, void* worksp
   inputs.num_tokens = given.num_tokens;
   inputs.shared_weight = given.shared_weight;
   inputs.topk_weights_dtype = read_dtype("topk_weights_dtype", given.topk_weights_dtype);
+  inputs.x_scale = given.x_scale;
   const DeviceScope scope(layer.device);
   layer.layer.run(inputs, workspace, workspace_bytes, static_cast<CUstream_st*>(stream));
 }
@@ -186,6 +188,17 @@ tessera_status tessera_quantize_blocks(const void* values, int32_t dtype, int64_
     tessera::moe::quantize_blocks(values, read_dtype("dtype", dtype),
                                   {num_matrices, rows, columns, gate_and_up != 0, order}, static_cast<uint8_t*>(codes),
                                   scales);
+  });
+}
+
+tessera_status tessera_convert_scales(const void* stored, int32_t scale_type, int32_t grid, int64_t num_matrices,
+                                      int64_t rows, int64_t columns, int32_t gate_and_up, int32_t up_offset,
+                                      float* scales) {
+  return guarded([&] {
+    using namespace tessera::moe;
+    const StoredScales from{stored, read_enum("scale_type", scale_type, ScaleType::e8m0),
+                            read_enum("grid", grid, ScaleGrid::interleaved)};
+    convert_scales(from, {num_matrices, rows, columns, gate_and_up != 0}, up_offset, scales);
   });
 }
 

@@ -68,6 +68,32 @@ size_t scale_bytes(const FormatRow& row, int64_t rows, int64_t columns) {
          dtype_size(row.scale_dtype);
 }
 
+int64_t num_row_groups(const FormatRow& row, int64_t columns) {
+  return row.quantizes_rows() ? blocks(columns, row.row_group) : 0;
+}
+
+ScaleExtent gate_up_scale_extent(const LayerConfig& config) {
+  const int64_t parts = config.gated ? 2 : 1;
+  const int32_t offset = std::max(config.scale_offsets.gate, config.scale_offsets.up);
+  return {config.num_experts * parts, int64_t{config.intermediate_size} + offset, config.hidden_size};
+}
+
+ScaleExtent down_scale_extent(const LayerConfig& config) {
+  return {config.num_experts, config.hidden_size, int64_t{config.intermediate_size} + config.scale_offsets.down};
+}
+
+ScaleExtent shared_gate_up_scale_extent(const LayerConfig& config) {
+  return {config.gated ? 2 : 1, config.shared_intermediate_size, config.hidden_size};
+}
+
+ScaleExtent shared_down_scale_extent(const LayerConfig& config) {
+  return {1, config.hidden_size, config.shared_intermediate_size};
+}
+
+size_t scale_bytes(const FormatRow& row, const ScaleExtent& extent) {
+  return static_cast<size_t>(extent.matrices) * scale_bytes(row, extent.rows, extent.columns);
+}
+
 WeightFormat weight_format(int64_t number) {
   for (const FormatRow& row : kFormats) {
     if (static_cast<int64_t>(row.format) == number) return row.format;

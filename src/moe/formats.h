@@ -12,7 +12,7 @@
 #include <string_view>
 
 #include "tessera/core/dtype.h"
-#include "tessera/moe/weight_format.h"
+#include "tessera/moe/layer_config.h"
 
 namespace tessera::moe {
 
@@ -45,5 +45,21 @@ int32_t width_multiple(const FormatRow& row);
 /// Bytes of a matrix [rows, columns] of the format, and of its scales [ceil(rows / block), ceil(columns / block)].
 size_t weight_bytes(const FormatRow& row, DType dtype, int64_t rows, int64_t columns);
 size_t scale_bytes(const FormatRow& row, int64_t rows, int64_t columns);
+
+/// Scales of a row of tokens or of the intermediate: 0 of a format that does not quantise them.
+int64_t num_row_groups(const FormatRow& row, int64_t columns);
+
+/// What a layer's tensor of scales is made for: so many matrices, rows and columns counted from where the first block
+/// begins.
+struct ScaleExtent {
+  int64_t matrices, rows, columns;
+};
+ScaleExtent gate_up_scale_extent(const LayerConfig& config);
+ScaleExtent down_scale_extent(const LayerConfig& config);
+ScaleExtent shared_gate_up_scale_extent(const LayerConfig& config);
+ScaleExtent shared_down_scale_extent(const LayerConfig& config);
+
+/// Of the row, see above.
+size_t scale_bytes(const FormatRow& row, const ScaleExtent& extent);
 
 }  // namespace tessera::moe

@@ -39,8 +39,10 @@ const char* expert_gemm_rows_misfit(const LayerConfig& config, int64_t num_token
              : "more (token, slot) pairs than a CTA sorts for itself";
 }
 
-// Slices of a wider shared expert begin where the weight's scales do.
+// What reads one scale for 128 weight rows, and one for a step of 128 of K.
 const char* scales_misfit(const LayerConfig& config) {
+  if (config.scale_offsets != ScaleOffsets{}) return "its weights begin inside a block of scales";
+  // Its slices of a shared expert begin where the weight's scales do.
   const bool is_sliced = config.shared_intermediate_size > config.intermediate_size;
   return is_sliced && config.intermediate_size % kScaleGroup != 0
              ? "a wider shared expert would be cut inside a block of scales"

@@ -84,22 +84,22 @@ class BlockRow {
 struct Scales {
   const char* name;
   const void* values;
-  int64_t experts;  // 0: of the shared expert
-  int64_t parts;    // gate and up, or one matrix
-  int64_t rows, columns;
+  int64_t parts;  // gate and up, or one matrix
+  ScaleExtent extent;
+  bool is_shared = false;
 };
 
 void check(const FormatRow& format, const Scales& s) {
   require_pointer(s.name, s.values, "host memory", alignof(float));
-  const int64_t block_rows = num_blocks(s.rows, format.scale_block_rows);
-  const int64_t block_columns = num_blocks(s.columns, format.scale_block_columns);
-  const int64_t count = std::max<int64_t>(s.experts, 1) * s.parts * block_rows * block_columns;
+  const int64_t block_rows = num_blocks(s.extent.rows, format.scale_block_rows);
+  const int64_t block_columns = num_blocks(s.extent.columns, format.scale_block_columns);
+  const int64_t count = s.extent.matrices * block_rows * block_columns;
   const auto* values = static_cast<const float*>(s.values);
   for (int64_t i = 0; i < count; ++i) {
     if (std::isfinite(values[i]) && values[i] >= 0.0f) continue;
     const int64_t part = i / (block_rows * block_columns), block = i % (block_rows * block_columns);
     std::string where = s.name;
-    if (s.experts != 0) where += str_cat(" of expert ", part / s.parts);
+    if (!s.is_shared) where += str_cat(" of expert ", part / s.parts);
     if (s.parts == 2) where += part % 2 == 0 ? ", gate" : ", up";
     throw Error(str_cat(where, ", block [", block / block_columns, ", ", block % block_columns, "]"),
                 str_cat(values[i]), "a finite number that is not negative");
@@ -149,13 +149,13 @@ void check_scales(const LayerConfig& config, const LayerWeights& weights) {
   const FormatRow& format = format_row(config.weight_format);
   validate_sizes(config, true);
   if (!format.has_scales()) return;
-  const int64_t hidden = config.hidden_size, width = config.intermediate_size, shared = config.shared_intermediate_size;
   const int64_t parts = config.gated ? 2 : 1;
-  check(format, {"gate_up scale", weights.gate_up_scale, config.num_experts, parts, width, hidden});
-  check(format, {"down scale", weights.down_scale, config.num_experts, 1, hidden, width});
-  if (shared == 0) return;
-  check(format, {"shared gate_up scale", weights.shared_gate_up_scale, 0, parts, shared, hidden});
-  check(format, {"shared down scale", weights.shared_down_scale, 0, 1, hidden, shared});
+  check(format, {"gate_up scale", weights.gate_up_scale, parts, gate_up_scale_extent(config)});
+  check(format, {"down scale", weights.down_scale, 1, down_scale_extent(config)});
+  if (config.shared_intermediate_size == 0) return;
+  check(format,
+        {"shared gate_up scale", weights.shared_gate_up_scale, parts, shared_gate_up_scale_extent(config), true});
+  check(format, {"shared down scale", weights.shared_down_scale, 1, shared_down_scale_extent(config), true});
 }
 
 }  // namespace tessera::moe

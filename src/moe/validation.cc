@@ -1,5 +1,6 @@
 #include "moe/validation.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -43,6 +44,20 @@ void validate_activation(const LayerConfig& config) {
   if (!(activation.limit > 0.0f)) throw Error("activation limit", str_cat(activation.limit), "a positive number");
 }
 
+void validate_scale_offsets(const LayerConfig& config) {
+  const FormatRow& format = format_row(config.weight_format);
+  const auto require = [&](const char* name, int32_t offset, int32_t block) {
+    if (block == 0 && offset != 0)
+      throw Error(name, str_cat(offset), str_cat("0: weights of format ", format.name, " have no scales"));
+    require_range(name, offset, 0, std::max(block - 1, 0));
+  };
+  require("gate scale offset", config.scale_offsets.gate, format.scale_block_rows);
+  require("up scale offset", config.scale_offsets.up, format.scale_block_rows);
+  require("down scale offset", config.scale_offsets.down, format.scale_block_columns);
+  if (!config.gated && config.scale_offsets.up != 0)
+    throw Error("up scale offset", str_cat(config.scale_offsets.up), "0: without a gate, that of gate is gate_up's");
+}
+
 uint64_t extent(int64_t a, int64_t b, int64_t c, size_t element_bytes) {
   return static_cast<uint64_t>(a) * static_cast<uint64_t>(b) * static_cast<uint64_t>(c) * element_bytes;
 }
@@ -69,12 +84,10 @@ void require_run_apart(const LayerConfig& config, const LayerWeights& weights, c
   const auto matrices = [&](int64_t count, int64_t rows, int64_t columns) -> uint64_t {
     return static_cast<uint64_t>(count) * weight_bytes(format, config.dtype, rows, columns);
   };
-  const auto scales = [&](int64_t count, int64_t rows, int64_t columns) -> uint64_t {
-    return static_cast<uint64_t>(count) * scale_bytes(format, rows, columns);
-  };
   const size_t id_bytes = inputs.ids_are_64_bit ? sizeof(int64_t) : sizeof(int32_t);
   const MemoryRange read[] = {
-      {"x", inputs.x, extent(tokens, hidden, 1, element)},
+      {"x", inputs.x, extent(tokens, hidden, 1, inputs.x_scale == nullptr ? element : 1)},
+      {"x_scale", inputs.x_scale, extent(tokens, num_row_groups(format, hidden), 1, sizeof(float))},
       {"topk_ids", inputs.topk_ids, extent(tokens, config.top_k, 1, id_bytes)},
       {"topk_weights", inputs.topk_weights, extent(tokens, config.top_k, 1, dtype_size(inputs.topk_weights_dtype))},
       {"shared_weight", inputs.shared_weight, extent(tokens, 1, 1, sizeof(float))},
@@ -84,10 +97,11 @@ void require_run_apart(const LayerConfig& config, const LayerWeights& weights, c
       {"the down bias", weights.down_bias, extent(experts, hidden, 1, element)},
       {"the shared gate_up weight", weights.shared_gate_up, matrices(gate_and_up, shared, hidden)},
       {"the shared down weight", weights.shared_down, matrices(1, hidden, shared)},
-      {"the gate_up scale", weights.gate_up_scale, scales(experts * gate_and_up, width, hidden)},
-      {"the down scale", weights.down_scale, scales(experts, hidden, width)},
-      {"the shared gate_up scale", weights.shared_gate_up_scale, scales(gate_and_up, shared, hidden)},
-      {"the shared down scale", weights.shared_down_scale, scales(1, hidden, shared)},
+      {"the gate_up scale", weights.gate_up_scale, scale_bytes(format, gate_up_scale_extent(config))},
+      {"the down scale", weights.down_scale, scale_bytes(format, down_scale_extent(config))},
+      {"the shared gate_up scale", weights.shared_gate_up_scale,
+       scale_bytes(format, shared_gate_up_scale_extent(config))},
+      {"the shared down scale", weights.shared_down_scale, scale_bytes(format, shared_down_scale_extent(config))},
       {"expert_map", weights.expert_map, extent(config.num_mapped_experts, 1, 1, sizeof(int32_t))},
   };
   const MemoryRange written[] = {{"out", inputs.out, extent(tokens, hidden, 1, element)},
@@ -147,6 +161,7 @@ void validate_sizes(const LayerConfig& config, bool has_f32) {
   require_range("num_experts", config.num_experts, 1, kMaxExperts);
   require_dtype("dtype", config.dtype);
   if (config.dtype == DType::f32 && !has_f32) throw Error("dtype", "f32", "bf16 or f16");
+  validate_scale_offsets(config);
 }
 
 void validate(const LayerConfig& config, const LayerWeights& weights, const BackEndTraits& traits) {
@@ -185,6 +200,11 @@ void validate_num_tokens(const LayerConfig& config, int32_t num_tokens, const ch
 void validate(const LayerConfig& config, const LayerWeights& weights, const LayerInputs& inputs,
               const GivenWorkspace& workspace, const BackEndTraits& traits) {
   require_pointer("x", inputs.x, traits.memory, kAlignment);
+  if (inputs.x_scale != nullptr && !format_row(config.weight_format).quantizes_rows())
+    throw Error(
+        "x_scale", "a pointer",
+        str_cat("null: with weights of format ", weight_format_name(config.weight_format), " x is not quantised"));
+  require_pointer("x_scale", inputs.x_scale, traits.memory, alignof(float), true);
   require_pointer("out", inputs.out, traits.memory, kAlignment);
   require_pointer("topk_ids", inputs.topk_ids, traits.memory,
                   inputs.ids_are_64_bit ? alignof(int64_t) : alignof(int32_t));

@@ -28,7 +28,7 @@ void require_no_threads(int64_t num_threads);
 void require_pointer(const char* name, const void* pointer, const char* memory, size_t alignment,
                      bool optional = false);
 
-/// Widths, number of experts and type.
+/// Widths, number of experts, type and offsets of scales.
 void validate_sizes(const LayerConfig& config, bool has_f32);
 
 void validate(const LayerConfig& config, const LayerWeights& weights, const BackEndTraits& traits);

@@ -3,22 +3,13 @@ import unittest
 
 import numpy
 import tessera
-from python_support import Case, Producer, arguments, poisoned
+from python_support import Case, Producer, arguments, poisoned, shifted
 
 NAMES = ("x", "gate_up", "down", "topk_ids", "topk_weights")
 
 
 def every_second_column(array):
     return numpy.repeat(array, 2, axis=-1)[..., ::2]
-
-
-def shifted(array):
-    """The same numbers, one byte beside where they could lie."""
-    room = numpy.zeros(array.nbytes + 17, numpy.uint8)
-    begin = -room.ctypes.data % 16 + 1
-    moved = room[begin:begin + array.nbytes].view(array.dtype).reshape(array.shape)
-    moved[:] = array
-    return moved
 
 
 def in_odd_order(array):

@@ -3,7 +3,8 @@ import unittest
 
 import numpy
 import tessera
-from python_support import array_of, battery, from_bfloat16_bits, layer_reference, of_battery, round_to
+from python_support import (Producer, array_of, battery, from_bfloat16_bits, layer_reference, of_battery, round_to,
+                            shifted)
 
 FORMAT = "fp8-block"
 
@@ -102,6 +103,72 @@ class Quantizing(unittest.TestCase):
             self.assertTrue(str(raised.exception).startswith(name + ":"), raised.exception)
 
 
+class ConvertingScales(unittest.TestCase):
+    """From what checkpoints hold to what a layer takes."""
+
+    def setUp(self):
+        self.scales = numpy.random.default_rng(4).random((3, 4, 3), numpy.float32)  # of [3, 2 * 208, 272]
+
+    def test_grids(self):
+        shape = (3, 416, 272)
+        expected = self.scales.reshape(3, 2, 2, 3)
+        for given in (self.scales, expected):
+            self.assertTrue(numpy.array_equal(tessera.convert_scales(given, shape, gate_and_up=True), expected))
+        in_turn = self.scales.reshape(3, 2, 2, 3).swapaxes(1, 2).copy()
+        for given in (in_turn, in_turn.reshape(3, 4, 3)):
+            got = tessera.convert_scales(given, shape, gate_and_up=True, grid="interleaved")
+            self.assertTrue(numpy.array_equal(got, expected))
+        through = tessera.convert_scales(self.scales, shape, gate_and_up=True, grid="concatenated", up_offset=80)
+        self.assertEqual(through.shape, (3, 2, 3, 3))
+        self.assertTrue(numpy.array_equal(through[:, 0, :2], self.scales[:, :2]))
+        self.assertTrue(numpy.array_equal(through[:, 1], self.scales[:, 1:]))
+        one = tessera.convert_scales(self.scales[0], (512, 272))
+        self.assertTrue(numpy.array_equal(one, self.scales[0]))
+        one[:] = 0  # of its own memory
+
+    def test_types(self):
+        powers = numpy.arange(36, dtype=numpy.uint8).reshape(3, 4, 3) * 7
+        got = tessera.convert_scales(powers, (3, 512, 384))
+        self.assertTrue(numpy.array_equal(got, numpy.ldexp(numpy.float32(1), powers.astype(int) - 127)))
+        try:
+            import ml_dtypes
+        except ImportError:
+            return
+        for dtype, given in ((ml_dtypes.float8_e8m0fnu, powers), (ml_dtypes.bfloat16, self.scales)):
+            stored = given.view(dtype) if dtype is ml_dtypes.float8_e8m0fnu else given.astype(dtype)
+            got = tessera.convert_scales(stored, (3, 512, 384))
+            self.assertTrue(numpy.array_equal(got, stored.astype(numpy.float32)), dtype)
+
+    def test_bad_input(self):
+        right = {"scale": self.scales, "shape": (3, 416, 272), "gate_and_up": True}
+        bad = self.scales.copy()
+        bad[1, 3, 2] = -1
+        for kind, begin, changed in (
+                (TypeError, "scale: got list", {"scale": [1.0]}),
+                (TypeError, "scale: got float64", {"scale": self.scales.astype(numpy.float64)}),
+                (TypeError, "scale: got float16", {"scale": self.scales.astype(numpy.float16)}),
+                (TypeError, "shape: got 416", {"shape": 416}),
+                (TypeError, "shape: got float", {"shape": (3, 416.0, 272)}),
+                (TypeError, "gate_and_up: got int", {"gate_and_up": 1}),
+                (ValueError, "shape: got 415 rows", {"shape": (3, 415, 272)}),
+                (ValueError, "scale: got shape [3, 4, 3], expected [3, 4, 2] or [3, 2, 2, 2]", {"shape": (3, 416, 256)}),
+                (ValueError, "scale: got shape [3, 4, 3], expected [3, 3, 3], a block each 128 x 128 of concatenated rows",
+                 {"shape": (3, 384, 272), "grid": "concatenated"}),
+                (ValueError, "scale: got shape [3, 4, 3], expected [4, 3]", {"shape": (416, 272)}),
+                (ValueError, "grid: got 'rows'", {"grid": "rows"}),
+                (ValueError, "grid: got one of gate and up rows", {"gate_and_up": False, "grid": "interleaved"}),
+                (ValueError, "up_offset: got 128", {"up_offset": 128}),
+                (ValueError, "up offset: got 80", {"up_offset": 80}),
+                (ValueError, "scale of expert 0, up, block [0, 0]: got ", {"grid": "concatenated"}),
+                (ValueError, "scale of expert 1, up, block [1, 2]: got -1", {"scale": bad}),
+                (ValueError, "scale of expert 0, gate, block [0, 0]: got nan",
+                 {"scale": numpy.full((3, 4, 3), 255, numpy.uint8)}),
+                (BufferError, "scale", {"scale": self.scales.swapaxes(1, 2).copy().swapaxes(1, 2)})):
+            with self.assertRaises(kind) as raised:
+                tessera.convert_scales(**{**right, **changed})
+            self.assertTrue(str(raised.exception).startswith(begin), raised.exception)
+
+
 class Layers(unittest.TestCase):
     """Arguments of a case with weights quantized the slow way."""
 
@@ -165,18 +232,106 @@ class Layers(unittest.TestCase):
         self.assertGreater(ran, 50)
 
     def test_the_judge_sees_another_scale(self):
-        case = of_battery(next(entry for entry in battery.entries(FORMAT) if entry.name == "fp8_hidden_272"), "float16")
+        case = self.case_of("fp8_hidden_272")
         given, named, shared = self.arguments(case)
         expected = self.reference(case, given, named, shared)
         named["gate_up_scale"] = named["gate_up_scale"][:, ::-1].copy()  # gate's and up's swapped
         self.assertGreater(self.errors(tessera.moe(*given, **named).astype(numpy.float64), expected).min(), 1.5e-2)
 
+    def case_of(self, name, dtype="float16"):
+        return of_battery(next(entry for entry in battery.entries(FORMAT) if entry.name == name), dtype)
+
+    def test_scales_counted_through_gate_and_up(self):
+        case = self.case_of("fp8_hidden_272")
+        case.order = "gate_first"
+        given, named, shared = self.arguments(case)
+        width = case.gate_up.shape[1] // 2
+        self.assertNotEqual(width % 128, 0)
+        given[1], stored = layer_reference.quantized(with_uneven_blocks(case.gate_up), 128)
+        offset = width % 128
+        scales = tessera.convert_scales(stored, given[1].shape, gate_and_up=True, grid="concatenated", up_offset=offset)
+        out = tessera.moe(*given, **{**named, "gate_up_scale": scales}, scale_offsets=(0, offset, 0))
+        expected = layer_reference.layer(
+            case.dtype, layer_reference.round_by_e4m3(case.x), layer_reference.dequantized(given[1], stored, 128),
+            values_of(given[2], named["down_scale"]), case.ids, case.topk_weights, case.gate_up_bias, case.down_bias,
+            case.expert_map, keep=layer_reference.round_by_e4m3, **case.options())
+        self.assertLess(self.errors(out.astype(numpy.float64), expected).max(), 1.5e-2)
+        wrong = tessera.moe(*given, **{**named, "gate_up_scale": scales})
+        self.assertGreater(self.errors(wrong.astype(numpy.float64), expected).max(), 1.5e-2)
+
+    def test_tokens_that_are_quantized(self):
+        case = self.case_of("fp8_hidden_272")
+        given, named, _ = self.arguments(case)
+        right = tessera.moe(*given, **named)
+        codes, scales = tessera.quantize_rows(given[0])
+        got = tessera.moe(codes, *given[1:], **named, x_scale=scales, dtype="float16")
+        self.assertEqual(got.dtype, numpy.float16)
+        self.assertTrue(numpy.array_equal(got, right))
+        layer = tessera.MoELayer(*given[1:3], top_k=case.top_k, dtype="float16", **named)
+        self.assertTrue(numpy.array_equal(layer(codes, *given[3:], x_scale=scales), right))
+        self.assertTrue(numpy.array_equal(layer(given[0], *given[3:]), right))
+        # Whatever the scales are: they are a caller's.
+        other = numpy.exp2(numpy.ceil(numpy.log2(scales))).astype(numpy.float32)
+        expected = layer_reference.layer(
+            case.dtype, layer_reference.dequantized(codes, other), values_of(given[1], named["gate_up_scale"], case),
+            values_of(given[2], named["down_scale"]), case.ids, case.topk_weights, case.gate_up_bias, case.down_bias,
+            case.expert_map, keep=layer_reference.round_by_e4m3, **case.options())
+        got = layer(codes, *given[3:], x_scale=other)
+        self.assertLess(self.errors(got.astype(numpy.float64), expected).max(), 1.5e-2)
+        self.assertFalse(numpy.array_equal(got, right))
+
+    def test_what_numpy_has_no_type_for_must_be_given(self):
+        case = self.case_of("fp8_hidden_272", "bfloat16")
+        given, named, _ = self.arguments(case)
+        codes, scales = tessera.quantize_rows(case.x.astype(numpy.float32))
+        out = array_of(numpy.full(case.x.shape, numpy.nan), "bfloat16")
+        tessera.moe(codes, *given[1:], **named, x_scale=scales, out=out, workspace=numpy.empty(1 << 22, numpy.uint8))
+        self.assertFalse(numpy.isnan(from_bfloat16_bits(out.array)).any())
+        try:
+            numpy.dtype("bfloat16")  # where ml_dtypes was imported
+        except TypeError:
+            with self.assertRaises(ValueError) as raised:
+                tessera.moe(codes, *given[1:], **named, x_scale=scales)
+            self.assertIn("out: got None, expected an array: NumPy has no bfloat16", str(raised.exception))
+
     def test_bad_input(self):
-        case = of_battery(next(entry for entry in battery.entries(FORMAT) if entry.name == "fp8_hidden_272"), "float16")
+        case = self.case_of("fp8_hidden_272")
         given, named, _ = self.arguments(case)
         right = dict(zip(("x", "gate_up", "down", "topk_ids", "topk_weights"), given)) | named
         scale = right["gate_up_scale"]
+        tokens, token_scales = tessera.quantize_rows(given[0])
+        quantized = {"x": tokens, "x_scale": token_scales, "dtype": "float16"}
+        dense = {"weight_format": "dense", "gate_up_scale": None, "down_scale": None,
+                 "gate_up": case.gate_up.astype(numpy.float16), "down": case.down.astype(numpy.float16)}
         for kind, name, changed in (
+                (TypeError, "gate_up", {"gate_up": Producer(right["gate_up"], code=12)}),  # e5m2
+                (TypeError, "down", {"down": Producer(right["down"], code=12)}),
+                (TypeError, "down", {"down": case.down.astype(numpy.float16)}),  # gate_up is e4m3
+                (TypeError, "gate_up", {"gate_up": case.gate_up.astype(numpy.float16)}),  # down is
+                (BufferError, "gate_up", {"gate_up": shifted(right["gate_up"])}),
+                (BufferError, "down_scale", {"down_scale": shifted(right["down_scale"])}),
+                (ValueError, "down_scale", {"down_scale": right["down_scale"][:-1].copy()}),
+                (ValueError, "down_scale", dense | {"down_scale": right["down_scale"]}),
+                (ValueError, "scale_offsets", {"scale_offsets": (128, 0, 0)}),
+                (ValueError, "scale_offsets", {"scale_offsets": (0, -1, 0)}),
+                (ValueError, "scale_offsets", dense | {"scale_offsets": (0, 0, 16)}),
+                (TypeError, "scale_offsets", {"scale_offsets": 64}),
+                (TypeError, "scale_offsets", {"scale_offsets": (0, 64)}),
+                (TypeError, "scale_offsets", {"scale_offsets": (0, 64.0, 0)}),
+                (ValueError, "gate_up_scale", {"scale_offsets": (0, 127, 0)}),
+                (ValueError, "down_scale", {"scale_offsets": (0, 0, 127)}),
+                (TypeError, "x", {"x": tokens}),
+                (TypeError, "x", quantized | {"x": given[0]}),
+                (TypeError, "x", quantized | {"x": Producer(tokens, code=12)}),
+                (BufferError, "x", quantized | {"x": shifted(tokens)}),
+                (ValueError, "x_scale", dense | quantized),
+                (ValueError, "x_scale", quantized | {"x_scale": token_scales[:-1].copy()}),
+                (ValueError, "x_scale", quantized | {"x_scale": token_scales[:, :-1].copy()}),
+                (TypeError, "x_scale", quantized | {"x_scale": token_scales.astype(numpy.float16)}),
+                (BufferError, "x_scale", quantized | {"x_scale": token_scales[:, ::-1]}),
+                (TypeError, "out", quantized | {"out": numpy.empty(tokens.shape, numpy.float32)}),
+                (ValueError, "dtype", {"dtype": "float32"}),
+                (ValueError, "dtype", quantized | {"dtype": "float8"}),
                 (ValueError, "gate_up_scale", {"gate_up_scale": None}),
                 (ValueError, "down_scale", {"down_scale": None}),
                 (ValueError, "gate_up_scale", {"gate_up_scale": scale[:, :, :, :2].copy()}),

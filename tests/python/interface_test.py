@@ -135,7 +135,8 @@ class TypedInterface(unittest.TestCase):
         literals = {node.targets[0].id: names(ast.literal_eval(node.value.slice)) for node in self.tree.body
                     if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript)}
         self.assertEqual(literals, {"Activation": _native.ACTIVATIONS, "GateUpOrder": _native.GATE_UP_ORDERS,
-                                    "WeightFormat": _native.WEIGHT_FORMATS, "RouterKind": _native.ROUTER_KINDS})
+                                    "WeightFormat": _native.WEIGHT_FORMATS, "ScaleGrid": _native.SCALE_GRIDS,
+                                    "RouterKind": _native.ROUTER_KINDS})
         self.assertEqual(literals, {name: typing.get_args(getattr(tessera, name)) for name in literals})
 
     def test_the_package_says_that_it_is_typed(self):

@@ -21,6 +21,17 @@ namespace tessera::moe {
 
 using tessera::GateUpOrder;
 
+/// How far inside their first block of scales the routed experts' weights begin, 0 for the beginning: a scale belongs
+/// to rows (or columns) i of equal (offset + i) / 128. So weights of a shard that begins inside a block, and up rows
+/// under a grid that counts through gate and up, keep the scales that they have.
+struct ScaleOffsets {
+  int32_t gate = 0;  ///< of row 0 of gate; not gated: of gate_up
+  int32_t up = 0;    ///< of row 0 of up; not gated: 0
+  int32_t down = 0;  ///< of column 0 of down
+
+  friend bool operator==(const ScaleOffsets&, const ScaleOffsets&) = default;
+};
+
 struct LayerConfig {
   int32_t hidden_size = 0;        ///< H, a multiple of kWidthMultiple (limits.h) or more, by the weight_format
   int32_t intermediate_size = 0;  ///< I, a multiple of the same
@@ -34,11 +45,13 @@ struct LayerConfig {
   int32_t shared_intermediate_size = 0;  ///< I_s of the shared expert, a multiple of the same; 0: none
   GateUpOrder gate_up_order = GateUpOrder::gate_first;
   WeightFormat weight_format = WeightFormat::dense;  ///< of the four weights
+  ScaleOffsets scale_offsets{};                      ///< all below the block's size; CUDA: 0
 };
 
 /// Row-major, aligned to kAlignment (limits.h); must outlive the layer. Weights and scales are of the weight_format: a
 /// scale belongs to a block of B rows and C columns of a weight, both of which the format gives; null for a format
-/// without scales.
+/// without scales. With scale_offsets there are as many blocks as they ask for: ceil((max(gate, up) + I) / B) rows of
+/// gate_up's, ceil((down + I) / C) columns of down's.
 struct LayerWeights {
   const void* gate_up = nullptr;         ///< gated [E, 2I, H], see GateUpOrder; non-gated [E, I, H]
   const void* down = nullptr;            ///< [E, H, I]
@@ -54,7 +67,7 @@ struct LayerWeights {
 };
 
 struct LayerInputs {
-  const void* x = nullptr;         ///< [T, H]
+  const void* x = nullptr;         ///< [T, H] of the layer's dtype, or with x_scale of e4m3
   const void* topk_ids = nullptr;  ///< [T, k] int32 or int64
   bool ids_are_64_bit = false;
   const void* topk_weights = nullptr;    ///< [T, k] of topk_weights_dtype
@@ -62,6 +75,9 @@ struct LayerInputs {
   int32_t num_tokens = 0;                ///< T; 0 does nothing
   const float* shared_weight = nullptr;  ///< [T], null: 1
   DType topk_weights_dtype = DType::f32;
+  /// [T, ceil(H / 128)]: x is quantised already, and is multiplied as it is. Of formats that quantise tokens; null: the
+  /// layer does.
+  const float* x_scale = nullptr;
 };
 
 }  // namespace tessera::moe

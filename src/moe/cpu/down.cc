@@ -26,13 +26,16 @@ void down_tile(const CpuRun& run, const RowTile& tile, const TileScratch& scratc
   const int64_t width = product.width();
   const void* a = load_intermediate(run, tile, scratch.a);
   const int64_t matrix_begin = tile.is_shared ? 0 : tile.task * hidden;
-  const ExpertWeight weight{.elements = tile.is_shared ? run.weights.shared_down : run.weights.down,
-                            .scales = tile.is_shared ? run.weights.shared_down_scale : run.weights.down_scale,
-                            .first_row = matrix_begin,
-                            .matrix = tile.is_shared ? 0 : tile.task,
-                            .rows = hidden,
-                            .depth = tile.expert.intermediate_size,
-                            .pairs_of_rows = false};
+  const ExpertWeight weight{
+      .elements = tile.is_shared ? run.weights.shared_down : run.weights.down,
+      .scales = tile.is_shared ? run.weights.shared_down_scale : run.weights.down_scale,
+      .first_row = matrix_begin,
+      .matrix = tile.is_shared ? 0 : tile.task,
+      .depth = tile.expert.intermediate_size,
+      .pairs_of_rows = false,
+      .row_offsets = {0, 0},
+      .column_offset = tile.is_shared ? 0 : run.config.scale_offsets.down,
+      .scale_extent = tile.is_shared ? shared_down_scale_extent(run.config) : down_scale_extent(run.config)};
   const bool has_bias = run.weights.down_bias != nullptr && !tile.is_shared;
   std::byte* out = tile.is_shared ? run.workspace.shared_rows : run.workspace.rows;
   for (int64_t panel = tile.panel_begin; panel < tile.panel_end; ++panel) {

@@ -26,6 +26,17 @@ int64_t matrix_rows(const CpuRun& run, const RowTile& tile) {
   return tile.expert.intermediate_size * (run.config.gated ? 2 : 1);
 }
 
+// A token that came quantised, as the numbers that its codes and scales stand for.
+void load_codes(const CpuRun& run, size_t token, float* values) {
+  const FormatRow& format = format_row(run.config.weight_format);
+  const int64_t hidden = run.config.hidden_size, group = format.row_group;
+  const auto row = static_cast<int64_t>(token);
+  const uint8_t* codes = static_cast<const uint8_t*>(run.inputs.x) + row * hidden;
+  const float* scale = run.inputs.x_scale + row * num_row_groups(format, hidden);
+  for (int64_t begin = 0; begin < hidden; begin += group)
+    cpu::decode_e4m3(codes + begin, std::min(group, hidden - begin), *scale++, values + begin);
+}
+
 // The tokens of the tile's rows as an operand: where they lie if that will do, else gathered into `a`. What stands
 // below the last row does not matter.
 const void* load_tokens(const CpuRun& run, const RowTile& tile, std::byte* a) {
@@ -43,7 +54,9 @@ const void* load_tokens(const CpuRun& run, const RowTile& tile, std::byte* a) {
     const size_t token = tile.is_shared ? place : static_cast<size_t>(run.workspace.plan.row_token[place]);
     const std::byte* source = x + token * row_bytes;
     std::byte* target = a + static_cast<size_t>(row) * hidden * dtype_size(gemm.operand());
-    if (converts) {
+    if (run.inputs.x_scale != nullptr) {
+      load_codes(run, token, reinterpret_cast<float*>(target));
+    } else if (converts) {
       auto* values = reinterpret_cast<float*>(target);
       cpu::to_f32(source, dtype, run.config.hidden_size, values);
       if (quantizes) cpu::round_row_by_e4m3(values, run.config.hidden_size);
@@ -121,18 +134,23 @@ void gate_up_tile(const CpuRun& run, const RowTile& tile, const TileScratch& scr
   float* const second = scratch.c + height * width;
 
   const int64_t intermediate_size = tile.expert.intermediate_size;
-  ExpertWeight first_weight{.elements = tile.is_shared ? run.weights.shared_gate_up : run.weights.gate_up,
-                            .scales = tile.is_shared ? run.weights.shared_gate_up_scale : run.weights.gate_up_scale,
-                            .first_row = tile.is_shared ? 0 : tile.task * matrix_rows(run, tile),
-                            .matrix = tile.is_shared ? 0 : tile.task * (config.gated ? 2 : 1),
-                            .rows = intermediate_size,
-                            .depth = config.hidden_size,
-                            .pairs_of_rows = is_interleaved(config)};
+  const ScaleOffsets offsets = tile.is_shared ? ScaleOffsets{} : config.scale_offsets;
+  ExpertWeight first_weight{
+      .elements = tile.is_shared ? run.weights.shared_gate_up : run.weights.gate_up,
+      .scales = tile.is_shared ? run.weights.shared_gate_up_scale : run.weights.gate_up_scale,
+      .first_row = tile.is_shared ? 0 : tile.task * matrix_rows(run, tile),
+      .matrix = tile.is_shared ? 0 : tile.task * (config.gated ? 2 : 1),
+      .depth = config.hidden_size,
+      .pairs_of_rows = is_interleaved(config),
+      .row_offsets = {offsets.gate, offsets.up},
+      .column_offset = 0,
+      .scale_extent = tile.is_shared ? shared_gate_up_scale_extent(config) : gate_up_scale_extent(config)};
   ExpertWeight second_weight = first_weight;  // up, whose scales stand behind those of gate
   if (config.gated && !is_interleaved(config)) {
     first_weight.first_row += gate_begin(config.gate_up_order, intermediate_size);
     second_weight.first_row += up_begin(config.gate_up_order, intermediate_size);
     second_weight.matrix += 1;
+    second_weight.row_offsets[0] = offsets.up;
   }
   const auto multiply = [&](const ExpertWeight& weight, int64_t row, float* out) {
     product.gemm().run(height, a, load_panel(run, weight, row, width, scratch.decoded), out, scratch.library);

@@ -14,18 +14,19 @@ using batching::ceil_div;
 
 // The product of an element and its scale is rounded once, to fp32.
 void decode_fp8_rows(const FormatRow& format, const ExpertWeight& weight, int64_t begin, int64_t width, float* out) {
-  const int64_t blocks_down = ceil_div(weight.rows, int64_t{format.scale_block_rows});
-  const int64_t blocks_across = ceil_div(weight.depth, int64_t{format.scale_block_columns});
+  const int64_t block_rows = format.scale_block_rows, block_columns = format.scale_block_columns;
+  const int64_t blocks_down = ceil_div(weight.scale_extent.rows, block_rows);
+  const int64_t blocks_across = ceil_div(weight.scale_extent.columns, block_columns);
   for (int64_t row = begin; row < begin + width; ++row, out += weight.depth) {
-    const int64_t matrix = weight.matrix + (weight.pairs_of_rows ? row % 2 : 0);
-    const int64_t in_matrix = weight.pairs_of_rows ? row / 2 : row;
+    const int64_t second = weight.pairs_of_rows ? row % 2 : 0;
+    const int64_t in_matrix = (weight.pairs_of_rows ? row / 2 : row) + weight.row_offsets[second];
     const float* scales = static_cast<const float*>(weight.scales) +
-                          (matrix * blocks_down + in_matrix / format.scale_block_rows) * blocks_across;
+                          ((weight.matrix + second) * blocks_down + in_matrix / block_rows) * blocks_across;
     const uint8_t* codes = static_cast<const uint8_t*>(weight.elements) + (weight.first_row + row) * weight.depth;
     for (int64_t block = 0; block < blocks_across; ++block) {
-      const int64_t column = block * format.scale_block_columns;
-      const int64_t count = std::min<int64_t>(format.scale_block_columns, weight.depth - column);
-      cpu::decode_e4m3(codes + column, count, scales[block], out + column);
+      const int64_t column = std::max<int64_t>(block * block_columns - weight.column_offset, 0);
+      const int64_t end = std::min((block + 1) * block_columns - weight.column_offset, weight.depth);
+      cpu::decode_e4m3(codes + column, end - column, scales[block], out + column);
     }
   }
 }

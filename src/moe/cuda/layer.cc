@@ -201,7 +201,8 @@ void CudaLayer::quantize_tokens(const CudaRun& run, CUstream_st* stream) const {
                                   .columns = config_.hidden_size,
                                   .scale_stride = run.problem.scale_stride,
                                   .counters = run.counters.data,
-                                  .num_counters = run.counters.count},
+                                  .num_counters = run.counters.count,
+                                  .token_scales = run.inputs.x_scale},
                                  stream);
 }
 

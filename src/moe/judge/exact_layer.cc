@@ -69,6 +69,7 @@ struct ExactLayer::Matrix {
   int64_t bias_stride = 1;
   const float* scales = nullptr;  // [.., scale_stride]: of the block row of row 0, from the block of element 0 on
   int64_t scale_stride = 0;
+  int64_t row_offset = 0, column_offset = 0;  // of row 0 and element 0 in their first block
 };
 
 // What is multiplied with it: rows [.., depth] of 16-bit elements, or of codes with scales.
@@ -111,10 +112,10 @@ void ExactLayer::place_rows() {
   }
 }
 
-// Of the block row 0 of matrix number `matrix` of [.., rows, depth].
-const float* ExactLayer::scales_of(const void* scales, int64_t matrix, int64_t rows, int64_t depth) const {
+// Of the block row 0 of matrix number `matrix`.
+const float* ExactLayer::scales_of(const void* scales, int64_t matrix, const ScaleExtent& extent) const {
   if (scales == nullptr) return nullptr;
-  return static_cast<const float*>(scales) + matrix * num_groups(rows) * num_groups(depth);
+  return static_cast<const float*>(scales) + matrix * num_groups(extent.rows) * num_groups(extent.columns);
 }
 
 ExactLayer::Matrix ExactLayer::gate_up_matrix(int32_t expert, bool up) const {
@@ -139,7 +140,9 @@ ExactLayer::Matrix ExactLayer::gate_up_matrix(int32_t expert, bool up) const {
     matrix.bias_stride = step;
   }
   const int64_t of_scales = config_.gated ? 2 * number + (up ? 1 : 0) : number;
-  matrix.scales = scales_of(shared ? weights_.shared_gate_up_scale : weights_.gate_up_scale, of_scales, all, hidden);
+  const ScaleExtent extent = shared ? shared_gate_up_scale_extent(config_) : gate_up_scale_extent(config_);
+  matrix.scales = scales_of(shared ? weights_.shared_gate_up_scale : weights_.gate_up_scale, of_scales, extent);
+  if (!shared) matrix.row_offset = up ? config_.scale_offsets.up : config_.scale_offsets.gate;
   matrix.scale_stride = num_groups(hidden);
   if (matrix.scales != nullptr) matrix.scales += first / kScaleGroup * matrix.scale_stride;
   return matrix;
@@ -155,8 +158,10 @@ ExactLayer::Matrix ExactLayer::down_matrix(int32_t expert) const {
   matrix.rows = elements(shared ? weights_.shared_down : weights_.down, number * hidden, all, hidden, all, first);
   if (!shared && weights_.down_bias != nullptr)
     matrix.bias = static_cast<const uint16_t*>(weights_.down_bias) + number * hidden;
-  matrix.scales = scales_of(shared ? weights_.shared_down_scale : weights_.down_scale, number, hidden, all);
-  matrix.scale_stride = num_groups(all);
+  const ScaleExtent extent = shared ? shared_down_scale_extent(config_) : down_scale_extent(config_);
+  matrix.scales = scales_of(shared ? weights_.shared_down_scale : weights_.down_scale, number, extent);
+  matrix.scale_stride = num_groups(extent.columns);
+  if (!shared) matrix.column_offset = config_.scale_offsets.down;
   if (matrix.scales != nullptr) matrix.scales += first / kScaleGroup;
   return matrix;
 }
@@ -179,14 +184,17 @@ void ExactLayer::multiply_columns(const Matrix& matrix, const std::vector<int32_
   products(rules_, left, right, a.depth, result, matrix.rows.num_rows);
 }
 
-// The same of codes: each block of K is a sum of its own, promoted.
+// The same of codes: what has one scale of A and one of B is a sum of its own, promoted. That is each block of K, in
+// two parts where those of A and of B do not begin together.
 void ExactLayer::promote_columns(const Matrix& matrix, const std::vector<int32_t>& a_rows, const Operand& a,
                                  int64_t begin, int64_t count, float* result) const {
   const auto height = static_cast<int64_t>(a_rows.size());
   const int64_t stride = matrix.rows.num_rows;
   std::vector<float> acc(static_cast<size_t>(height * count));
-  for (int64_t k = 0; k < a.depth; k += kScaleGroup) {
-    const int64_t depth = std::min(kScaleGroup, a.depth - k), block = k / kScaleGroup;
+  for (int64_t k = 0, depth = 0; k < a.depth; k += depth) {
+    const int64_t in_a = k % kScaleGroup, in_b = (matrix.column_offset + k) % kScaleGroup;
+    depth = std::min(kScaleGroup - std::max(in_a, in_b), a.depth - k);
+    const int64_t block = k / kScaleGroup, b_block = (matrix.column_offset + k) / kScaleGroup;
     const OperandRows left{static_cast<const uint8_t*>(a.data) + k, height, a.depth, a_rows.data()};
     OperandRows right = matrix.rows;
     right.data = static_cast<const uint8_t*>(right.data) + begin * right.stride + k;
@@ -195,7 +203,8 @@ void ExactLayer::promote_columns(const Matrix& matrix, const std::vector<int32_t
     for (int64_t i = 0; i < height; ++i) {
       const float a_scale = a.scales[int64_t{a_rows[static_cast<size_t>(i)]} * num_groups(a.depth) + block];
       for (int64_t j = 0; j < count; ++j) {
-        const float b_scale = matrix.scales[(begin + j) / kScaleGroup * matrix.scale_stride + block];
+        const int64_t row_block = (matrix.row_offset + begin + j) / kScaleGroup;
+        const float b_scale = matrix.scales[row_block * matrix.scale_stride + b_block];
         float& sum = result[i * stride + j];
         sum = promoted(acc[static_cast<size_t>(i * count + j)], a_scale, b_scale, sum);
       }
@@ -275,6 +284,11 @@ QuantizedRows ExactLayer::quantized_tokens() const {
   const int64_t hidden = config_.hidden_size, tokens = inputs_.num_tokens;
   QuantizedRows result{std::vector<uint8_t>(static_cast<size_t>(tokens * hidden)),
                        std::vector<float>(static_cast<size_t>(tokens * num_groups(hidden)))};
+  if (inputs_.x_scale != nullptr) {
+    std::copy_n(static_cast<const uint8_t*>(inputs_.x), result.codes.size(), result.codes.begin());
+    std::copy_n(inputs_.x_scale, result.scales.size(), result.scales.begin());
+    return result;
+  }
   std::vector<float> values(static_cast<size_t>(hidden));
   for (int64_t token = 0; token < tokens; ++token) {
     const uint16_t* row = static_cast<const uint16_t*>(inputs_.x) + token * hidden;

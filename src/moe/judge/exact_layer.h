@@ -21,6 +21,7 @@
 #include <functional>
 #include <vector>
 
+#include "moe/formats.h"
 #include "moe/judge/tensor_core.h"
 #include "tessera/core/thread_pool.h"
 #include "tessera/moe/layer_config.h"
@@ -91,7 +92,7 @@ class ExactLayer {
   std::vector<uint16_t> rows_from(const Operand& intermediate) const;
   OperandRows elements(const void* data, int64_t row, int64_t columns, int64_t count, int64_t stride,
                        int64_t column = 0) const;
-  const float* scales_of(const void* scales, int64_t matrix, int64_t rows, int64_t depth) const;
+  const float* scales_of(const void* scales, int64_t matrix, const ScaleExtent& extent) const;
   Matrix gate_up_matrix(int32_t expert, bool up) const;
   Matrix down_matrix(int32_t expert) const;
   void place_rows();

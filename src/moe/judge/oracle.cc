@@ -57,15 +57,7 @@ class Oracle {
   void token(int32_t token, double* out, double* bound) {
     const auto hidden = static_cast<size_t>(config_.hidden_size);
     sums_.assign(hidden, {});
-    x_.resize(hidden);
-    for (size_t i = 0; i < hidden; ++i)
-      x_[i] = element(inputs_.x, config_.dtype, int64_t{token} * config_.hidden_size + static_cast<int64_t>(i));
-    each_group(hidden, [&](size_t begin, size_t count) {
-      const GroupScale group = group_scale(static_cast<int64_t>(count), [&](int64_t i) {
-        return Value{x_[begin + static_cast<size_t>(i)], 0.0};
-      });
-      for (size_t i = begin; i < begin + count; ++i) x_[i] = oracle_math::quantized(x_[i], group);
-    });
+    load_token(token);
     for (int64_t slot = int64_t{token} * config_.top_k; slot < (int64_t{token} + 1) * config_.top_k; ++slot) {
       const int64_t number = oracle_math::expert_of_slot(config_, weights_, inputs_, slot);
       if (number >= 0)
@@ -83,6 +75,28 @@ class Oracle {
   }
 
  private:
+  // x_: the token as it is multiplied.
+  void load_token(int32_t token) {
+    const auto hidden = static_cast<size_t>(config_.hidden_size);
+    const size_t first = static_cast<size_t>(token) * hidden;
+    x_.resize(hidden);
+    if (inputs_.x_scale != nullptr) {
+      const float* scales = inputs_.x_scale + token * num_row_groups(host_.format, config_.hidden_size);
+      for (size_t i = 0; i < hidden; ++i) {
+        const double code = host_.format.decode(inputs_.x, config_.dtype, static_cast<int64_t>(first + i));
+        x_[i] = code * scales[i / static_cast<size_t>(host_.format.row_group)];  // exact
+      }
+      return;
+    }
+    for (size_t i = 0; i < hidden; ++i) x_[i] = element(inputs_.x, config_.dtype, static_cast<int64_t>(first + i));
+    each_group(hidden, [&](size_t begin, size_t count) {
+      const GroupScale group = group_scale(static_cast<int64_t>(count), [&](int64_t i) {
+        return Value{x_[begin + static_cast<size_t>(i)], 0.0};
+      });
+      for (size_t i = begin; i < begin + count; ++i) x_[i] = oracle_math::quantized(x_[i], group);
+    });
+  }
+
   void add(const Expert& expert, double weight) {
     const auto x = [&](int64_t i) { return x_[static_cast<size_t>(i)]; };
     h_.clear();

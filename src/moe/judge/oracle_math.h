@@ -249,16 +249,17 @@ struct Expert {
   int64_t width;              // of the intermediate
   const void* gate_up_scale;  // null: the format has none
   const void* down_scale;
+  ScaleOffsets offsets;
 };
 
 TESSERA_HOST_DEVICE inline Expert routed_expert(const LayerConfig& config, const LayerWeights& weights,
                                                 int64_t number) {
-  return {weights.gate_up,          weights.down,          weights.gate_up_bias, weights.down_bias, number,
-          config.intermediate_size, weights.gate_up_scale, weights.down_scale};
+  return {weights.gate_up,          weights.down,          weights.gate_up_bias, weights.down_bias,   number,
+          config.intermediate_size, weights.gate_up_scale, weights.down_scale,   config.scale_offsets};
 }
 TESSERA_HOST_DEVICE inline Expert shared_expert(const LayerConfig& config, const LayerWeights& weights) {
-  return {weights.shared_gate_up,       weights.shared_down,      nullptr, nullptr, 0, config.shared_intermediate_size,
-          weights.shared_gate_up_scale, weights.shared_down_scale};
+  return {weights.shared_gate_up,       weights.shared_down,       nullptr, nullptr, 0, config.shared_intermediate_size,
+          weights.shared_gate_up_scale, weights.shared_down_scale, {}};
 }
 
 /// The elements of a layer. `Side` is where it runs: weight(matrix, index) reads an element of a weight without its
@@ -271,7 +272,8 @@ struct Elements {
   double accumulator_unit;
   int64_t block_rows = kScaleGroup, block_columns = kScaleGroup;  // of the weights that share a scale
 
-  /// The scales of row `row` of matrix number `matrix` of [.., rows, depth]; null where there are none.
+  /// The scales of row `row` of matrix number `matrix` of [.., rows, depth], all counted from where the first block
+  /// begins; null where there are none.
   TESSERA_HOST_DEVICE const float* row_scales(const void* scales, int64_t matrix, int64_t rows, int64_t row,
                                               int64_t depth) const {
     if (scales == nullptr) return nullptr;
@@ -281,13 +283,13 @@ struct Elements {
   }
 
   /// Row `row` of a matrix [rows, depth] with these scales times values(0), values(1), ..., plus the bias; its error by
-  /// the sum of magnitudes.
+  /// the sum of magnitudes. Its columns begin `offset` into the first block of scales.
   template <class Values>
   TESSERA_HOST_DEVICE Value product(const void* matrix, const float* scales, int64_t row, int64_t depth,
-                                    const Values& values, const void* bias) const {
+                                    const Values& values, const void* bias, int64_t offset = 0) const {
     Dot dot = side.sum(depth, values, [&](int64_t i) {
       const double weight = side.weight(matrix, row * depth + i);
-      return scales == nullptr ? weight : weight * scales[i / block_columns];  // exact
+      return scales == nullptr ? weight : weight * scales[(offset + i) / block_columns];  // exact
     });
     if (bias != nullptr) {
       const double b = element(bias, config.dtype, row);
@@ -307,8 +309,10 @@ struct Elements {
   template <class Values>
   TESSERA_HOST_DEVICE Value activation(const Expert& e, const Values& x, int64_t column) const {
     const int64_t depth = config.hidden_size;
+    const int64_t gate_offset = e.offsets.gate, up_offset = e.offsets.up;
+    const int64_t scale_rows = e.width + (gate_offset > up_offset ? gate_offset : up_offset);
     if (!config.gated) {
-      const float* scales = row_scales(e.gate_up_scale, e.number, e.width, column, depth);
+      const float* scales = row_scales(e.gate_up_scale, e.number, scale_rows, gate_offset + column, depth);
       const Value value = product(e.gate_up, scales, e.number * e.width + column, depth, x, e.gate_up_bias);
       return plain(config.activation, value);
     }
@@ -318,8 +322,8 @@ struct Elements {
       return first + (config.gate_up_order == GateUpOrder::interleaved ? 2 * column + half : half * e.width + column);
     };
     const int64_t gate_half = config.gate_up_order == GateUpOrder::up_first ? 1 : 0;
-    const float* gate_scales = row_scales(e.gate_up_scale, 2 * e.number, e.width, column, depth);
-    const float* up_scales = row_scales(e.gate_up_scale, 2 * e.number + 1, e.width, column, depth);
+    const float* gate_scales = row_scales(e.gate_up_scale, 2 * e.number, scale_rows, gate_offset + column, depth);
+    const float* up_scales = row_scales(e.gate_up_scale, 2 * e.number + 1, scale_rows, up_offset + column, depth);
     const Value gate = product(e.gate_up, gate_scales, half_row(gate_half), depth, x, e.gate_up_bias);
     const Value up = product(e.gate_up, up_scales, half_row(1 - gate_half), depth, x, e.gate_up_bias);
     return oracle_math::gated(config.activation, gate, up);
@@ -328,8 +332,10 @@ struct Elements {
   /// Column `column` of an expert's row, rounded; h(i) is its intermediate, a Value.
   template <class Values>
   TESSERA_HOST_DEVICE Value row(const Expert& e, const Values& h, int64_t column) const {
-    const float* scales = row_scales(e.down_scale, e.number, config.hidden_size, column, e.width);
-    return kept(product(e.down, scales, e.number * config.hidden_size + column, e.width, h, e.down_bias), config.dtype);
+    const int64_t offset = e.offsets.down;
+    const float* scales = row_scales(e.down_scale, e.number, config.hidden_size, column, offset + e.width);
+    return kept(product(e.down, scales, e.number * config.hidden_size + column, e.width, h, e.down_bias, offset),
+                config.dtype);
   }
 };
 

@@ -87,6 +87,101 @@ TEST(QuantizeRows, HasTheBitsOfTheHosts) {
   }
 }
 
+// Every slot's row has the token's codes and scales as they were given, numbers that no quantising makes too.
+TEST(QuantizeRows, CopiesTokensThatAreQuantised) {
+  std::mt19937 random(12);
+  for (const int32_t columns : {16, 112, 128, 144, 400, 2880}) {
+    for (const int32_t rows : {1, 3, 65}) {
+      const auto width = static_cast<int64_t>(columns);
+      const auto groups = static_cast<size_t>((columns + 127) / 128);
+      std::vector<uint8_t> codes(static_cast<size_t>(rows * width));
+      std::vector<float> scales(static_cast<size_t>(rows) * groups);
+      for (uint8_t& code : codes) code = static_cast<uint8_t>(random());
+      for (float& scale : scales) scale = std::ldexp(1.0f, static_cast<int>(random() % 200) - 100);
+      const int32_t stride = 2 * rows + 5;
+      std::vector<int32_t> token_row;
+      for (int32_t t = 0; t < rows; ++t) {
+        token_row.push_back(rows - 1 - t);
+        token_row.push_back(t % 2 == 0 ? rows + t : -1);
+      }
+      GuardedBuffer x(codes.size()), x_scales(sizeof(float) * scales.size()),
+          places(sizeof(int32_t) * token_row.size()), device_codes(2 * codes.size()),
+          device_scales(sizeof(float) * groups * static_cast<size_t>(stride));
+      x.upload(codes);
+      x_scales.upload(scales);
+      places.upload(token_row);
+      device_codes.poison();
+      device_scales.poison();
+      kernels::quantize_rows::launch({.dtype = DType::bf16,
+                                      .tokens = x.data(),
+                                      .token_row = static_cast<const int32_t*>(places.data()),
+                                      .codes = device_codes.data(),
+                                      .scales = static_cast<float*>(device_scales.data()),
+                                      .num_tokens = rows,
+                                      .num_slots = 2,
+                                      .columns = columns,
+                                      .scale_stride = stride,
+                                      .token_scales = static_cast<const float*>(x_scales.data())},
+                                     nullptr);
+      TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
+      const auto got_codes = device_codes.download<uint8_t>(2 * codes.size());
+      const auto got = device_scales.download<float>(groups * static_cast<size_t>(stride));
+      for (size_t slot = 0; slot < token_row.size(); ++slot) {
+        const auto t = static_cast<int64_t>(slot / 2);
+        const int32_t row = token_row[slot];
+        if (row < 0) continue;
+        ASSERT_TRUE(
+            std::equal(codes.begin() + t * width, codes.begin() + (t + 1) * width, got_codes.begin() + row * width))
+            << rows << " x " << columns << ", token " << t << ", row " << row;
+        for (size_t g = 0; g < groups; ++g)
+          ASSERT_EQ(got[g * static_cast<size_t>(stride) + static_cast<size_t>(row)],
+                    scales[static_cast<size_t>(t) * groups + g])
+              << rows << " x " << columns << ", row " << row << ", group " << g;
+      }
+      EXPECT_TRUE(device_codes.guards_intact() && device_scales.guards_intact());
+    }
+  }
+}
+
+// By the recipe they give the bits of a layer that quantises; by other scales those of the host's model.
+TEST(ExpertGemmFp8, TokensThatAreQuantised) {
+  ThreadPool threads(available_processors());
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    LayerCase c = fp8_case(400, 208, 5, 2, 70);
+    c.dtype = dtype;
+    c.activation = {ActivationKind::relu};
+    const LayerData data(c);
+    LayerRun run(data);
+    std::vector<uint8_t> codes(size_t{70} * 400);
+    std::vector<float> scales(size_t{70} * 4);
+    moe::quantize_rows(data.x().data(), dtype, {c.tokens, c.hidden}, codes.data(), scales.data());
+    const moe::CudaLayer layer(run.config(), run.weights());
+    GuardedBuffer x(codes.size()), x_scales(sizeof(float) * scales.size()), workspace(layer.workspace_bytes(c.tokens));
+    x.upload(codes);
+    const auto given = [&](const void* tokens, const float* token_scales, moe::LayerInputs inputs) {
+      inputs.x = tokens;
+      inputs.x_scale = token_scales;
+      return inputs;
+    };
+    for (const float factor : {1.0f, 1.625f}) {
+      std::vector<float> other = scales;
+      for (float& scale : other) scale *= factor;
+      x_scales.upload(other);
+      const moe::ExactLayer model(data.config(), data.weights(), given(codes.data(), other.data(), data.inputs()),
+                                  &threads);
+      const auto expected = factor == 1.0f ? run.run() : model.out();
+      workspace.poison();
+      run.out().poison();
+      layer.run(given(x.data(), static_cast<const float*>(x_scales.data()), run.inputs()), workspace.data(),
+                workspace.bytes(), nullptr);
+      TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
+      EXPECT_EQ(difference_of("out", run.out().download<uint16_t>(expected.size()), expected, c.hidden), "")
+          << c << ", scales times " << factor;
+    }
+    EXPECT_TRUE(workspace.guards_intact());
+  }
+}
+
 // The bits of the host's model at widths of real models, for the last tokens of many, which are what a wrong offset of
 // scales reaches first.
 TEST(ExpertGemmFp8, BitsOfTheModelAtRealWidths) {

@@ -93,6 +93,78 @@ class Fp8(unittest.TestCase):
         for got in (layer(*given), out, self.call(device, given, **bytes_of)):
             self.assertTrue(torch.equal(got, expected))
 
+    @over(DEVICES, (torch.bfloat16, torch.float16))
+    def test_tokens_that_are_quantized(self, device, dtype):
+        """By the recipe: the bits of a layer that quantizes them, in every way to call it."""
+        x, *routing = self.given(device, 33, dtype)
+        codes, scales = (tensor.to(device) for tensor in tessera.quantize_rows(x.cpu()))
+        expected = self.call(device, (x, *routing))
+        name = str(dtype).rpartition(".")[2]
+        layer = self.layer(device, dtype=name)
+        compiled = torch.compile(layer, backend="eager", fullgraph=True)
+        more = {"x_scale": scales, "dtype": name}
+        out = torch.full_like(expected, float("nan"))
+        self.assertIs(layer(codes, *routing, x_scale=scales, out=out), out)
+        for got in (out, layer(codes, *routing, x_scale=scales), layer(codes.view(torch.uint8), *routing, x_scale=scales),
+                    self.call(device, (codes, *routing), **more), self.call(device, (codes, *routing), **more),
+                    self.call(device, (codes.view(torch.uint8), *routing), **more),
+                    compiled(codes, *routing, x_scale=scales)):
+            self.assertEqual(got.dtype, dtype)
+            self.assertTrue(torch.equal(got, expected))
+        self.assertTrue(torch.equal(layer(x, *routing), expected))
+        self.assertFalse(torch.equal(layer(codes, *routing, x_scale=2 * scales), expected))
+
+    def test_the_operator_knows_the_type_of_a_layer_whose_tokens_are_quantized(self):
+        x, *routing = self.given("cpu", 5)
+        codes, scales = tessera.quantize_rows(x)
+        arrays = self.weights.on("cpu")
+        with torch._subclasses.FakeTensorMode() as mode:
+            fake = [mode.from_tensor(tensor) for tensor in (codes, arrays.pop("gate_up"), arrays.pop("down"), *routing)]
+            arrays = {name: mode.from_tensor(tensor) for name, tensor in arrays.items()}
+            for dtype, expected in ((None, torch.bfloat16), ("float16", torch.float16)):
+                got = torch.ops.tessera.moe(*fake, weight_format="fp8-block", x_scale=mode.from_tensor(scales), dtype=dtype,
+                                            **arrays)
+                self.assertEqual((got.dtype, got.shape), (expected, x.shape))
+            with self.assertRaisesRegex(TypeError, "x: got torch.bfloat16, expected torch.float8_e4m3fn"):
+                torch.ops.tessera.moe(mode.from_tensor(x), *fake[1:], weight_format="fp8-block",
+                                      x_scale=mode.from_tensor(scales), **arrays)
+
+    @over(DEVICES)
+    def test_weights_that_begin_inside_a_block(self, device):
+        """Gate's and up's blocks counted through: on a GPU refused with the reason, on a CPU every row keeps its scale."""
+        given = self.given(device, 7)
+        codes, stored = tessera.quantize_blocks(torch.cat([self.weights.gate, self.weights.up], 1).float())
+        offset = WIDTH % 128
+        scales = tessera.convert_scales(stored, codes.shape, gate_and_up=True, grid="concatenated", up_offset=offset)
+        changed = {"gate_up": codes.to(device), "gate_up_scale": scales.to(device), "scale_offsets": (0, offset, 0)}
+        if device != "cpu":
+            with self.assertRaisesRegex(ValueError, "its weights begin inside a block of scales"):
+                self.call(device, given, **changed)
+            return
+        other = Weights()
+        values = codes.double() * spread(stored, 2 * WIDTH, HIDDEN)
+        other.gate, other.up = values.chunk(2, 1)
+        expected = other.reference(*given)
+        out = self.call(device, given, **changed)
+        errors = (out.double() - expected).norm(dim=1) / expected.norm(dim=1)
+        self.assertLess(float(errors.max()), ROW_LIMIT)
+        compiled = torch.compile(lambda x, ids, weights: self.call("cpu", (x, ids, weights), **changed), backend="eager",
+                                 fullgraph=True)
+        self.assertTrue(torch.equal(compiled(*given), out))
+
+    def test_scales_of_every_type(self):
+        stored = self.weights.gate_up_scale
+        shape = self.weights.gate_up.shape
+        halves = stored.bfloat16()
+        self.assertTrue(torch.equal(tessera.convert_scales(halves, shape, gate_and_up=True), halves.float()))
+        powers = torch.arange(100, 100 + stored.numel(), dtype=torch.uint8).view(stored.shape)
+        expected = torch.exp2(powers.float() - 127)
+        kinds = [torch.uint8, *([torch.float8_e8m0fnu] if hasattr(torch, "float8_e8m0fnu") else [])]
+        for kind in kinds:
+            self.assertTrue(torch.equal(tessera.convert_scales(powers.view(kind), shape, gate_and_up=True), expected))
+        with self.assertRaisesRegex(TypeError, "scale: got torch.float8_e5m2"):
+            tessera.convert_scales(powers.view(torch.float8_e5m2), shape, gate_and_up=True)
+
     @over(DEVICES[-1:])
     def test_a_graph_replays_other_tokens(self, device):
         if device == "cpu":
@@ -120,6 +192,19 @@ class Fp8(unittest.TestCase):
                     self.call(device, given, **{name: wrong})
         with self.assertRaisesRegex((ValueError, TypeError), "gate_up"):
             self.call(device, given, gate_up=arrays["gate_up"].bfloat16())
+        for name in ("gate_up", "down"):
+            with self.assertRaisesRegex(TypeError, f"^{name}: got torch.float8_e5m2, expected"):
+                self.call(device, given, **{name: arrays[name].view(torch.float8_e5m2)})
+        codes, scales = (tensor.to(device) for tensor in tessera.quantize_rows(given[0].cpu()))
+        layer = self.layer(device)
+        for wrong in (scales[:, :-1], scales[:-1], scales.half(), scales.T.contiguous().T, scales.cpu().numpy()[:1]):
+            with self.assertRaisesRegex((ValueError, TypeError, BufferError), "^x_scale: got"):
+                layer(codes, *given[1:], x_scale=wrong)
+        for x in (given[0], codes.view(torch.float8_e5m2)):
+            with self.assertRaisesRegex(TypeError, "^x: got"):
+                layer(x, *given[1:], x_scale=scales)
+        with self.assertRaisesRegex(TypeError, "^x: got float8_e4m3fn"):
+            layer(codes, *given[1:])
         with self.assertRaisesRegex(ValueError, "gate_up_scale"):
             tessera.moe(given[0], self.weights.gate.repeat(1, 2, 1).bfloat16().to(device), self.weights.last.bfloat16().to(device),
                         *given[1:], gate_up_scale=arrays["gate_up_scale"])

@@ -30,6 +30,9 @@ struct CLayer {
     config.num_mapped_experts = from.num_mapped_experts;
     config.shared_intermediate_size = from.shared_intermediate_size;
     config.weight_format = static_cast<int32_t>(from.weight_format);
+    config.gate_scale_offset = from.scale_offsets.gate;
+    config.up_scale_offset = from.scale_offsets.up;
+    config.down_scale_offset = from.scale_offsets.down;
     config.num_threads = 1;
     const moe::LayerWeights w = data.weights();
     tessera_moe_weights_init(&weights);
@@ -53,6 +56,7 @@ struct CLayer {
     inputs.topk_weights = i.topk_weights;
     inputs.topk_weights_dtype = static_cast<int32_t>(i.topk_weights_dtype);
     inputs.shared_weight = i.shared_weight;
+    inputs.x_scale = i.x_scale;
   }
   ~CLayer() { tessera_moe_destroy(layer); }
 

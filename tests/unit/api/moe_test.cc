@@ -212,6 +212,36 @@ TEST(CApi, WeightFormatsAndScales) {
   }
 }
 
+TEST(CApi, TokensThatAreQuantised) {
+  const LayerData data(find_case("fp8_map_shared_bf16"));
+  const moe::LayerConfig config = data.config();
+  CLayer c(data);
+  ASSERT_EQ(c.create(), TESSERA_OK) << tessera_last_error();
+  size_t bytes = 0;
+  ASSERT_EQ(tessera_moe_workspace_bytes(c.layer, c.inputs.num_tokens, &bytes), TESSERA_OK);
+  GuardedBytes workspace(bytes), out(data.out_bytes()), right(data.out_bytes());
+  const auto run = [&](GuardedBytes& to) {
+    c.inputs.out = to.data();
+    return tessera_moe_run(c.layer, &c.inputs, workspace.data(), bytes, nullptr);
+  };
+  ASSERT_EQ(run(right), TESSERA_OK);
+  const auto size = static_cast<size_t>(c.inputs.num_tokens) * static_cast<size_t>(config.hidden_size);
+  Buffer<uint8_t> codes(size);
+  std::vector<float> scales(size);
+  ASSERT_EQ(tessera_quantize_rows(c.inputs.x, TESSERA_BF16, c.inputs.num_tokens, config.hidden_size, codes.data(),
+                                  scales.data()),
+            TESSERA_OK);
+  c.inputs.x = codes.data();
+  c.inputs.x_scale = scales.data();
+  ASSERT_EQ(run(out), TESSERA_OK) << tessera_last_error();
+  EXPECT_EQ(std::memcmp(out.data(), right.data(), out.size()), 0);
+  // An older program's structure ends before the scales: its x is of the layer's type.
+  c.inputs.x = data.inputs().x;
+  c.inputs.struct_bytes = offsetof(tessera_moe_inputs, x_scale);
+  ASSERT_EQ(run(out), TESSERA_OK);
+  EXPECT_EQ(std::memcmp(out.data(), right.data(), out.size()), 0);
+}
+
 TEST(CApi, QuantizesRowsAndBlocks) {
   const float values[] = {3.5f, -1.0f, 0.0f, 448.0f};
   uint8_t codes[4];
@@ -250,6 +280,30 @@ TEST(CApi, ChecksScales) {
   c.weights.down_scale = nullptr;
   EXPECT_EQ(tessera_moe_check_scales(&c.config, &c.weights), TESSERA_INVALID_ARGUMENT);
   EXPECT_STREQ(tessera_last_error_where(), "down scale");
+}
+
+TEST(CApi, ConvertsScales) {
+  const uint16_t stored[] = {0x3F80, 0x4000, 0x4040};  // 1, 2, 3 as bf16: 384 rows, the second 128 of gate and up
+  float scales[4] = {};
+  const auto convert = [&](int32_t type, int32_t grid, int32_t up_offset) {
+    return tessera_convert_scales(stored, type, grid, 1, 384, 128, 1, up_offset, scales);
+  };
+  ASSERT_EQ(convert(TESSERA_SCALE_BF16, TESSERA_SCALES_CONCATENATED, 64), TESSERA_OK) << tessera_last_error();
+  EXPECT_EQ((std::vector<float>{scales, scales + 4}), (std::vector<float>{1, 2, 2, 3}));
+  EXPECT_EQ(convert(TESSERA_SCALE_BF16, TESSERA_SCALES_CONCATENATED, 0), TESSERA_INVALID_ARGUMENT);
+  EXPECT_STREQ(tessera_last_error_where(), "scale of expert 0, up, block [0, 0]");
+  EXPECT_EQ(convert(3, TESSERA_SCALES_CONCATENATED, 64), TESSERA_INVALID_ARGUMENT);
+  EXPECT_STREQ(tessera_last_error_where(), "scale_type");
+  EXPECT_EQ(convert(TESSERA_SCALE_BF16, 3, 64), TESSERA_INVALID_ARGUMENT);
+  EXPECT_STREQ(tessera_last_error_where(), "grid");
+  const uint8_t bytes[] = {127, 128, 126, 255};
+  ASSERT_EQ(tessera_convert_scales(bytes, TESSERA_SCALE_E8M0, TESSERA_SCALES_INTERLEAVED, 1, 256, 128, 1, 0, scales),
+            TESSERA_OK);
+  EXPECT_EQ(scales[1], 2.0f);
+  EXPECT_EQ(tessera_convert_scales(bytes, TESSERA_SCALE_E8M0, TESSERA_SCALES_PER_PROJECTION, 1, 512, 128, 0, 0, scales),
+            TESSERA_INVALID_ARGUMENT);
+  EXPECT_STREQ(tessera_last_error(),
+               "scale of expert 0, block [3, 0]: got nan, expected a finite number that is not negative");
 }
 
 // The numbers are those that the layer itself refuses by: each is taken, one step beyond is not.

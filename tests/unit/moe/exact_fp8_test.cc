@@ -93,6 +93,30 @@ TEST(ExactFp8, ByHand) {
   EXPECT_EQ(l.layer().out(), std::vector<uint16_t>(16, 0));
 }
 
+// Rows of the first weight begin 112 into a block, columns of the second 64: a group of h then has two scales of it.
+TEST(ExactFp8, WeightsThatBeginInsideABlock) {
+  HandLayer l(16, 144);
+  l.config.scale_offsets = {112, 0, 64};
+  l.up_scale = {2.0f, 4.0f};
+  l.down_scale = {0.5f, 8.0f};
+  l.x[0] = bits(3.5f);  // quantised exactly
+  for (const int row : {15, 16, 143}) l.up[static_cast<size_t>(16 * row)] = code(1.0f);
+  const int columns[] = {0, 63, 64, 127, 128};
+  const float values[] = {448.0f, 1.0f, 2.0f, 4.0f, 448.0f};  // of h, by the bias: groups of scale 1
+  for (size_t i = 0; i < 5; ++i) {
+    l.bias[static_cast<size_t>(columns[i])] = bits(values[i]);
+    l.down[144 * i + static_cast<size_t>(columns[i])] = code(1.0f);
+    l.down[144 * 5 + static_cast<size_t>(columns[i])] = code(0.5f);
+  }
+  const std::vector<float> h = l.layer().activations(moe::exact_activation);
+  EXPECT_EQ(h[15], 7.0f);
+  EXPECT_EQ(h[16], 14.0f);
+  EXPECT_EQ(h[143], 14.0f);
+  const std::vector<uint16_t> out = l.layer().out();
+  const float expected[] = {224.0f, 0.5f, 16.0f, 32.0f, 3584.0f, 112.25f + 24.0f + 1792.0f};
+  for (size_t i = 0; i < 6; ++i) EXPECT_EQ(out[i], bits(expected[i])) << i;
+}
+
 // Inside a block the tensor core keeps 13 bits below the largest product; from block to block fp32 keeps all.
 TEST(ExactFp8, SumsArePromotedEachBlock) {
   HandLayer l(256, 16);

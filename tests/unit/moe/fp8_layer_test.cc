@@ -8,6 +8,7 @@
 #include <functional>
 #include <limits>
 
+#include "moe/judge/exact_layer.h"
 #include "moe/run_cpu.h"
 #include "tessera/core/e4m3.h"
 #include "tessera/core/error.h"
@@ -32,7 +33,8 @@ class OneWeight {
  public:
   static constexpr int32_t kHidden = 272, kWidth = 208, kExperts = 3;
 
-  explicit OneWeight(GateUpOrder order, bool gated) : gated_(gated), order_(order) {
+  OneWeight(GateUpOrder order, bool gated, moe::ScaleOffsets offsets = {})
+      : gated_(gated), order_(order), offsets_(offsets) {
     config_.hidden_size = kHidden;
     config_.intermediate_size = kWidth;
     config_.num_experts = kExperts;
@@ -42,11 +44,12 @@ class OneWeight {
     config_.activation.kind = ActivationKind::identity;
     config_.gate_up_order = order;
     config_.weight_format = kFp8;
+    config_.scale_offsets = offsets;
     gate_up_ = Buffer<uint8_t>(size_t{kExperts} * parts() * kWidth * kHidden);
     down_ = Buffer<uint8_t>(size_t{kExperts} * kWidth * kHidden);
     bias_ = Buffer<float>(size_t{kExperts} * parts() * kWidth);
-    scales_ = Buffer<float>(size_t{kExperts} * parts() * 2 * 3);
-    down_scales_ = Buffer<float>(size_t{kExperts} * 3 * 2);
+    scales_ = Buffer<float>(size_t{kExperts} * parts() * static_cast<size_t>(block_rows()) * 3);
+    down_scales_ = Buffer<float>(size_t{kExperts} * 3 * static_cast<size_t>(down_block_columns()));
     for (size_t i = 0; i < scales_.size(); ++i) scales_[i] = 1.0f + static_cast<float>(i);
     for (size_t i = 0; i < down_scales_.size(); ++i) down_scales_[i] = 1.0f + static_cast<float>(i);
   }
@@ -67,8 +70,10 @@ class OneWeight {
     std::fill(x.begin(), x.end(), 0.0f);
     x[static_cast<size_t>(column)] = 448.0f;
     const int64_t part = expert * static_cast<int64_t>(parts()) + (up ? 1 : 0);
-    const float scale = scales_[static_cast<size_t>((part * 2 + row / 128) * 3 + column / 128)];
-    const float down_scale = down_scales_[static_cast<size_t>((expert * 3 + out / 128) * 2 + row / 128)];
+    const int64_t block_row = (row + (up ? offsets_.up : offsets_.gate)) / 128;
+    const float scale = scales_[static_cast<size_t>((part * block_rows() + block_row) * 3 + column / 128)];
+    const float down_scale = down_scales_[static_cast<size_t>((expert * 3 + out / 128) * down_block_columns() +
+                                                              (row + offsets_.down) / 128)];
     const auto id = static_cast<int32_t>(expert);
     const float weight = 1.0f;
     moe::LayerWeights weights{gate_up_.data(), down_.data(), gated_ ? bias_.data() : nullptr};
@@ -90,28 +95,95 @@ class OneWeight {
 
  private:
   size_t parts() const { return gated_ ? 2 : 1; }
+  int64_t block_rows() const { return (kWidth + std::max(offsets_.gate, offsets_.up) + 127) / 128; }
+  int64_t down_block_columns() const { return (kWidth + offsets_.down + 127) / 128; }
 
   bool gated_;
   GateUpOrder order_;
+  moe::ScaleOffsets offsets_;
   moe::LayerConfig config_;
   Buffer<uint8_t> gate_up_, down_;
   Buffer<float> bias_, scales_, down_scales_;
+};
+
+// Columns [begin, begin + count) of the intermediate of a layer as a layer of their own, with the blocks of scales in
+// which they lie.
+struct Shard {
+  LayerCase layer_case;
+  moe::LayerConfig config;
+  moe::LayerWeights weights;
+  Buffer<uint8_t> gate_up, down;
+  Buffer<float> scales, down_scales;
+
+  Shard(const LayerData& whole, int64_t begin, int64_t count) : layer_case(whole.layer_case()) {
+    const int64_t experts = layer_case.experts, width = layer_case.intermediate, hidden = layer_case.hidden;
+    const int64_t first = begin / 128, blocks = (begin + count + 127) / 128 - first, all_blocks = (width + 127) / 128;
+    const int64_t across = (hidden + 127) / 128;
+    const auto copy = []<class T>(Buffer<T>& to, const void* from, int64_t rows, int64_t stride, int64_t at,
+                                  int64_t length) {
+      for (int64_t row = 0; row < rows; ++row)
+        std::copy_n(static_cast<const T*>(from) + row * stride + at, length, to.data() + row * length);
+    };
+    layer_case.intermediate = static_cast<int32_t>(count);
+    config = config_of(layer_case);
+    const auto offset = static_cast<int32_t>(begin % 128);
+    config.scale_offsets = {offset, offset, offset};
+    gate_up = Buffer<uint8_t>(static_cast<size_t>(experts * 2 * count * hidden));
+    down = Buffer<uint8_t>(static_cast<size_t>(experts * hidden * count));
+    scales = Buffer<float>(static_cast<size_t>(experts * 2 * blocks * across));
+    down_scales = Buffer<float>(static_cast<size_t>(experts * across * blocks));
+    copy(gate_up, whole.weights().gate_up, experts * 2, width * hidden, begin * hidden, count * hidden);
+    copy(down, whole.weights().down, experts * hidden, width, begin, count);
+    copy(scales, whole.weights().gate_up_scale, experts * 2, all_blocks * across, first * across, blocks * across);
+    copy(down_scales, whole.weights().down_scale, experts * across, all_blocks, first, blocks);
+    weights = {.gate_up = gate_up.data(), .down = down.data()};
+    weights.gate_up_scale = scales.data();
+    weights.down_scale = down_scales.data();
+  }
 };
 
 TEST(Fp8Layer, EveryBlockHasItsScale) {
   for (const GateUpOrder order : {GateUpOrder::gate_first, GateUpOrder::interleaved, GateUpOrder::up_first}) {
     for (const bool gated : {true, false}) {
       if (!gated && order != GateUpOrder::gate_first) continue;
-      OneWeight layer(order, gated);
-      for (const bool up : {false, true}) {
-        if (up && !gated) continue;
-        layer.expect(0, up, 0, 0, 0);
-        layer.expect(1, up, 127, 128, 127);
-        layer.expect(1, up, 128, 127, 128);
-        layer.expect(2, up, 207, 271, 271);
-        layer.expect(2, up, 130, 5, 255);
-        layer.expect(0, up, 64, 256, 256);
+      // The last three: a shard that begins inside a block, up rows counted through after gate's, all different.
+      for (const moe::ScaleOffsets offsets : {moe::ScaleOffsets{}, {64, 64, 64}, {0, 80, 0}, {112, 16, 127}}) {
+        if (!gated && offsets.up != 0) continue;
+        OneWeight layer(order, gated, offsets);
+        for (const bool up : {false, true}) {
+          if (up && !gated) continue;
+          layer.expect(0, up, 0, 0, 0);
+          layer.expect(1, up, 127, 128, 127);
+          layer.expect(1, up, 128, 127, 128);
+          layer.expect(2, up, 207, 271, 271);
+          layer.expect(2, up, 130, 5, 255);
+          layer.expect(0, up, 64, 256, 256);
+          layer.expect(2, up, 47, 17, 130);
+          layer.expect(1, up, 48, 200, 16);
+        }
       }
+      if (!gated) OneWeight(order, gated, {48, 0, 48}).expect(2, false, 80, 130, 130);
+    }
+  }
+}
+
+// The halves of a block, each a layer of its own: what they are multiplied with is the whole's.
+TEST(Fp8Layer, AShardThatBeginsInsideABlockHasTheWholesBits) {
+  constexpr int64_t kShard = 64;
+  LayerCase c = fp8_case({.hidden = 272, .intermediate = 192, .experts = 3, .tokens = 9});
+  c.activation = {ActivationKind::relu};
+  for (const auto order : {GateUpOrder::gate_first, GateUpOrder::up_first}) {
+    c.order = order;
+    const LayerData whole(c);
+    const auto all =
+        moe::ExactLayer(whole.config(), whole.weights(), whole.inputs()).activations(moe::exact_activation);
+    for (const int64_t begin : {int64_t{0}, kShard, 2 * kShard}) {
+      Shard shard(whole, begin, kShard);
+      const auto h = moe::ExactLayer(shard.config, shard.weights, whole.inputs()).activations(moe::exact_activation);
+      for (size_t i = 0; i < h.size(); ++i)
+        ASSERT_EQ(h[i], all[i / kShard * 192 + static_cast<size_t>(begin) + i % kShard]) << begin << " " << i;
+      const auto out = moe::oracle(shard.config, shard.weights, whole.inputs());
+      EXPECT_EQ(judge(shard.layer_case, whole.run(moe::CpuLayer(shard.config, shard.weights, 1)), out, kCpuSums), "");
     }
   }
 }
@@ -190,6 +262,59 @@ TEST(Fp8Layer, ANanTokenSpoilsItselfAlone) {
   }
 }
 
+// Codes and scales of tokens as a caller made them: by its own scales, which are no recipe's.
+struct GivenTokens {
+  Buffer<uint8_t> codes;
+  std::vector<float> scales;
+
+  explicit GivenTokens(const LayerData& data, float factor = 1.0f) {
+    const LayerCase& c = data.layer_case();
+    codes = Buffer<uint8_t>(static_cast<size_t>(c.tokens) * static_cast<size_t>(c.hidden));
+    scales.resize(static_cast<size_t>(c.tokens) * static_cast<size_t>((c.hidden + 127) / 128));
+    moe::quantize_rows(data.x().data(), c.dtype, {c.tokens, c.hidden}, codes.data(), scales.data());
+    for (float& scale : scales) scale *= factor;
+  }
+  moe::LayerInputs inputs(const LayerData& data, void* out = nullptr) const {
+    moe::LayerInputs inputs = data.inputs(out);
+    inputs.x = codes.data();
+    inputs.x_scale = scales.data();
+    return inputs;
+  }
+};
+
+TEST(Fp8Layer, TokensThatAreQuantisedAreMultipliedAsTheyAre) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    LayerCase c = find_case("fp8_map_shared_f32");
+    c.dtype = dtype;
+    const LayerData data(c);
+    const moe::CpuLayer layer(data.config(), data.weights(), 2);
+    GuardedBytes workspace(layer.workspace_bytes(c.tokens)), out(data.out_bytes());
+    const auto run = [&](const GivenTokens& given) {
+      out.poison();
+      layer.run(given.inputs(data, out.data()), workspace.data(), workspace.size());
+      EXPECT_TRUE(out.guards_intact() && workspace.guards_intact());
+      return std::vector<std::byte>(out.data(), out.data() + out.size());
+    };
+    EXPECT_EQ(run(GivenTokens(data)), data.run(layer)) << "the recipe's are what the layer makes of x";
+    const GivenTokens others(data, 1.625f);
+    const auto got = run(others);
+    EXPECT_EQ(judge(c, got, moe::oracle(data.config(), data.weights(), others.inputs(data)), kCpuSums), "");
+    EXPECT_NE(judge(c, got, data.reference(), kCpuSums), "") << "another scale is another token";
+  }
+}
+
+TEST(Fp8Layer, TokensThatAreQuantisedAreTheModelsToo) {
+  const LayerData data(find_case("fp8_integers_gate_first_1_bf16"));
+  const GivenTokens recipe(data), others(data, 0.75f);
+  const auto exact = [&](const moe::LayerInputs& inputs) {
+    return moe::ExactLayer(data.config(), data.weights(), inputs).out();
+  };
+  EXPECT_EQ(exact(recipe.inputs(data)), exact(data.inputs()));
+  const auto tokens = moe::ExactLayer(data.config(), data.weights(), others.inputs(data)).quantized_tokens();
+  EXPECT_EQ(tokens.scales, others.scales);
+  EXPECT_TRUE(std::equal(tokens.codes.begin(), tokens.codes.end(), others.codes.begin()));
+}
+
 // Public reports of block-scaled layers: scales next to nothing, 0 itself, sizes that are no blocks.
 TEST(Fp8Layer, ScalesNextToNothingAreFiniteAndRight) {
   for (const DType dtype : {DType::bf16, DType::f32}) {
@@ -253,6 +378,24 @@ TEST_F(Fp8BadInput, IsRefusedByName) {
             "shared gate_up scale: got a null pointer, expected host memory");
 }
 
+TEST_F(Fp8BadInput, OffsetsOfScalesAreRefusedByName) {
+  const auto with = [&](moe::ScaleOffsets offsets) {
+    return create([&](moe::LayerConfig& c, moe::LayerWeights&) { c.scale_offsets = offsets; });
+  };
+  EXPECT_EQ(with({128, 0, 0}), "gate scale offset: got 128, expected 0..127");
+  EXPECT_EQ(with({0, -1, 0}), "up scale offset: got -1, expected 0..127");
+  EXPECT_EQ(with({0, 0, 200}), "down scale offset: got 200, expected 0..127");
+  EXPECT_EQ(create([](moe::LayerConfig& c, moe::LayerWeights&) {
+              c.gated = false;
+              c.scale_offsets.up = 16;
+            }),
+            "up scale offset: got 16, expected 0: without a gate, that of gate is gate_up's");
+  moe::LayerConfig config = dense_.config();
+  config.scale_offsets.down = 16;
+  EXPECT_EQ(error_of([&] { moe::CpuLayer(config, dense_.weights(), 1); }),
+            "down scale offset: got 16, expected 0: weights of format dense have no scales");
+}
+
 TEST_F(Fp8BadInput, DenseLayersTakeNoScales) {
   moe::LayerWeights weights = dense_.weights();
   weights.gate_up_scale = data_.weights().gate_up_scale;
@@ -271,6 +414,25 @@ TEST_F(Fp8BadInput, OverlapsWithScalesAreRefused) {
   moe::LayerInputs inputs = data_.inputs(both.data());
   EXPECT_EQ(error_of([&] { layer.run(inputs, workspace.data(), workspace.size()); }),
             "out: got memory that overlaps the down scale, expected memory of its own");
+}
+
+TEST_F(Fp8BadInput, ScalesOfTokensAreRefusedByName) {
+  alignas(16) float scales[3 * 2 + 1] = {};
+  GuardedBytes out(data_.out_bytes());
+  const auto run = [&](const LayerData& data, const float* x_scale, void* to) {
+    const moe::CpuLayer layer(data.config(), data.weights(), 1);
+    GuardedBytes workspace(layer.workspace_bytes(3));
+    moe::LayerInputs inputs = data.inputs(to);
+    inputs.x_scale = x_scale;
+    return error_of([&] { layer.run(inputs, workspace.data(), workspace.size()); });
+  };
+  EXPECT_EQ(run(data_, scales, out.data()), "no error") << "x has more bytes than codes need";
+  EXPECT_EQ(run(dense_, scales, out.data()),
+            "x_scale: got a pointer, expected null: with weights of format dense x is not quantised");
+  const auto* odd = reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(scales) + 2);
+  EXPECT_EQ(run(data_, odd, out.data()), "x_scale: got a misaligned pointer, expected 4-byte alignment");
+  const auto* within = reinterpret_cast<const float*>(out.data() + out.size() - 16);
+  EXPECT_EQ(run(data_, within, out.data()), "out: got memory that overlaps x_scale, expected memory of its own");
 }
 
 TEST_F(Fp8BadInput, TheyAreNotTransposed) {

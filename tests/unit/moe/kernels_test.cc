@@ -153,6 +153,12 @@ TEST(Kernels, WeightsInBlocksOfE4m3TakeTheirOwn) {
   config.shared_intermediate_size = 384;
   EXPECT_NE(error_of([&] { select_kernel(config, 1, kDevice); }).find("cut inside a block of scales"),
             std::string::npos);
+  config.shared_intermediate_size = 0;
+  for (const ScaleOffsets offsets : {ScaleOffsets{64, 0, 0}, {0, 64, 0}, {0, 0, 16}}) {
+    config.scale_offsets = offsets;
+    EXPECT_NE(error_of([&] { select_kernel(config, 1, kDevice); }).find("begin inside a block of scales"),
+              std::string::npos);
+  }
 }
 
 TEST(Kernels, TheChoiceAndTheLaunchAreSaid) {

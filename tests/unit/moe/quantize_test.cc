@@ -276,6 +276,19 @@ TEST(CheckScales, NamesTensorExpertAndBlock) {
             "shared gate_up scale, up, block [1, 2]: got -inf, expected a finite number that is not negative");
   EXPECT_EQ(with(shared_down, 5, -1.0f),
             "shared down scale, block [2, 1]: got -1, expected a finite number that is not negative");
+  // A third block row of up's, a third block column of down's.
+  config.scale_offsets = {0, 113, 113};
+  gate_up.resize(3 * 2 * 3 * 3, 0.5f);
+  down.resize(3 * 3 * 3, 0.5f);
+  weights.gate_up_scale = gate_up.data();
+  weights.down_scale = down.data();
+  EXPECT_EQ(with(gate_up, 53, -1.0f),
+            "gate_up scale of expert 2, up, block [2, 2]: got -1, expected a finite number that is not negative");
+  EXPECT_EQ(with(down, 26, -1.0f),
+            "down scale of expert 2, block [2, 2]: got -1, expected a finite number that is not negative");
+  config.scale_offsets = {0, 0, -128};
+  EXPECT_EQ(message(), "down scale offset: got -128, expected 0..127");
+  config.scale_offsets = {};
   config.gated = false;
   gate_up.resize(3 * 2 * 3);
   weights.gate_up_scale = gate_up.data();

@@ -25,26 +25,52 @@ struct Params : Args {
   int32_t token_groups;
 };
 
-template <class Element>
-__global__ void __launch_bounds__(kPolicy.threads) quantize_rows_kernel(const __grid_constant__ Params params) {
-  // In this order: kernels behind this one then find what stands before it, the ids of a small batch's experts.
+// What a thread works on: 16 elements of a group of a token.
+struct Place {
+  bool exists;
+  int64_t token;
+  int32_t group;  // of the token
+  int32_t column;
+};
+
+// By all threads, first: also clears the counters. In this order: kernels behind this one then find what stands before
+// it, the ids of a small batch's experts.
+__device__ inline Place begin(const Params& params) {
   ptx::wait_for_prerequisites();
   ptx::launch_dependents();
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * kPolicy.threads + threadIdx.x;
   for (int64_t i = thread; i < params.num_counters; i += static_cast<int64_t>(gridDim.x) * kPolicy.threads)
     params.counters[i] = 0;
   const int64_t group = thread / kGroupLanes;
-  const bool has_group = group < params.num_groups;
-  const int64_t token = has_group ? group / params.token_groups : 0;
-  const int32_t group_in_token = has_group ? static_cast<int32_t>(group - token * params.token_groups) : 0;
-  const int32_t column =
-      group_in_token * grouped::kScaleBlock + static_cast<int32_t>(threadIdx.x % kGroupLanes) * kLaneElements;
-  const bool has_columns = has_group && column < params.columns;
+  if (group >= params.num_groups) return {};
+  Place place{};
+  place.token = group / params.token_groups;
+  place.group = static_cast<int32_t>(group - place.token * params.token_groups);
+  place.column = place.group * grouped::kScaleBlock + static_cast<int32_t>(threadIdx.x % kGroupLanes) * kLaneElements;
+  place.exists = place.column < params.columns;
+  return place;
+}
+
+// Into the rows of all slots.
+__device__ inline void store(const Params& params, const Place& place, const uint4& codes, float scale) {
+  float* const scales = params.scales + static_cast<int64_t>(place.group) * params.scale_stride;
+  for (int32_t slot = 0; slot < params.num_slots; ++slot) {
+    const int64_t row =
+        params.token_row == nullptr ? place.token : params.token_row[place.token * params.num_slots + slot];
+    if (row < 0) continue;
+    *reinterpret_cast<uint4*>(static_cast<uint8_t*>(params.codes) + row * params.columns + place.column) = codes;
+    if (threadIdx.x % kGroupLanes == 0) scales[row] = scale;
+  }
+}
+
+template <class Element>
+__global__ void __launch_bounds__(kPolicy.threads) quantize_rows_kernel(const __grid_constant__ Params params) {
+  const Place place = begin(params);
   float values[kLaneElements] = {};
   float amax = 0.0f;
-  if (has_columns) {
-    const auto* const source =
-        reinterpret_cast<const uint4*>(static_cast<const Element*>(params.tokens) + token * params.columns + column);
+  if (place.exists) {
+    const auto* const source = reinterpret_cast<const uint4*>(static_cast<const Element*>(params.tokens) +
+                                                              place.token * params.columns + place.column);
     const uint4 low = source[0];
     const uint4 high = source[1];
     const uint32_t words[kLaneElements / 2] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
@@ -60,7 +86,7 @@ __global__ void __launch_bounds__(kPolicy.threads) quantize_rows_kernel(const __
 #pragma unroll
   for (int distance = 1; distance < kGroupLanes; distance *= 2)
     amax = ptx::max_or_nan(amax, __shfl_xor_sync(0xFFFFFFFFu, amax, distance));
-  if (!has_columns) return;
+  if (!place.exists) return;
   const float scale = grouped::group_scale(amax);
   const float inverse = __frcp_rn(scale);
   uint32_t codes[kLaneElements / 4];
@@ -70,14 +96,7 @@ __global__ void __launch_bounds__(kPolicy.threads) quantize_rows_kernel(const __
     const uint32_t high = grouped::quantize_pair(values[4 * i + 2], values[4 * i + 3], inverse);
     codes[i] = low | high << 16;
   }
-  const uint4 chunk = make_uint4(codes[0], codes[1], codes[2], codes[3]);
-  float* const scales = params.scales + static_cast<int64_t>(group_in_token) * params.scale_stride;
-  for (int32_t slot = 0; slot < params.num_slots; ++slot) {
-    const int64_t row = params.token_row == nullptr ? token : params.token_row[token * params.num_slots + slot];
-    if (row < 0) continue;
-    *reinterpret_cast<uint4*>(static_cast<uint8_t*>(params.codes) + row * params.columns + column) = chunk;
-    if (threadIdx.x % kGroupLanes == 0) scales[row] = scale;
-  }
+  store(params, place, make_uint4(codes[0], codes[1], codes[2], codes[3]), scale);
 }
 
 }  // namespace tessera::kernels::quantize_rows

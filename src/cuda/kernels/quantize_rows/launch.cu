@@ -1,6 +1,7 @@
 #include "cuda/kernels/quantize_rows/launch.h"
 
 #include "cuda/core/launch.h"
+#include "cuda/kernels/quantize_rows/copy_kernel.cuh"
 #include "cuda/kernels/quantize_rows/kernel.cuh"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
@@ -21,8 +22,9 @@ void launch(const Args& args, cudaStream_t stream) {
   const int32_t token_groups = (args.columns + grouped::kScaleBlock - 1) / grouped::kScaleBlock;
   const Params params{args, int64_t{args.num_tokens} * token_groups, token_groups};
   const int64_t ctas = (params.num_groups * kGroupLanes + kPolicy.threads - 1) / kPolicy.threads;
-  const auto kernel = args.dtype == DType::bf16 ? quantize_rows_kernel<__nv_bfloat16> : quantize_rows_kernel<__half>;
-  cuda::launch_overlapping(kernel, ctas, kPolicy.threads, params, stream);
+  const auto quantize = args.dtype == DType::bf16 ? quantize_rows_kernel<__nv_bfloat16> : quantize_rows_kernel<__half>;
+  cuda::launch_overlapping(args.token_scales != nullptr ? copy_rows_kernel : quantize, ctas, kPolicy.threads, params,
+                           stream);
 }
 
 }  // namespace tessera::kernels::quantize_rows

@@ -1,5 +1,5 @@
 // Quantises tokens of 16-bit elements to e4m3, with one fp32 scale for each token and 128 columns, into the rows that
-// they are routed to, or row by row.
+// they are routed to, or row by row. Tokens that are e4m3 already are copied there, with their scales.
 //
 //   quantize_rows::launch(args, stream);
 //
@@ -28,6 +28,8 @@ struct Args {
   int32_t scale_stride;
   int32_t* counters = nullptr;  // [num_counters], set to 0 for the kernels behind this one
   int64_t num_counters = 0;
+  /// [num_tokens, ceil(columns / 128)]: tokens are e4m3 and these their scales; null: of dtype, and quantised.
+  const float* token_scales = nullptr;
 };
 
 void launch(const Args& args, cudaStream_t stream);
