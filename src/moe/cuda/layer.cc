@@ -222,7 +222,7 @@ void CudaLayer::run(const LayerInputs& inputs, void* workspace, size_t workspace
   if (inputs.num_tokens == 0) return;
   const CudaRun run = prepare(inputs, workspace, workspace_size);
   enqueue(Step::plan, run, stream);
-  if (run.launch.kernel->makes_plan && policy_.marks == nullptr) {
+  if (run.launch.kernel->makes_plan && policy_.marks == nullptr && getenv("TESSERA_SPLIT") == nullptr) {
     launch_both_gemms(run.problem, first_role(config_), run.launch, stream);
   } else {
     enqueue(Step::gate_up, run, stream);

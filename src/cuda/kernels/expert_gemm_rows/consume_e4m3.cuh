@@ -137,6 +137,7 @@ __device__ inline bool store_quantized(const Context& context, const Unit& unit,
   int32_t before = 0;
   if (lane == 0) before = count_arrival(problem.block_arrivals + unit.row_begin * grouped::scale_blocks(width) + block);
   if (__shfl_sync(kAllLanes, before, 0) != slabs - 1) return false;
+  see_arrivals();
   quantize_block(problem, context.plan, unit, block * grouped::kScaleBlock);
   return true;
 }

@@ -63,6 +63,7 @@ inline constexpr int kWarps = kConsumerWarps + 1 + kRowWarps;
 inline constexpr int kThreads = 32 * kWarps;
 static_assert(kWarps == 1 + ShareQueue::kTakers);
 inline constexpr int kMaxStages = 24;
+inline constexpr int kRowBarrier = 1;  // of the row warps; 0 is __syncthreads
 
 // Scales of a stage's slabs: two each, of its first 8 weight rows and of its last.
 inline constexpr int kWeightScales = 2 * kPolicy.unit_slabs;

@@ -31,6 +31,7 @@
 #include "cuda/kernels/expert_gemm_rows/plan.cuh"
 #include "cuda/ptx/cluster.cuh"
 #include "cuda/ptx/copy.cuh"
+#include "cuda/ptx/warp.cuh"
 
 namespace tessera::kernels::expert_gemm_rows {
 
@@ -77,8 +78,11 @@ __device__ inline void load_rows(const Context& context, uint32_t share, RingPos
   auto walk = context.walk<C>(share);
   for (Unit unit; walk.next(unit);) {
     if (C::kRole == Role::down && context.params.options.runs(0)) {
-      wait_for_arrivals(problem.pass_arrivals + unit.row_begin,
-                        (problem.intermediate_size + C::kArrivalColumns - 1) / C::kArrivalColumns);
+      if (warp == 0 && threadIdx.x % 32 == 0) {
+        wait_for_arrivals(problem.pass_arrivals + unit.row_begin,
+                          (problem.intermediate_size + C::kArrivalColumns - 1) / C::kArrivalColumns);
+      }
+      ptx::named_barrier_wait<32 * kRowWarps>(kRowBarrier);  // the others see what the one has seen
     }
     if constexpr (C::kQuantized) scales.select(unit);
     gather.select(unit.num_rows, [&](int row) {

@@ -59,17 +59,27 @@ __device__ inline uint32_t take_share(ShareQueue& queue, SharePosition& at) {
 // By one thread.
 __device__ inline uint32_t take_ticket(uint32_t* ticket) { return atomicAdd(ticket, 1u); }
 
-// By one lane, after __syncwarp: what the warp has written is seen by whoever sees the count. Returns the count before.
+// By one lane, after __syncwarp: what the warp has written is seen by whoever has seen the count and calls
+// `see_arrivals`. Returns the count before.
 __device__ inline int32_t count_arrival(int32_t* counter) {
-  return ::cuda::atomic_ref<int32_t, ::cuda::thread_scope_device>(*counter).fetch_add(1, ::cuda::memory_order_acq_rel);
+  return ::cuda::atomic_ref<int32_t, ::cuda::thread_scope_device>(*counter).fetch_add(1, ::cuda::memory_order_release);
 }
 
-// By any number of threads: until so many have arrived. What they wrote is seen then.
+// Empties L1, so it is for when all have arrived, not for each look at the count.
+__device__ inline void see_arrivals() {
+  ::cuda::atomic_thread_fence(::cuda::memory_order_acquire, ::cuda::thread_scope_device);
+}
+
+// By one thread a CTA, and not without a pause: the counts of all passes lie side by side, and hundreds of CTAs that
+// look at them keep out those that count.
 __device__ inline void wait_for_arrivals(int32_t* counter, int32_t expected) {
+  constexpr unsigned kPauseNanoseconds = 100;
   const ::cuda::atomic_ref<int32_t, ::cuda::thread_scope_device> arrivals(*counter);
-  for (uint32_t polls = 0; arrivals.load(::cuda::memory_order_acquire) < expected; ++polls) {
+  for (uint32_t polls = 0; arrivals.load(::cuda::memory_order_relaxed) < expected; ++polls) {
     if (polls == cta::kMaxWaitPolls) ptx::fail();
+    __nanosleep(kPauseNanoseconds);
   }
+  see_arrivals();
 }
 
 }  // namespace tessera::kernels::expert_gemm_rows
