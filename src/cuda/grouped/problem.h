@@ -53,12 +53,9 @@ struct Problem {
   const float* shared_gate_up_scale;  // gated [2, S B(I), B(H)], else [S B(I), B(H)]
   const float* shared_down_scale;     // [B(H), S B(I)]
   float* intermediate_scales;         // [B(I), scale_stride], of rows below max_rows
-  // Of a kernel that runs both products in one launch: all 0 before GEMM 1, see kernels/expert_gemm_rows/shares.cuh.
-  uint32_t* share_tickets;  // [kNumGemms]
-  int32_t* pass_arrivals;   // [max_rows]
-  // The same where the intermediate is quantised, and where it stands before.
-  int32_t* block_arrivals;  // [max_rows, B(I)]
+  // Of a kernel whose CTAs make less than a block of the intermediate: where it stands until it is quantised.
   float* activations;       // [max_rows, I]
+  int32_t* block_arrivals;  // [max_rows, B(I)], 0 before GEMM 1
   int32_t scale_stride;     // a multiple of 4, at least max_rows + 132: what a tile reads past its rows
   Routing routing;          // of kernels that find each expert's rows themselves; `plan` needs row places only then
 

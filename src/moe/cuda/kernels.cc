@@ -27,18 +27,9 @@ void launch_gemm(const grouped::Problem& problem, grouped::Role role, const Reso
     case KernelId::expert_gemm_fp8:
       return kernels::expert_gemm_fp8::launch(problem, role,
                                               {launch.num_ctas, launch.cluster_size, launch.back_every, marks}, stream);
-    case KernelId::expert_gemm_rows: {
-      kernels::expert_gemm_rows::LaunchOptions options{.num_ctas = launch.num_ctas, .marks = marks};
-      options.gemms[1 - grouped::gemm_idx(role)] = false;
-      if (role != grouped::Role::down) options.first_role = role;
-      return kernels::expert_gemm_rows::launch(problem, options, stream);
-    }
+    case KernelId::expert_gemm_rows:
+      return kernels::expert_gemm_rows::launch(problem, role, {launch.num_ctas, marks}, stream);
   }
-}
-
-void launch_both_gemms(const grouped::Problem& problem, grouped::Role first_role, const ResolvedLaunch& launch,
-                       CUstream_st* stream) {
-  kernels::expert_gemm_rows::launch(problem, {.num_ctas = launch.num_ctas, .first_role = first_role}, stream);
 }
 
 }  // namespace tessera::moe

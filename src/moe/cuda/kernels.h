@@ -16,8 +16,4 @@ LaunchDevice current_launch_device(const LayerConfig& config);
 void launch_gemm(const grouped::Problem& problem, grouped::Role role, const ResolvedLaunch& launch,
                  cuda::KernelMarks* marks, CUstream_st* stream);
 
-/// Both, the first of role `first_role`, by a kernel that makes its plan itself.
-void launch_both_gemms(const grouped::Problem& problem, grouped::Role first_role, const ResolvedLaunch& launch,
-                       CUstream_st* stream);
-
 }  // namespace tessera::moe

@@ -9,7 +9,6 @@
 #include "cuda/core/cuda_check.h"
 #include "cuda/core/marks.h"
 #include "cuda/kernels/combine/launch.h"
-#include "cuda/kernels/expert_gemm_rows/launch.h"
 #include "cuda/kernels/moe_plan/launch.h"
 #include "cuda/kernels/quantize_rows/launch.h"
 #include "moe/cuda/kernels.h"
@@ -31,7 +30,7 @@ struct CudaRun {
   int32_t num_shared_experts;  // S
   int32_t num_slots;           // k + S
   grouped::Problem problem;
-  kernels::expert_gemm_rows::Counters counters{};  // of a kernel that makes its plan itself
+  int64_t num_block_arrivals = 0;
 };
 
 namespace {
@@ -91,14 +90,18 @@ size_t CudaLayer::workspace_bytes(int32_t max_tokens) const {
   const auto bytes_of = [this](int32_t tokens) {
     return lay_out_workspace(config_, tokens, nullptr, resolved_launch(tokens).kernel->makes_plan).bytes;
   };
-  if (resolved_launch(max_tokens).kernel->makes_plan) return bytes_of(max_tokens);
-  // The kernel for few tokens may need more than the one for many: the most that it is taken for, by bisection.
-  int32_t few = 0, many = max_tokens;
-  while (many - few > 1) {
-    const int32_t middle = few + (many - few) / 2;
-    (resolved_launch(middle).kernel->makes_plan ? few : many) = middle;
+  size_t bytes = bytes_of(max_tokens);
+  if (operand_bytes(config_) == 1) {
+    // A kernel for few tokens may need more than the one for many: the most that it is taken for, by bisection.
+    int32_t few = 0, many = max_tokens;
+    if (resolved_launch(max_tokens).kernel->makes_plan) few = max_tokens;
+    while (many - few > 1) {
+      const int32_t middle = few + (many - few) / 2;
+      (resolved_launch(middle).kernel->makes_plan ? few : many) = middle;
+    }
+    bytes = std::max(bytes, bytes_of(few));
   }
-  return std::max(bytes_of(few), bytes_of(max_tokens));
+  return bytes;
 }
 
 void CudaLayer::run_step(Step step, const LayerInputs& inputs, void* workspace, size_t workspace_size,
@@ -144,13 +147,9 @@ CudaRun CudaLayer::prepare(const LayerInputs& inputs, void* workspace, size_t wo
   problem.shared_down_scale = static_cast<const float*>(weights_.shared_down_scale);
   problem.intermediate_scales = arrays.intermediate_scales;
   problem.scale_stride = arrays.scale_stride;
-  if (run.launch.kernel->makes_plan) {
-    problem.share_tickets = reinterpret_cast<uint32_t*>(arrays.counters);
-    problem.pass_arrivals = arrays.counters + grouped::kNumGemms;
-    problem.block_arrivals = problem.pass_arrivals + problem.max_rows;
-    problem.activations = arrays.activations;
-    run.counters = {arrays.counters, arrays.num_counters};
-  }
+  problem.activations = arrays.activations;
+  problem.block_arrivals = arrays.block_arrivals;
+  run.num_block_arrivals = arrays.num_block_arrivals;
   problem.intermediate = arrays.intermediate;
   problem.rows = arrays.rows;
   problem.routing = {.topk_ids = inputs.topk_ids,
@@ -170,8 +169,7 @@ void CudaLayer::enqueue(Step step, const CudaRun& run, CUstream_st* stream) cons
   switch (step) {
     case Step::plan:
       if (!run.launch.kernel->makes_plan) launch_plan(run, stream);
-      if (run.problem.operand_bytes == 1) return quantize_tokens(run, stream);
-      if (run.launch.kernel->makes_plan) kernels::expert_gemm_rows::clear_counters(run.counters, stream);
+      if (run.problem.operand_bytes == 1) quantize_tokens(run, stream);
       return;
     case Step::gate_up:
       return launch_gemm(run.problem, first_role(config_), run.launch,
@@ -200,8 +198,8 @@ void CudaLayer::quantize_tokens(const CudaRun& run, CUstream_st* stream) const {
                                   .num_slots = makes_plan ? 1 : run.num_slots,
                                   .columns = config_.hidden_size,
                                   .scale_stride = run.problem.scale_stride,
-                                  .counters = run.counters.data,
-                                  .num_counters = run.counters.count,
+                                  .counters = run.problem.block_arrivals,
+                                  .num_counters = run.num_block_arrivals,
                                   .token_scales = run.inputs.x_scale},
                                  stream);
 }
@@ -221,14 +219,7 @@ void CudaLayer::run(const LayerInputs& inputs, void* workspace, size_t workspace
   validate_num_tokens(config_, inputs.num_tokens);
   if (inputs.num_tokens == 0) return;
   const CudaRun run = prepare(inputs, workspace, workspace_size);
-  enqueue(Step::plan, run, stream);
-  if (run.launch.kernel->makes_plan && policy_.marks == nullptr && getenv("TESSERA_SPLIT") == nullptr) {
-    launch_both_gemms(run.problem, first_role(config_), run.launch, stream);
-  } else {
-    enqueue(Step::gate_up, run, stream);
-    enqueue(Step::down, run, stream);
-  }
-  enqueue(Step::combine, run, stream);
+  for (const Step step : {Step::plan, Step::gate_up, Step::down, Step::combine}) enqueue(step, run, stream);
 }
 
 }  // namespace tessera::moe

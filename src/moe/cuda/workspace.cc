@@ -1,6 +1,5 @@
 #include "moe/cuda/workspace.h"
 
-#include "cuda/kernels/expert_gemm_rows/policy.h"
 #include "cuda/kernels/moe_plan/policy.h"
 #include "moe/formats.h"
 #include "moe/layer_layout.h"
@@ -32,21 +31,6 @@ grouped::PlanView take_plan(ArrayLayout& layout, int32_t num_experts, size_t pai
   return plan;
 }
 
-// What expert_gemm_rows needs beside.
-void take_for_rows(ArrayLayout& layout, CudaWorkspace& workspace, const LayerConfig& config, size_t pairs) {
-  namespace rows = kernels::expert_gemm_rows;
-  size_t counters = grouped::kNumGemms + pairs;
-  if (const FormatRow& format = format_row(config.weight_format); format.quantizes_rows()) {
-    const size_t blocks = groups(config.intermediate_size, format.row_group);
-    counters += pairs * blocks;
-    workspace.activations = layout.take<float>(pairs * static_cast<size_t>(config.intermediate_size));
-    workspace.intermediate_scales =
-        layout.take<float>(pairs * ((blocks + rows::kScaleLine - 1) / rows::kScaleLine * rows::kScaleLine));
-  }
-  workspace.counters = layout.take<int32_t>(counters);
-  workspace.num_counters = static_cast<int64_t>(counters);
-}
-
 CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, void* base, bool makes_plan) {
   const auto pairs = static_cast<size_t>(num_tokens) * static_cast<size_t>(num_slots(config));
   ArrayLayout layout(base, kWorkspaceAlignment);
@@ -61,8 +45,13 @@ CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, v
     workspace.token_codes = layout.take<uint8_t>(pairs * static_cast<size_t>(config.hidden_size));
     workspace.token_scales = layout.take<float>(stride * groups(config.hidden_size, format.row_group));
     workspace.intermediate_scales = layout.take<float>(stride * groups(config.intermediate_size, format.row_group));
+    if (makes_plan) {
+      const size_t arrivals = pairs * groups(config.intermediate_size, format.row_group);
+      workspace.activations = layout.take<float>(pairs * static_cast<size_t>(config.intermediate_size));
+      workspace.block_arrivals = layout.take<int32_t>(arrivals);
+      workspace.num_block_arrivals = static_cast<int64_t>(arrivals);
+    }
   }
-  if (makes_plan) take_for_rows(layout, workspace, config, pairs);
   workspace.bytes = layout.used();
   return workspace;
 }

@@ -22,10 +22,10 @@ struct CudaWorkspace {
   float* token_scales;         // [ceil(H / row_group), scale_stride], of T * (k + S) rows
   float* intermediate_scales;  // [ceil(I / row_group), scale_stride]
   int32_t scale_stride;
-  // Of a kernel that makes its plan itself, else null: see grouped::Problem.
-  int32_t* counters;  // [num_counters]: share_tickets, pass_arrivals, block_arrivals
-  int64_t num_counters;
-  float* activations;  // [T * (k + S), I], where rows are quantised
+  // Of a kernel that makes less than a group of the intermediate at a time, else null.
+  float* activations;       // [T * (k + S), I]
+  int32_t* block_arrivals;  // [num_block_arrivals]: T * (k + S) times ceil(I / row_group)
+  int64_t num_block_arrivals;
   size_t bytes;
 };
 

@@ -7,14 +7,8 @@
 
 namespace tessera::kernels::expert_gemm_rows {
 
-// Columns of the intermediate are written, by this warp, for GEMM 2 to wait for.
-__device__ inline void count_columns(const Context& context, const Unit& unit) {
-  __syncwarp();  // by all lanes
-  if (threadIdx.x % 32 == 0) count_arrival(context.problem.pass_arrivals + unit.row_begin);
-}
-
 template <class C, int kColumns>
-__device__ inline void compute_unit(const Context& context, const Unit& unit, RingPosition& at) {
+__device__ inline void compute_unit(const Context<C>& context, const Unit& unit, RingPosition& at) {
   ptx::Fragment<kColumns> acc;
   const SlabRows<C> slab(context, unit);  // asks for the bias before the products
   if constexpr (C::kQuantized) {
@@ -24,16 +18,16 @@ __device__ inline void compute_unit(const Context& context, const Unit& unit, Ri
   }
   finish<C>(context.problem, slab, acc);
   if constexpr (C::kQuantized && C::kRole != Role::down) {
-    if (store_quantized<C>(context, unit, slab, acc)) count_columns(context, unit);
+    store_quantized<C>(context, unit, slab, acc);
   } else {
     store<C>(context, unit, slab, acc);
-    if (C::kRole != Role::down && slab.exists[0]) count_columns(context, unit);
   }
 }
 
 template <class C>
-__device__ inline void compute(const Context& context, uint32_t share, RingPosition& at) {
-  auto walk = context.walk<C>(share);
+__device__ inline void compute(const Context<C>& context) {
+  RingPosition at;
+  auto walk = context.walk();
   for (Unit unit; walk.next(unit);) {
     if (unit.num_rows <= 8) {
       compute_unit<C, 8>(context, unit, at);

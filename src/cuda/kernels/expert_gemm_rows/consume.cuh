@@ -19,13 +19,13 @@ namespace tessera::kernels::expert_gemm_rows {
 // output column, else two output columns, 8 apart.
 template <class C>
 struct SlabRows {
-  __device__ SlabRows(const Context& context, const Unit& unit) {
+  __device__ SlabRows(const Context<C>& context, const Unit& unit) {
     const Problem& problem = context.problem;
     const int warp = static_cast<int>(threadIdx.x) / 32;
     column_begin = (unit.slab_begin + warp) * C::kSlabOutColumns;
     const int32_t n = problem.out_columns(C::kRole);
     for (int half = 0; half < kHalves; ++half)
-      exists[half] = warp < context.cuts[C::kGemm].unit_slabs && column_begin + 8 * half < n;
+      exists[half] = warp < context.ring.unit_slabs && column_begin + 8 * half < n;
     if (problem.bias(C::kRole) == nullptr || unit.expert >= problem.num_experts) return;
     has_bias = true;
     const int32_t column = column_begin + static_cast<int>(threadIdx.x) % 32 / 4;
@@ -88,7 +88,7 @@ __device__ inline void finish(const Problem& problem, const SlabRows<C>& slab, p
 
 // Transposed, a lane holds two neighbouring columns of one token: four lanes write 16 bytes of it.
 template <class C, int kColumns>
-__device__ inline void store(const Context& context, const Unit& unit, const SlabRows<C>& slab,
+__device__ inline void store(const Context<C>& context, const Unit& unit, const SlabRows<C>& slab,
                              const ptx::Fragment<kColumns>& acc) {
   using Element = typename C::Element;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -144,11 +144,12 @@ __device__ inline void multiply_stage(uint32_t a, uint32_t b, ptx::Fragment<kCol
 
 // acc = the warp's slab of weights times the rows over all of K. A warp without a slab only gives the stages back.
 template <class C, int kColumns>
-__device__ inline void multiply(const Context& context, RingPosition& at, bool has_slab, ptx::Fragment<kColumns>& acc) {
+__device__ inline void multiply(const Context<C>& context, RingPosition& at, bool has_slab,
+                                ptx::Fragment<kColumns>& acc) {
   const Ring& ring = context.ring;
   const uint32_t slab = threadIdx.x / 32 * kSlabBytes;
   const uint32_t data = cta::smem_address(ring.data);
-  const int num_steps = context.num_k_steps<C>();
+  const int num_steps = context.num_k_steps();
 #pragma unroll
   for (int i = 0; i < ptx::Fragment<kColumns>::kRegisters; ++i) acc[i] = 0.0f;
   for (int step = 0; step < num_steps; ++step) {

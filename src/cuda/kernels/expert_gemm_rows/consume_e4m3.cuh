@@ -34,13 +34,13 @@ __device__ inline void multiply_block(uint32_t a, uint32_t b, ptx::Fragment<kCol
 
 // acc = the products over all of K, scaled. A warp without a slab multiplies what lies behind the others'.
 template <class C, int kColumns>
-__device__ inline void multiply_blocks(const Context& context, RingPosition& at, ptx::Fragment<kColumns>& acc) {
+__device__ inline void multiply_blocks(const Context<C>& context, RingPosition& at, ptx::Fragment<kColumns>& acc) {
   constexpr int kFloat = sizeof(float);
   const Ring& ring = context.ring;
   const uint32_t data = cta::smem_address(ring.data);
   const uint32_t weight_scales = data + threadIdx.x / 32 * 2 * kFloat;
   const uint32_t row_scales = data + (kWeightScales + threadIdx.x % 4 * 2) * kFloat;
-  const int num_blocks = context.num_k_steps<C>();
+  const int num_blocks = context.num_k_steps();
 #pragma unroll
   for (int i = 0; i < ptx::Fragment<kColumns>::kRegisters; ++i) acc[i] = 0.0f;
 #pragma unroll 1
@@ -75,8 +75,7 @@ __device__ inline void quantize_block(const Problem& problem, const Plan& plan, 
   const int64_t width = problem.intermediate_size;
   const int32_t lane_column = column + 4 * lane;
   const bool exists = lane_column < problem.intermediate_size;
-  float* const scales = problem.intermediate_scales + column / grouped::kScaleBlock;
-  const int64_t scale_stride = own_scale_stride(problem.intermediate_size);
+  float* const scales = problem.intermediate_scales + int64_t{column / grouped::kScaleBlock} * problem.scale_stride;
 #pragma unroll 1
   for (int first = 0; first < unit.num_rows; first += kRowsAtOnce) {
     float4 values[kRowsAtOnce];
@@ -104,16 +103,16 @@ __device__ inline void quantize_block(const Problem& problem, const Plan& plan, 
       if (exists)
         *reinterpret_cast<uint32_t*>(static_cast<uint8_t*>(problem.intermediate) + pairs[i] * width + lane_column) =
             low | high << 16;
-      if (lane == 0) scales[pairs[i] * scale_stride] = scale;
+      if (lane == 0) scales[pairs[i]] = scale;
     }
   }
 }
 
-// Writes the slab's columns of h in fp32; the last slab of a block of 128 columns quantises them. Whether it was.
+// Writes the slab's columns of h in fp32; the last slab of a block of 128 columns quantises them.
 template <class C, int kColumns>
-__device__ inline bool store_quantized(const Context& context, const Unit& unit, const SlabRows<C>& slab,
+__device__ inline void store_quantized(const Context<C>& context, const Unit& unit, const SlabRows<C>& slab,
                                        const ptx::Fragment<kColumns>& acc) {
-  if (!slab.exists[0]) return false;
+  if (!slab.exists[0]) return;
   const Problem& problem = context.problem;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int32_t width = problem.intermediate_size;
@@ -135,11 +134,13 @@ __device__ inline bool store_quantized(const Context& context, const Unit& unit,
   const int32_t slabs = (block_columns + C::kSlabOutColumns - 1) / C::kSlabOutColumns;
   __syncwarp();  // the warp's columns are written
   int32_t before = 0;
-  if (lane == 0) before = count_arrival(problem.block_arrivals + unit.row_begin * grouped::scale_blocks(width) + block);
-  if (__shfl_sync(kAllLanes, before, 0) != slabs - 1) return false;
-  see_arrivals();
-  quantize_block(problem, context.plan, unit, block * grouped::kScaleBlock);
-  return true;
+  if (lane == 0) {
+    __threadfence();  // and seen by whoever sees the count
+    before = atomicAdd(problem.block_arrivals + unit.row_begin * grouped::scale_blocks(width) + block, 1);
+    __threadfence();  // the others' columns are seen from here on
+  }
+  if (__shfl_sync(kAllLanes, before, 0) == slabs - 1)
+    quantize_block(problem, context.plan, unit, block * grouped::kScaleBlock);
 }
 
 }  // namespace tessera::kernels::expert_gemm_rows

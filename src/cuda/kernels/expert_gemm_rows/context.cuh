@@ -12,7 +12,6 @@
 #include "cuda/grouped/tensor_maps.h"
 #include "cuda/kernels/expert_gemm_rows/launch.h"
 #include "cuda/kernels/expert_gemm_rows/plan.cuh"
-#include "cuda/kernels/expert_gemm_rows/shares.cuh"
 #include "cuda/ptx/mbarrier.cuh"
 
 namespace tessera::kernels::expert_gemm_rows {
@@ -23,20 +22,15 @@ using grouped::Role;
 
 inline constexpr Policy kPolicy = default_policy();
 
-// Of one of the two products.
-struct Weights {
-  CUtensorMap maps[kPolicy.unit_slabs];  // in boxes of 1, 2, ... slabs
-  CUtensorMap shared_maps[kPolicy.unit_slabs];
-  uint32_t units_of_pass[kPolicy.unit_slabs];  // of an expert's weights, by slabs of a unit
-};
-
 struct Params {
-  Weights weights[grouped::kNumGemms];
+  CUtensorMap weights[kPolicy.unit_slabs];  // in boxes of 1, 2, ... slabs
+  CUtensorMap shared_weights[kPolicy.unit_slabs];
+  uint32_t units_of_pass[kPolicy.unit_slabs];  // of an expert's weights, by slabs of a unit
   Problem problem;
   LaunchOptions options;
 };
 
-// What a role's part of the kernel is compiled for. Tuning: see launch.cu.
+// What a role's kernel is compiled for. Tuning: see launch.cu.
 template <Role kRole_, class Tuning>
 struct Config {
   using Element = typename Tuning::Element;  // of biases and of GEMM 2's rows
@@ -45,11 +39,8 @@ struct Config {
   static constexpr bool kMarked = Tuning::kMarked;
   static constexpr bool kGated = kRole == Role::gate_up;
   static constexpr bool kQuantized = sizeof(Operand) == 1;  // e4m3 with scales
-  static constexpr int kGemm = grouped::gemm_idx(kRole);
-  // Columns of the intermediate that arrive together: of a slab, or of a block that is quantised.
-  static constexpr int kArrivalColumns = kQuantized                            ? grouped::kScaleBlock
-                                         : Tuning::kFirstRole == Role::gate_up ? kSlabRows / 2
-                                                                               : kSlabRows;
+  // What a kernel before this one writes is read after it has ended; else ids alone, which are there.
+  static constexpr bool kReadsLate = kRole == Role::down || kQuantized;
   static constexpr int kSlabOutColumns = kGated ? kSlabRows / 2 : kSlabRows;
   static constexpr int kTileK = cta::kSwizzleRowBytes / sizeof(Operand);  // elements of K that a stage holds
   static_assert(kStageRowBytes == cta::kSwizzleRowBytes);
@@ -61,9 +52,7 @@ inline constexpr int kConsumerWarps = kPolicy.unit_slabs;
 inline constexpr int kRowWarps = 3;
 inline constexpr int kWarps = kConsumerWarps + 1 + kRowWarps;
 inline constexpr int kThreads = 32 * kWarps;
-static_assert(kWarps == 1 + ShareQueue::kTakers);
 inline constexpr int kMaxStages = 24;
-inline constexpr int kRowBarrier = 1;  // of the row warps; 0 is __syncthreads
 
 // Scales of a stage's slabs: two each, of its first 8 weight rows and of its last.
 inline constexpr int kWeightScales = 2 * kPolicy.unit_slabs;
@@ -71,7 +60,6 @@ inline constexpr int kWeightScales = 2 * kPolicy.unit_slabs;
 struct Barriers {
   uint64_t full[kMaxStages];   // bytes of TMA + arrivals of the row threads, and of the lanes that copy scales
   uint64_t empty[kMaxStages];  // every consumer warp
-  ShareQueue shares;
 };
 
 inline constexpr int kArrayBytes = kPolicy.shared_bytes - static_cast<int>(sizeof(Barriers));  // of ring and plan
@@ -82,25 +70,26 @@ inline constexpr int kRingAlignment = cta::kSwizzleAtomBytes;
 struct Ring {
   uint8_t* data;
   Barriers* barriers;
-  int32_t box_bytes;  // of the larger of the products' boxes
+  int32_t unit_slabs;
+  uint32_t units_of_pass;
   int32_t stage_bytes;
   int32_t scale_bytes;
   int32_t num_stages;
 
   __device__ uint8_t* weights(int stage) const { return data + stage * stage_bytes; }
-  __device__ int32_t rows_offset(int stage) const { return stage * stage_bytes + box_bytes; }
+  __device__ int32_t rows_offset(int stage) const { return stage * stage_bytes + unit_slabs * kSlabBytes; }
   __device__ int32_t scales_offset(int stage) const { return num_stages * stage_bytes + stage * scale_bytes; }
 };
 
 // By all threads: a stage each.
-__device__ inline void init_barriers(Barriers& barriers, bool are_quantized) {
+template <class C>
+__device__ inline void init_barriers(Barriers& barriers) {
   const int stage = static_cast<int>(threadIdx.x);
   if (stage < kMaxStages) {
-    ptx::mbarrier_init(&barriers.full[stage], 1 + kRowWarps * 32 + (are_quantized ? kWeightScales : 0));
+    ptx::mbarrier_init(&barriers.full[stage], 1 + kRowWarps * 32 + (C::kQuantized ? kWeightScales : 0));
     ptx::mbarrier_init(&barriers.empty[stage], kConsumerWarps);
+    ptx::fence_mbarrier_init();
   }
-  if (stage == kMaxStages) barriers.shares.init();
-  ptx::fence_mbarrier_init();
 }
 
 struct RingPosition {
@@ -115,35 +104,16 @@ struct RingPosition {
   }
 };
 
-// How a product's work is cut.
-struct Cut {
-  int32_t unit_slabs;
-  uint32_t units_of_pass;
-};
-
-// Floats between the scales of two rows of the intermediate: a row's are lines of their own, so that nobody has lines
-// of rows that come later in L1.
-__device__ inline int64_t own_scale_stride(int32_t intermediate_size) {
-  return (grouped::scale_blocks(intermediate_size) + kScaleLine - 1) / kScaleLine * kScaleLine;
-}
-
 // What the CTA's threads know of the launch.
+template <class C>
 struct Context {
   const Params& params;
   const Problem& problem;
   Plan plan;
   Ring ring;
-  Cut cuts[grouped::kNumGemms];
 
-  template <class C>
-  __device__ UnitWalk<kPolicy.max_columns> walk(uint32_t share) const {
-    const Cut& cut = cuts[C::kGemm];
-    return {plan, cut.units_of_pass, cut.unit_slabs, share};
-  }
-  template <class C>
-  __device__ int num_k_steps() const {
-    return (problem.sum_length(C::kRole) + C::kTileK - 1) / C::kTileK;
-  }
+  __device__ UnitWalk<kPolicy.max_columns> walk() const { return {plan, ring.units_of_pass, ring.unit_slabs}; }
+  __device__ int num_k_steps() const { return (problem.sum_length(C::kRole) + C::kTileK - 1) / C::kTileK; }
 };
 
 }  // namespace tessera::kernels::expert_gemm_rows

@@ -31,59 +31,57 @@
 #include "cuda/kernels/expert_gemm_rows/plan.cuh"
 #include "cuda/ptx/cluster.cuh"
 #include "cuda/ptx/copy.cuh"
-#include "cuda/ptx/warp.cuh"
 
 namespace tessera::kernels::expert_gemm_rows {
 
-// By one thread, and some more for scales. Weights and their scales are what no kernel writes.
+// By one thread, and some more for scales. Until the ring is full it reads what no earlier kernel writes.
 template <class C>
-__device__ inline void load_weights(const Context& context, uint32_t share, RingPosition& at) {
+__device__ inline void load_weights(const Context<C>& context) {
   const Ring& ring = context.ring;
   const Problem& problem = context.problem;
-  const Weights& weights = context.params.weights[C::kGemm];
   constexpr int kSlabBlocks = C::kGated ? 1 : 2;  // of 8 rows, of each half
-  const int32_t unit_slabs = context.cuts[C::kGemm].unit_slabs;
-  const int num_steps = context.num_k_steps<C>();
+  const int num_steps = context.num_k_steps();
   const bool is_loader = threadIdx.x % 32 == 0;
+  RingPosition at;
+  bool has_waited = !C::kReadsLate;
   WeightScaleCopy<C> scales(context);
-  auto walk = context.walk<C>(share);
+  auto walk = context.walk();
   for (Unit unit; walk.next(unit);) {
     if constexpr (C::kQuantized) scales.select(unit);
     const bool is_routed = unit.expert < problem.num_experts;
-    const CUtensorMap* const map = (is_routed ? weights.maps : weights.shared_maps) + unit_slabs - 1;
+    const CUtensorMap* const map =
+        (is_routed ? context.params.weights : context.params.shared_weights) + ring.unit_slabs - 1;
     const int32_t expert = is_routed ? unit.expert : unit.expert - problem.num_experts;
     for (int step = 0; step < num_steps; ++step) {
       uint64_t* const full = &ring.barriers->full[at.stage];
       cta::wait_phase(&ring.barriers->empty[at.stage], at.phase ^ 1);
       if (is_loader) {
         const int32_t coordinates[5] = {step * C::kTileK, 0, 0, unit.slab_begin * kSlabBlocks, expert};
-        ptx::mbarrier_arrive_expect_tx(full, static_cast<uint32_t>(unit_slabs * kSlabBytes));
+        ptx::mbarrier_arrive_expect_tx(full, static_cast<uint32_t>(ring.unit_slabs * kSlabBytes));
         ptx::tma_load_5d(ring.weights(at.stage), map, coordinates, full);
       }
       if constexpr (C::kQuantized) scales.load(at.stage);
       at.advance(ring);
+      if (!has_waited && at.stage == 0) {
+        ptx::wait_for_prerequisites();  // else it would poll for as long as the kernel before runs
+        has_waited = true;
+      }
       __syncwarp();
     }
   }
 }
 
 template <class C>
-__device__ inline void load_rows(const Context& context, uint32_t share, RingPosition& at, int warp) {
+__device__ inline void load_rows(const Context<C>& context, int warp) {
   const Ring& ring = context.ring;
   const Problem& problem = context.problem;
   const int32_t row_bytes = problem.sum_length(C::kRole) * static_cast<int>(sizeof(typename C::Operand));
   const auto* const source = static_cast<const char*>(C::kRole == Role::down ? problem.intermediate : problem.tokens);
   grouped::RowGather<kPolicy.max_columns, kRowWarps> gather(ring.data, {source, nullptr, row_bytes}, warp);
   RowScaleCopy<C> scales(context, warp * 32 + static_cast<int>(threadIdx.x) % 32);
-  auto walk = context.walk<C>(share);
+  RingPosition at;
+  auto walk = context.walk();
   for (Unit unit; walk.next(unit);) {
-    if (C::kRole == Role::down && context.params.options.runs(0)) {
-      if (warp == 0 && threadIdx.x % 32 == 0) {
-        wait_for_arrivals(problem.pass_arrivals + unit.row_begin,
-                          (problem.intermediate_size + C::kArrivalColumns - 1) / C::kArrivalColumns);
-      }
-      ptx::named_barrier_wait<32 * kRowWarps>(kRowBarrier);  // the others see what the one has seen
-    }
     if constexpr (C::kQuantized) scales.select(unit);
     gather.select(unit.num_rows, [&](int row) {
       const int32_t pair = context.plan.row_pair[unit.row_begin + row];
@@ -101,22 +99,23 @@ __device__ inline void load_rows(const Context& context, uint32_t share, RingPos
 
 // Slabs in a unit, such that the CTA with most units has least to do. A unit costs about a third of a slab beside its
 // slabs: its first bytes are waited for, its results are written.
-__device__ inline Cut select_cut(const Weights& weights, int32_t num_passes) {
+__device__ inline int32_t select_unit_slabs(const Params& params, int32_t num_passes) {
   int32_t best = 0;
   uint32_t best_cost = 0xFFFFFFFFu;
 #pragma unroll
   for (int slabs = kPolicy.unit_slabs; slabs >= 1; --slabs) {
-    const uint32_t units = static_cast<uint32_t>(num_passes) * weights.units_of_pass[slabs - 1];
+    const uint32_t units = static_cast<uint32_t>(num_passes) * params.units_of_pass[slabs - 1];
     const uint32_t cost = (units + gridDim.x - 1) / gridDim.x * (3 * slabs + 1);
     if (cost < best_cost) best = slabs, best_cost = cost;
   }
-  return {best, weights.units_of_pass[best - 1]};
+  return best;
 }
 
 // By all threads: the plan, and a ring for the units that follow from it. They must meet before they use either.
-__device__ inline Context prepare(const Params& params, uint8_t* shared, bool are_quantized) {
+template <class C>
+__device__ inline Context<C> prepare(const Params& params, uint8_t* shared) {
   const grouped::Routing& routing = params.problem.routing;
-  Context context{params, params.problem, {}, {}, {}};
+  Context<C> context{params, params.problem, {}, {}};
   Ring& ring = context.ring;
   Plan& plan = context.plan;
   ring.data = shared;
@@ -124,7 +123,7 @@ __device__ inline Context prepare(const Params& params, uint8_t* shared, bool ar
   const auto pairs = static_cast<int32_t>(routing.pairs());
   const uint8_t* const ring_end = plan.place_before(shared + kArrayBytes, pairs, routing.num_experts);
   // One CTA tells the combine which pairs have rows.
-  const bool tells = params.options.runs(0) && blockIdx.x == gridDim.x - 1;
+  const bool tells = C::kRole != Role::down && blockIdx.x == gridDim.x - 1;
   int32_t* const token_row = tells ? params.problem.plan.token_row : nullptr;
   if (pairs <= 32) {
     make_warp_plan(plan, routing, token_row);
@@ -132,92 +131,46 @@ __device__ inline Context prepare(const Params& params, uint8_t* shared, bool ar
     using Scratch = PlanScratch<kWarps, kPolicy.max_pairs>;
     make_plan<kPolicy.max_columns>(plan, *reinterpret_cast<Scratch*>(shared), routing, token_row);
   }
-  for (int gemm = 0; gemm < grouped::kNumGemms; ++gemm) {
-    if (params.options.runs(gemm)) context.cuts[gemm] = select_cut(params.weights[gemm], plan.num_passes);
-  }
-  const int32_t box_slabs = max(context.cuts[0].unit_slabs, context.cuts[1].unit_slabs);
+  ring.unit_slabs = select_unit_slabs(params, plan.num_passes);
+  ring.units_of_pass = params.units_of_pass[ring.unit_slabs - 1];
   const int32_t columns = plan.most_rows <= 8 ? 8 : plan.most_rows <= 16 ? 16 : plan.most_rows <= 32 ? 32 : 64;
-  ring.box_bytes = box_slabs * kSlabBytes;
-  ring.stage_bytes = ring.box_bytes + columns * cta::kSwizzleRowBytes;
+  ring.stage_bytes = ring.unit_slabs * kSlabBytes + columns * cta::kSwizzleRowBytes;
   // WGMMA multiplies as many slabs as a unit may have: of the last stage it reads on behind the ring.
-  const int32_t read_past = are_quantized ? (kPolicy.unit_slabs - box_slabs) * kSlabBytes : 0;
-  ring.scale_bytes = are_quantized ? (kWeightScales + columns) * static_cast<int32_t>(sizeof(float)) : 0;
+  const int32_t read_past = C::kQuantized ? (kPolicy.unit_slabs - ring.unit_slabs) * kSlabBytes : 0;
+  ring.scale_bytes = C::kQuantized ? (kWeightScales + columns) * static_cast<int32_t>(sizeof(float)) : 0;
   ring.num_stages =
       min(kMaxStages, (static_cast<int32_t>(ring_end - shared) - read_past) / (ring.stage_bytes + ring.scale_bytes));
   return context;
 }
 
-// A launch's products one after the other: act(config) for each.
-template <class Tuning, class Act>
-__device__ inline void for_each_product(const LaunchOptions& options, Act&& act) {
-  if (options.runs(0)) act(Config<Tuning::kFirstRole, Tuning>{});
-  if (options.runs(1)) act(Config<Role::down, Tuning>{});
-}
-
-template <class Tuning>
+template <Role kRole, class Tuning>
 __global__ void __launch_bounds__(kThreads, kPolicy.ctas_per_sm)
     expert_gemm_rows_kernel(const __grid_constant__ Params params) {
-  constexpr bool kQuantized = Config<Role::down, Tuning>::kQuantized;
+  using C = Config<kRole, Tuning>;
   extern __shared__ __align__(kRingAlignment) uint8_t shared_bytes[];
   const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0);  // uniform for the compiler
-  const LaunchOptions& options = params.options;
-  cuda::KernelMarks* const marks = options.marks;
-  cta::mark<Tuning::kMarked>(marks, &cuda::KernelMarks::begin);
-  if (threadIdx.x == kThreads - 1)
-    ptx::prefetch_tensor_map(&params.weights[options.runs(0) ? 0 : 1].maps[kPolicy.unit_slabs - 1]);
-  init_barriers(*reinterpret_cast<Barriers*>(shared_bytes + kArrayBytes), kQuantized);
+  cta::mark<C::kMarked>(params.options.marks, &cuda::KernelMarks::begin);
+  if (threadIdx.x == kThreads - 1) ptx::prefetch_tensor_map(&params.weights[kPolicy.unit_slabs - 1]);
+  init_barriers<C>(*reinterpret_cast<Barriers*>(shared_bytes + kArrayBytes));
+  // GEMM 1 reads nothing, and lets nobody else begin, before the ids are there: so GEMM 2 may read them at once. Where
+  // tokens are quantised first, the kernel that does so waits for the ids.
+  if constexpr (!C::kReadsLate) ptx::wait_for_prerequisites();
   ptx::launch_dependents();
-  // The kernel before this one clears the counters. It waited for the ids, so that they are there.
-  const bool is_giver = warp == kConsumerWarps;
-  uint32_t share = 0;
-  if (is_giver) {
-    ptx::wait_for_prerequisites();
-    if (threadIdx.x % 32 == 0) share = take_ticket(&params.problem.share_tickets[options.runs(0) ? 0 : 1]);
-  }
-  const Context context = prepare(params, shared_bytes, kQuantized);
+  const Context<C> context = prepare<C>(params, shared_bytes);
   ptx::fence_proxy_async();  // the scratch of the plan lies where TMA writes next
   __syncthreads();           // the plan and the barriers are ready, the scratch is not needed any more
-  ShareQueue& queue = context.ring.barriers->shares;
-  SharePosition queue_at;
-  RingPosition at;
-  if (is_giver) {
-    share = __shfl_sync(kAllLanes, share, 0);
-    for_each_product<Tuning>(options, [&](auto config) {
-      using C = decltype(config);
-      const auto next_share = [&] {
-        uint32_t next = 0;
-        if (threadIdx.x % 32 == 0) next = take_ticket(&params.problem.share_tickets[C::kGemm]);
-        return __shfl_sync(kAllLanes, next, 0);
-      };
-      if (C::kGemm == 1 && options.runs(0)) share = next_share();
-      for (; share < gridDim.x; share = next_share()) {
-        give_share(queue, queue_at, share);
-        load_weights<C>(context, share, at);
-      }
-      give_share(queue, queue_at, share);
-    });
+  if (warp == kConsumerWarps) {
+    load_weights(context);
   } else {
-    ptx::wait_for_prerequisites();
-    cta::mark<Tuning::kMarked>(marks, &cuda::KernelMarks::work);
-    for_each_product<Tuning>(options, [&](auto config) {
-      using C = decltype(config);
-      while ((share = take_share(queue, queue_at)) < gridDim.x) {
-        if (warp > kConsumerWarps) {
-          load_rows<C>(context, share, at, warp - kConsumerWarps - 1);
-        } else {
-          compute<C>(context, share, at);
-        }
-      }
-    });
+    if constexpr (C::kReadsLate) ptx::wait_for_prerequisites();
+    cta::mark<C::kMarked>(params.options.marks, &cuda::KernelMarks::work);
+    if (warp > kConsumerWarps) {
+      load_rows(context, warp - kConsumerWarps - 1);
+    } else {
+      compute(context);
+    }
   }
-  cta::mark_end<Tuning::kMarked>(marks);
-}
-
-// Before the products of operands that nothing is done to: clears their counters.
-__global__ void clear_counters_kernel(const __grid_constant__ Counters counters) {
-  ptx::wait_for_prerequisites();
-  ptx::launch_dependents();  // after the wait: the products read ids at once
-  for (int64_t i = threadIdx.x; i < counters.count; i += blockDim.x) counters.data[i] = 0;
+  cta::mark_end<C::kMarked>(params.options.marks);
 }
 
 }  // namespace tessera::kernels::expert_gemm_rows

@@ -11,28 +11,23 @@
 namespace tessera::kernels::expert_gemm_rows {
 namespace {
 
-constexpr int kClearThreads = 256;
-
-// What a kernel is compiled for.
-template <class Element_, class Operand_, Role kFirstRole_, bool kMarked_>
+// What a kernel is compiled for beside its role.
+template <class Element_, class Operand_, bool kMarked_>
 struct Tuning {
   using Element = Element_;
   using Operand = Operand_;
-  static constexpr Role kFirstRole = kFirstRole_;
   static constexpr bool kMarked = kMarked_;  // see cta/mark.cuh
 };
 
-// Calls function(Tuning) with the compiled instance for these; each of them is in this file.
+// Calls function(role as a constant, Tuning) with the compiled instance for these; each of them is in this file.
 template <class Function>
-void with_instance(const Problem& problem, const LaunchOptions& options, Function&& function) {
+void with_instance(const Problem& problem, Role role, bool is_marked, Function&& function) {
   grouped::with_element(problem.dtype, [&](auto element) {
     grouped::with_bool(problem.operand_bytes == 1, [&](auto quantized) {
       using Element = decltype(element);
       using Operand = ::cuda::std::conditional_t<quantized, __nv_fp8_e4m3, Element>;
-      grouped::with_bool(options.first_role == Role::gate_up, [&](auto gated) {
-        constexpr Role kFirst = gated ? Role::gate_up : Role::up_only;
-        grouped::with_bool(options.marks != nullptr,
-                           [&](auto marked) { function(Tuning<Element, Operand, kFirst, marked>{}); });
+      grouped::with_bool(is_marked, [&](auto marked) {
+        grouped::with_role(role, [&](auto constant) { function(constant, Tuning<Element, Operand, marked>{}); });
       });
     });
   });
@@ -49,36 +44,24 @@ void validate_run(const Problem& problem, Role role, const LaunchOptions& option
   TESSERA_CHECK(most_passes * most_slabs * options.num_ctas < int64_t{1} << 32, most_slabs, options.num_ctas);
 }
 
-void set_weights(Weights& weights, const Problem& problem, Role role) {
-  const int32_t slab_columns = role == Role::gate_up ? grouped::kSlabRows / 2 : grouped::kSlabRows;
-  const auto slabs_of_expert = static_cast<uint32_t>((problem.out_columns(role) + slab_columns - 1) / slab_columns);
-  for (int slabs = 1; slabs <= kPolicy.unit_slabs; ++slabs) {
-    weights.units_of_pass[slabs - 1] =
-        (slabs_of_expert + static_cast<uint32_t>(slabs) - 1) / static_cast<uint32_t>(slabs);
-    weights.maps[slabs - 1] = grouped::slab_map(problem, role, slabs);
-    weights.shared_maps[slabs - 1] = grouped::shared_slab_map(problem, role, slabs);
-  }
-}
-
 }  // namespace
 
-void clear_counters(const Counters& counters, cudaStream_t stream) {
-  cuda::launch_overlapping(clear_counters_kernel, 1, kClearThreads, counters, stream);
-}
-
-void launch(const Problem& problem, const LaunchOptions& options, cudaStream_t stream) {
+void launch(const Problem& problem, Role role, const LaunchOptions& options, cudaStream_t stream) {
   if (problem.max_rows == 0) return;
-  TESSERA_CHECK(options.marks == nullptr || !options.runs(0) || !options.runs(1), "marks are of one product");
+  validate_run(problem, role, options);
   Params params{};
   params.problem = problem;
   params.options = options;
-  for (const Role role : {options.first_role, Role::down}) {
-    if (!options.runs(grouped::gemm_idx(role))) continue;
-    validate_run(problem, role, options);
-    set_weights(params.weights[grouped::gemm_idx(role)], problem, role);
+  const int32_t slab_columns = role == Role::gate_up ? grouped::kSlabRows / 2 : grouped::kSlabRows;
+  const auto slabs_of_expert = static_cast<uint32_t>((problem.out_columns(role) + slab_columns - 1) / slab_columns);
+  for (int slabs = 1; slabs <= kPolicy.unit_slabs; ++slabs) {
+    params.units_of_pass[slabs - 1] =
+        (slabs_of_expert + static_cast<uint32_t>(slabs) - 1) / static_cast<uint32_t>(slabs);
+    params.weights[slabs - 1] = grouped::slab_map(problem, role, slabs);
+    params.shared_weights[slabs - 1] = grouped::shared_slab_map(problem, role, slabs);
   }
-  with_instance(problem, options, [&](auto tuning) {
-    constexpr auto* kernel = &expert_gemm_rows_kernel<decltype(tuning)>;
+  with_instance(problem, role, options.marks != nullptr, [&](auto constant, auto tuning) {
+    constexpr auto* kernel = &expert_gemm_rows_kernel<constant, decltype(tuning)>;
     cuda::allow_shared_memory<kernel>(kPolicy.shared_bytes);
     cuda::launch_overlapping(kernel, options.num_ctas, kThreads, params, stream, kPolicy.shared_bytes);
   });

@@ -16,7 +16,7 @@ namespace tessera::kernels::expert_gemm_rows {
 template <class C>
 class WeightScaleCopy {
  public:
-  __device__ explicit WeightScaleCopy(const Context& context)
+  __device__ explicit WeightScaleCopy(const Context<C>& context)
       : context_(context), lane_(static_cast<int>(threadIdx.x) % 32) {}
 
   __device__ void select(const Unit& unit) {
@@ -39,7 +39,7 @@ class WeightScaleCopy {
   }
 
  private:
-  const Context& context_;
+  const Context<C>& context_;
   const int lane_;
   const float* next_ = nullptr;
 };
@@ -49,7 +49,7 @@ template <class C>
 class RowScaleCopy {
  public:
   // `thread`: of those that copy rows, of which there are at least as many as a pass has rows.
-  __device__ RowScaleCopy(const Context& context, int thread) : context_(context), thread_(thread) {
+  __device__ RowScaleCopy(const Context<C>& context, int thread) : context_(context), thread_(thread) {
     static_assert(32 * kRowWarps >= kPolicy.max_columns);
   }
 
@@ -58,22 +58,19 @@ class RowScaleCopy {
     has_row_ = thread_ < unit.num_rows;
     if (!has_row_) return;
     const int32_t pair = context_.plan.row_pair[unit.row_begin + thread_];
-    if constexpr (C::kRole == Role::down) {
-      next_ = problem.intermediate_scales + pair * own_scale_stride(problem.intermediate_size);
-    } else {
-      next_ = problem.token_scales + pair / problem.routing.num_slots;
-    }
+    next_ = C::kRole == Role::down ? problem.intermediate_scales + pair
+                                   : problem.token_scales + pair / problem.routing.num_slots;
   }
 
   __device__ void load(int stage) {
     if (!has_row_) return;
     const uint32_t scales = cta::smem_address(context_.ring.data) + context_.ring.scales_offset(stage);
     ptx::cp_async_4(scales + (kWeightScales + thread_) * static_cast<int>(sizeof(float)), next_);
-    next_ += C::kRole == Role::down ? 1 : context_.problem.scale_stride;
+    next_ += context_.problem.scale_stride;
   }
 
  private:
-  const Context& context_;
+  const Context<C>& context_;
   const int thread_;
   bool has_row_ = false;
   const float* next_ = nullptr;

@@ -212,17 +212,17 @@ struct Unit {
   int32_t slab_begin;  // of the expert's weights
 };
 
-// Walks the units of a share, one of as many even shares of all as there are CTAs, unit after unit of one pass over one
-// expert. Each warp walks for itself; all lanes call it.
+// Walks the units of a CTA: its even share of all, unit after unit of one pass over one expert. Each warp walks for
+// itself; all lanes call it.
 template <int kPassRows>
 class UnitWalk {
  public:
   // launch.cu sees to it that units times CTAs fit 32 bits: a 64-bit division takes longer than the plan.
-  __device__ UnitWalk(const Plan& plan, uint32_t units_of_pass, int32_t unit_slabs, uint32_t share)
+  __device__ UnitWalk(const Plan& plan, uint32_t units_of_pass, int32_t unit_slabs)
       : plan_(plan), unit_slabs_(unit_slabs), units_of_pass_(units_of_pass) {
     const uint32_t units = static_cast<uint32_t>(plan.num_passes) * units_of_pass;
-    unit_ = units * share / gridDim.x;
-    end_ = units * (share + 1) / gridDim.x;
+    unit_ = units * blockIdx.x / gridDim.x;
+    end_ = units * (blockIdx.x + 1) / gridDim.x;
     if (unit_ < end_) {
       const auto pass = static_cast<int32_t>(unit_ / units_of_pass_);
       task_ = batching::decode_warp(batching::DeviceWarp{}, plan.prefix(), pass).task_idx;

@@ -37,8 +37,6 @@ inline constexpr int32_t kMaxWidth = 64 * 1024;
 
 inline constexpr int32_t kStageRowBytes = 128;  // of K, of each row, that a stage of the ring holds
 
-inline constexpr int32_t kScaleLine = 32;  // fp32 scales that a line of L1 holds
-
 // The tiles that the work is cut into, where units have all their slabs.
 constexpr grouped::Tiling tiling(grouped::Role role, int32_t out_columns, int32_t /*cluster_size*/) {
   const int32_t rows = 16 * default_policy().unit_slabs;
