@@ -16,8 +16,6 @@ constexpr int64_t kColumnsAnItem = 64;  // of a product that threads share
 
 float widened(uint16_t bits, DType dtype) { return dtype == DType::bf16 ? bf16_to_f32(bits) : f16_to_f32(bits); }
 
-int64_t num_groups(int64_t columns) { return (columns + kScaleGroup - 1) / kScaleGroup; }
-
 // One row, by the definition.
 void quantize(const float* values, int64_t columns, uint8_t* codes, float* scales) {
   for (int64_t begin = 0; begin < columns; begin += kScaleGroup) {
@@ -114,7 +112,7 @@ void ExactLayer::place_rows() {
 // Of the block row 0 of matrix number `matrix` of [.., rows, depth].
 const float* ExactLayer::scales_of(const void* scales, int64_t matrix, int64_t rows, int64_t depth) const {
   if (scales == nullptr) return nullptr;
-  return static_cast<const float*>(scales) + matrix * num_groups(rows) * num_groups(depth);
+  return static_cast<const float*>(scales) + matrix * scale_groups(rows) * scale_groups(depth);
 }
 
 ExactLayer::Matrix ExactLayer::gate_up_matrix(int32_t expert, bool up) const {
@@ -140,7 +138,7 @@ ExactLayer::Matrix ExactLayer::gate_up_matrix(int32_t expert, bool up) const {
   }
   const int64_t of_scales = config_.gated ? 2 * number + (up ? 1 : 0) : number;
   matrix.scales = scales_of(shared ? weights_.shared_gate_up_scale : weights_.gate_up_scale, of_scales, all, hidden);
-  matrix.scale_stride = num_groups(hidden);
+  matrix.scale_stride = scale_groups(hidden);
   if (matrix.scales != nullptr) matrix.scales += first / kScaleGroup * matrix.scale_stride;
   return matrix;
 }
@@ -156,7 +154,7 @@ ExactLayer::Matrix ExactLayer::down_matrix(int32_t expert) const {
   if (!shared && weights_.down_bias != nullptr)
     matrix.bias = static_cast<const uint16_t*>(weights_.down_bias) + number * hidden;
   matrix.scales = scales_of(shared ? weights_.shared_down_scale : weights_.down_scale, number, hidden, all);
-  matrix.scale_stride = num_groups(all);
+  matrix.scale_stride = scale_groups(all);
   if (matrix.scales != nullptr) matrix.scales += first / kScaleGroup;
   return matrix;
 }
@@ -186,14 +184,14 @@ void ExactLayer::promote_columns(const Matrix& matrix, const std::vector<int32_t
   const int64_t stride = matrix.rows.num_rows;
   std::vector<float> acc(static_cast<size_t>(height * count));
   for (int64_t k = 0; k < a.depth; k += kScaleGroup) {
-    const int64_t depth = std::min(kScaleGroup, a.depth - k), block = k / kScaleGroup;
+    const int64_t depth = std::min<int64_t>(kScaleGroup, a.depth - k), block = k / kScaleGroup;
     const OperandRows left{static_cast<const uint8_t*>(a.data) + k, height, a.depth, a_rows.data()};
     OperandRows right = matrix.rows;
     right.data = static_cast<const uint8_t*>(right.data) + begin * right.stride + k;
     right.num_rows = count;
     products(rules_, left, right, depth, acc.data(), count);
     for (int64_t i = 0; i < height; ++i) {
-      const float a_scale = a.scales[int64_t{a_rows[static_cast<size_t>(i)]} * num_groups(a.depth) + block];
+      const float a_scale = a.scales[int64_t{a_rows[static_cast<size_t>(i)]} * scale_groups(a.depth) + block];
       for (int64_t j = 0; j < count; ++j) {
         const float b_scale = matrix.scales[(begin + j) / kScaleGroup * matrix.scale_stride + block];
         float& sum = result[i * stride + j];
@@ -262,11 +260,11 @@ QuantizedRows ExactLayer::quantized(const std::vector<float>& activations) const
   const int64_t width = config_.intermediate_size;
   TESSERA_CHECK(activations.size() == expert_of_row_.size() * static_cast<size_t>(width), activations.size(), width);
   QuantizedRows result{std::vector<uint8_t>(activations.size()),
-                       std::vector<float>(expert_of_row_.size() * static_cast<size_t>(num_groups(width)))};
+                       std::vector<float>(expert_of_row_.size() * static_cast<size_t>(scale_groups(width)))};
   for (int64_t row = 0; row < num_rows(); ++row) {
     if (expert_of_row(row) < 0) continue;
     quantize(activations.data() + row * width, width, result.codes.data() + row * width,
-             result.scales.data() + row * num_groups(width));
+             result.scales.data() + row * scale_groups(width));
   }
   return result;
 }
@@ -274,13 +272,13 @@ QuantizedRows ExactLayer::quantized(const std::vector<float>& activations) const
 QuantizedRows ExactLayer::quantized_tokens() const {
   const int64_t hidden = config_.hidden_size, tokens = inputs_.num_tokens;
   QuantizedRows result{std::vector<uint8_t>(static_cast<size_t>(tokens * hidden)),
-                       std::vector<float>(static_cast<size_t>(tokens * num_groups(hidden)))};
+                       std::vector<float>(static_cast<size_t>(tokens * scale_groups(hidden)))};
   std::vector<float> values(static_cast<size_t>(hidden));
   for (int64_t token = 0; token < tokens; ++token) {
     const uint16_t* row = static_cast<const uint16_t*>(inputs_.x) + token * hidden;
     std::transform(row, row + hidden, values.begin(), [&](uint16_t bits) { return widened(bits, config_.dtype); });
     quantize(values.data(), hidden, result.codes.data() + token * hidden,
-             result.scales.data() + token * num_groups(hidden));
+             result.scales.data() + token * scale_groups(hidden));
   }
   return result;
 }
