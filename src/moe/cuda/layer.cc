@@ -26,6 +26,7 @@ namespace tessera::moe {
 /// One run, laid out: what its kernels are told.
 struct CudaRun {
   LayerInputs inputs;
+  CudaWorkspace arrays;
   ResolvedLaunch launch;
   int32_t num_shared_experts;  // S
   int32_t num_slots;           // k + S
@@ -101,7 +102,7 @@ CudaRun CudaLayer::prepare(const LayerInputs& inputs, void* workspace, size_t wo
   validate(config_, weights_, inputs, {workspace, workspace_size, arrays.bytes}, kTraits);
   const int device = current_device();
   if (device != device_) throw Error("device", str_cat("current device ", device), str_cat(device_, ", the layer's"));
-  CudaRun run{inputs, resolved_launch(inputs.num_tokens), num_shared_experts(config_), num_slots(config_), {}};
+  CudaRun run{inputs, arrays, resolved_launch(inputs.num_tokens), num_shared_experts(config_), num_slots(config_), {}};
   const grouped::Role first = first_role(config_);
   grouped::Problem& problem = run.problem;
   problem.plan = arrays.plan;
@@ -168,16 +169,15 @@ void CudaLayer::enqueue(Step step, const CudaRun& run, CUstream_st* stream) cons
 }
 
 void CudaLayer::quantize_tokens(const CudaRun& run, CUstream_st* stream) const {
-  // Written here, read by the products.
   kernels::quantize_rows::launch({.dtype = config_.dtype,
                                   .tokens = run.inputs.x,
-                                  .token_row = run.problem.plan.token_row,
-                                  .codes = const_cast<void*>(run.problem.tokens),
-                                  .scales = const_cast<float*>(run.problem.token_scales),
+                                  .token_row = run.arrays.plan.token_row,
+                                  .codes = run.arrays.token_codes,
+                                  .scales = run.arrays.token_scales,
                                   .num_tokens = run.inputs.num_tokens,
                                   .num_slots = run.num_slots,
                                   .columns = config_.hidden_size,
-                                  .scale_stride = run.problem.scale_stride},
+                                  .scale_stride = run.arrays.scale_stride},
                                  stream);
 }
 
