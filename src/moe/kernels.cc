@@ -13,6 +13,7 @@
 #include "moe/layer_layout.h"
 #include "moe/validation.h"
 #include "tessera/core/check.h"
+#include "tessera/core/e4m3.h"
 #include "tessera/core/error.h"
 
 namespace tessera::moe {
@@ -53,13 +54,13 @@ const char* expert_gemm_fp8_misfit(const LayerConfig& config, int64_t, const Lau
   if (const char* misfit = type_misfit(config)) return misfit;
   // Its slices of a shared expert begin where the weight's scales do.
   const bool is_sliced = config.shared_intermediate_size > config.intermediate_size;
-  return is_sliced && config.intermediate_size % expert_gemm_fp8::kScaleBlock != 0
+  return is_sliced && config.intermediate_size % kScaleGroup != 0
              ? "a wider shared expert would be cut inside a block of scales"
              : nullptr;
 }
 
-std::pair<int32_t, int32_t> expert_gemm_fp8_tile(Role role, int32_t cluster_size) {
-  const expert_gemm_fp8::Policy policy = expert_gemm_fp8::default_policy(role, cluster_size);
+std::pair<int32_t, int32_t> expert_gemm_fp8_tile(Role, int32_t cluster_size) {
+  const expert_gemm_fp8::Policy policy = expert_gemm_fp8::default_policy(cluster_size);
   return {policy.tile_columns, policy.tile_k};
 }
 
@@ -110,8 +111,7 @@ constexpr std::array kKernels = {
         .slower = [](const LayerConfig&, int64_t) -> const char* { return nullptr; },
         .tiling = expert_gemm_fp8::tiling,
         .tile_columns_and_k = expert_gemm_fp8_tile,
-        .policy = [](Role role,
-                     int32_t cluster_size) { return str_cat(expert_gemm_fp8::default_policy(role, cluster_size)); },
+        .policy = [](Role, int32_t cluster_size) { return str_cat(expert_gemm_fp8::default_policy(cluster_size)); },
         .ctas_per_multiprocessor = 1,
         .why = "e4m3 weights in blocks, any number of rows: tokens quantised once, the intermediate as it is made",
     },

@@ -22,6 +22,10 @@ namespace tessera::grouped {
 
 enum class Role : uint8_t { gate_up, up_only, down };  // GEMM 1 gated, GEMM 1 non-gated, GEMM 2
 
+/// Of row scales, what 16 bytes hold; and what a tile of 128 rows reads at once, from 16 bytes on in which they begin.
+inline constexpr int32_t kScaleAlignment = 4;
+inline constexpr int32_t kTileScales = 128 + kScaleAlignment;
+
 /// Which of the plan's tile prefixes a role walks.
 TESSERA_HOST_DEVICE constexpr int gemm_idx(Role role) { return role == Role::down ? 1 : 0; }
 
@@ -53,8 +57,8 @@ struct Problem {
   const float* shared_gate_up_scale;  // gated [2, S B(I), B(H)], else [S B(I), B(H)]
   const float* shared_down_scale;     // [B(H), S B(I)]
   float* intermediate_scales;         // [B(I), scale_stride], of rows below max_rows
-  int32_t scale_stride;               // a multiple of 4, at least max_rows + 132: what a tile reads past its rows
-  Routing routing;  // of kernels that find each expert's rows themselves; `plan` needs row places only then
+  int32_t scale_stride;  // a multiple of kScaleAlignment, at least max_rows + kTileScales: a tile reads past its rows
+  Routing routing;       // of kernels that find each expert's rows themselves; `plan` needs row places only then
 
   /// K, the length of a role's sums, and the number of its output columns.
   TESSERA_HOST_DEVICE constexpr int32_t sum_length(Role role) const {

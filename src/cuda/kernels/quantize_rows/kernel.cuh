@@ -13,12 +13,13 @@
 #include "cuda/kernels/quantize_rows/policy.h"
 #include "cuda/ptx/cluster.cuh"
 #include "cuda/ptx/warp.cuh"
+#include "tessera/core/e4m3.h"
 
 namespace tessera::kernels::quantize_rows {
 
 inline constexpr Policy kPolicy = default_policy();
 inline constexpr int kLaneElements = 16;
-inline constexpr int kGroupLanes = grouped::kScaleBlock / kLaneElements;
+inline constexpr int kGroupLanes = kScaleGroup / kLaneElements;
 
 struct Params : Args {
   int64_t num_groups;  // of all tokens
@@ -33,8 +34,7 @@ __global__ void __launch_bounds__(kPolicy.threads) quantize_rows_kernel(const __
   const bool has_group = group < params.num_groups;
   const int64_t token = has_group ? group / params.token_groups : 0;
   const int32_t group_in_token = has_group ? static_cast<int32_t>(group - token * params.token_groups) : 0;
-  const int32_t column =
-      group_in_token * grouped::kScaleBlock + static_cast<int32_t>(threadIdx.x % kGroupLanes) * kLaneElements;
+  const int32_t column = group_in_token * kScaleGroup + static_cast<int32_t>(threadIdx.x % kGroupLanes) * kLaneElements;
   const bool has_columns = has_group && column < params.columns;
   float values[kLaneElements] = {};
   float amax = 0.0f;

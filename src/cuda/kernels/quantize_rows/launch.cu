@@ -3,6 +3,7 @@
 #include "cuda/core/launch.h"
 #include "cuda/kernels/quantize_rows/kernel.cuh"
 #include "tessera/core/check.h"
+#include "tessera/core/e4m3.h"
 #include "tessera/core/error.h"
 
 namespace tessera::kernels::quantize_rows {
@@ -16,7 +17,7 @@ void launch(const Args& args, cudaStream_t stream) {
     if (reinterpret_cast<uintptr_t>(pointer) % sizeof(uint4) != 0)
       throw Error("quantised tokens", "a misaligned pointer", "16-byte alignment");
   }
-  const int32_t token_groups = (args.columns + grouped::kScaleBlock - 1) / grouped::kScaleBlock;
+  const int32_t token_groups = scale_groups(args.columns);
   const Params params{args, int64_t{args.num_tokens} * token_groups, token_groups};
   const int64_t ctas = (params.num_groups * kGroupLanes + kPolicy.threads - 1) / kPolicy.threads;
   const auto kernel = args.dtype == DType::bf16 ? quantize_rows_kernel<__nv_bfloat16> : quantize_rows_kernel<__half>;
