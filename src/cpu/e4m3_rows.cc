@@ -53,7 +53,7 @@ TESSERA_VECTOR_CLONES void decode_e4m3(const uint8_t* codes, int64_t size, float
 
 void quantize_row(const float* values, int64_t size, uint8_t* codes, float* scales) {
   for (int64_t begin = 0; begin < size; begin += kScaleGroup) {
-    const int64_t count = std::min(kScaleGroup, size - begin);
+    const int64_t count = std::min<int64_t>(kScaleGroup, size - begin);
     const float scale = e4m3_scale(largest_magnitude(values + begin, count));
     encode_e4m3(values + begin, count, e4m3_inverse_scale(scale), codes + begin);
     scales[begin / kScaleGroup] = scale;
@@ -63,7 +63,7 @@ void quantize_row(const float* values, int64_t size, uint8_t* codes, float* scal
 void round_row_by_e4m3(float* values, int64_t size) {
   uint8_t codes[kScaleGroup];
   for (int64_t begin = 0; begin < size; begin += kScaleGroup) {
-    const int64_t count = std::min(kScaleGroup, size - begin);
+    const int64_t count = std::min<int64_t>(kScaleGroup, size - begin);
     float scale;
     quantize_row(values + begin, count, codes, &scale);
     decode_e4m3(codes, count, scale, values + begin);

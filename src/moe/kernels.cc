@@ -70,8 +70,8 @@ const char* expert_gemm_fp8_misfit(const LayerConfig& config, int64_t, const Lau
   return scales_misfit(config);
 }
 
-std::pair<int32_t, int32_t> expert_gemm_fp8_tile(Role role, int32_t cluster_size) {
-  const expert_gemm_fp8::Policy policy = expert_gemm_fp8::default_policy(role, cluster_size);
+std::pair<int32_t, int32_t> expert_gemm_fp8_tile(Role, int32_t cluster_size) {
+  const expert_gemm_fp8::Policy policy = expert_gemm_fp8::default_policy(cluster_size);
   return {policy.tile_columns, policy.tile_k};
 }
 
@@ -142,8 +142,7 @@ constexpr std::array kKernels = {
         .slower = [](const LayerConfig&, int64_t) -> const char* { return nullptr; },
         .tiling = expert_gemm_fp8::tiling,
         .tile_columns_and_k = expert_gemm_fp8_tile,
-        .policy = [](Role role,
-                     int32_t cluster_size) { return str_cat(expert_gemm_fp8::default_policy(role, cluster_size)); },
+        .policy = [](Role, int32_t cluster_size) { return str_cat(expert_gemm_fp8::default_policy(cluster_size)); },
         .ctas_per_multiprocessor = 1,
         .why = "e4m3 weights in blocks, any number of rows: tokens quantised once, the intermediate as it is made",
     },

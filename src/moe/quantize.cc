@@ -17,7 +17,7 @@ namespace {
 
 constexpr int64_t kBlock = kScaleGroup;  // rows and columns
 
-int64_t num_blocks(int64_t extent, int64_t block = kBlock) { return (extent + block - 1) / block; }
+int64_t num_blocks(int64_t extent, int64_t block) { return (extent + block - 1) / block; }
 
 void require_arrays(DType dtype, const void* values, const void* codes, const void* scales, int64_t count) {
   require_dtype("dtype", dtype);
@@ -42,7 +42,7 @@ class BlockRow {
         dtype_(dtype),
         columns_(columns),
         row_(static_cast<size_t>(columns)),
-        amax_(static_cast<size_t>(num_blocks(columns))) {}
+        amax_(static_cast<size_t>(scale_groups(columns))) {}
 
   void quantize(const Part& part, int64_t begin, uint8_t* codes, float* scales) {
     const int64_t end = std::min(begin + kBlock, part.rows);
@@ -117,7 +117,7 @@ void quantize_rows(const void* values, DType dtype, const RowsShape& shape, uint
   for (int64_t i = 0; i < shape.rows; ++i) {
     cpu::to_f32(static_cast<const std::byte*>(values) + static_cast<size_t>(i) * row_bytes, dtype, shape.columns,
                 row.data());
-    cpu::quantize_row(row.data(), shape.columns, codes + i * shape.columns, scales + i * num_blocks(shape.columns));
+    cpu::quantize_row(row.data(), shape.columns, codes + i * shape.columns, scales + i * scale_groups(shape.columns));
   }
 }
 
@@ -139,7 +139,7 @@ void quantize_blocks(const void* values, DType dtype, const WeightShape& shape, 
       const Part lines{matrix * shape.rows + in_matrix, pairs ? 2 : 1, rows};
       for (int64_t begin = 0; begin < rows; begin += kBlock) {
         blocks.quantize(lines, begin, codes, scales);
-        scales += num_blocks(shape.columns);
+        scales += scale_groups(shape.columns);
       }
     }
   }

@@ -55,6 +55,10 @@ TEST(MoeBattery, HasWhatKernelsGetWrong) {
   EXPECT_GT(count([](const LayerCase& c) { return c.bias; }), 50);
   EXPECT_EQ(values_in_battery<moe::WeightFormat>([](const LayerCase& c) { return c.format; }).size(),
             moe::format_rows().size());
+  for (const moe::FormatRow& format : moe::format_rows()) {
+    EXPECT_GT(count([&](const LayerCase& c) { return c.format == format.format && runs_on_gpu(c); }), 60)
+        << format.name;
+  }
   EXPECT_GT(count(runs_on_gpu), 300);
   EXPECT_GT(count(is_exact_on_host), 100);
 }

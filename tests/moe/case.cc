@@ -6,6 +6,7 @@
 #include <set>
 
 #include "moe/judge/exact_layer.h"
+#include "moe/kernels.h"
 #include "moe/routing.h"
 #include "tessera/core/check.h"
 #include "tessera/core/e4m3.h"
@@ -38,7 +39,10 @@ const char* python_name(ActivationKind kind) {
 }
 
 // Formats with kernels on a GPU.
-bool has_kernel(moe::WeightFormat format) { return format == moe::WeightFormat::dense; }
+bool has_kernel(moe::WeightFormat format) {
+  const auto rows = moe::kernel_rows();
+  return std::any_of(rows.begin(), rows.end(), [&](const moe::KernelRow& row) { return row.format == format; });
+}
 
 template <class Items, class Text>
 std::string list(const Items& items, const Text& text) {

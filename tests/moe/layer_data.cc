@@ -142,7 +142,7 @@ GuardedBytes LayerData::scales(int64_t experts, int64_t parts, int64_t rows, int
   GuardedBytes bytes(static_cast<size_t>(experts * parts) * moe::scale_bytes(format, rows, columns));
   if (bytes.size() == 0) return bytes;
   constexpr float kDead[] = {1e-8f, 1e-23f, 1e-38f, 0.0f};
-  const int64_t across = (columns + kScaleGroup - 1) / kScaleGroup, down = (rows + kScaleGroup - 1) / kScaleGroup;
+  const int64_t across = scale_groups(columns), down = scale_groups(rows);
   auto* values = reinterpret_cast<float*>(bytes.data());
   for (int64_t i = 0; i < static_cast<int64_t>(bytes.size() / sizeof(float)); ++i) {
     const int64_t expert = i / (parts * down * across), part = i / (down * across) % parts;

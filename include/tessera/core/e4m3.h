@@ -46,8 +46,13 @@ TESSERA_HOST_DEVICE constexpr uint8_t f32_to_e4m3(float value) {
   return static_cast<uint8_t>(sign | ((rounded >> 20) - (120u << 3)));
 }
 
-/// Columns of a row that share a scale; the last of a row may be fewer.
-inline constexpr int64_t kScaleGroup = 128;
+/// Columns of a row that share a scale, and rows and columns of a weight's block that do; the last may be fewer.
+inline constexpr int32_t kScaleGroup = 128;
+/// How many groups so many columns are, or blocks a side of a weight.
+template <class Int>
+TESSERA_HOST_DEVICE constexpr Int scale_groups(Int extent) {
+  return (extent + kScaleGroup - 1) / kScaleGroup;
+}
 /// The least amax that a scale is made from: of a row of zeros too.
 inline constexpr float kLeastAmax = 1e-10f;
 

@@ -106,16 +106,19 @@ struct OutRows {
   int32_t column_begin;
 };
 
-// The rows of a block of 16 that belong to this expert, 16 bytes a lane: a box would overwrite the next expert's rows.
-template <class Element>
+// The rows of 16 that belong to this expert, of kBlocks staged blocks side by side, 16 bytes a lane: a box would
+// overwrite the next expert's rows.
+template <class Element, int kBlocks>
 __device__ inline void store_partial(const uint8_t* staging, const OutRows& out, int column_begin) {
+  constexpr int kBlockColumns = cta::kSwizzleRowBytes / sizeof(Element);
+  constexpr int kChunkColumns = cta::kChunkBytes / sizeof(Element);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int chunk = lane % 8;
 #pragma unroll 1
-  for (int i = lane / 8; i < 2 * out.rows_left; i += 4) {
-    const int block = i % 2;
-    const int row = i / 2;
-    const int column = column_begin + block * 64 + chunk * 8;
+  for (int i = lane / 8; i < kBlocks * out.rows_left; i += 4) {
+    const int block = i % kBlocks;
+    const int row = i / kBlocks;
+    const int column = column_begin + block * kBlockColumns + chunk * kChunkColumns;
     if (column >= out.columns) continue;
     const uint4 value =
         *reinterpret_cast<const uint4*>(staging + block * kStagingBlockBytes + cta::swizzled_offset(row, chunk));
@@ -151,7 +154,7 @@ __device__ inline void store_tile(uint8_t (&staging)[kBuffers][kStagingBytes], c
         ptx::bulk_commit();
       }
     } else if (out.rows_left > 0) {
-      store_partial<Element>(buffer, out, column);
+      store_partial<Element, 2>(buffer, out, column);
     }
   }
 }

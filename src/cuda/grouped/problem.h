@@ -22,6 +22,10 @@ namespace tessera::grouped {
 
 enum class Role : uint8_t { gate_up, up_only, down };  // GEMM 1 gated, GEMM 1 non-gated, GEMM 2
 
+/// Of row scales, what 16 bytes hold; and what a tile of 128 rows reads at once, from 16 bytes on in which they begin.
+inline constexpr int32_t kScaleAlignment = 4;
+inline constexpr int32_t kTileScales = 128 + kScaleAlignment;
+
 /// Which of the plan's tile prefixes a role walks.
 TESSERA_HOST_DEVICE constexpr int gemm_idx(Role role) { return role == Role::down ? 1 : 0; }
 
@@ -56,8 +60,8 @@ struct Problem {
   // Of a kernel whose CTAs make less than a block of the intermediate: where it stands until it is quantised.
   float* activations;       // [max_rows, I]
   int32_t* block_arrivals;  // [max_rows, B(I)], 0 before GEMM 1
-  int32_t scale_stride;     // a multiple of 4, at least max_rows + 132: what a tile reads past its rows
-  Routing routing;          // of kernels that find each expert's rows themselves; `plan` needs row places only then
+  int32_t scale_stride;  // a multiple of kScaleAlignment, at least max_rows + kTileScales: a tile reads past its rows
+  Routing routing;       // of kernels that find each expert's rows themselves; `plan` needs row places only then
 
   /// K, the length of a role's sums, and the number of its output columns.
   TESSERA_HOST_DEVICE constexpr int32_t sum_length(Role role) const {

@@ -1,8 +1,6 @@
 // From fp32 to e4m3 with one scale for each row and 128 columns, and a role's quantised output.
 //
-//   scale = max(amax, 1e-10) * (1 / 448)    code = e4m3(x * (1 / scale)), to nearest even, saturating
-//
-// Each operation is one fp32 rounding, the same as moe/quantize.h takes on the host. A NaN makes its group's scale NaN.
+// The recipe of tessera/core/e4m3.h by the device's instructions, which give the same bits.
 #pragma once
 
 #include <cuda.h>
@@ -11,18 +9,15 @@
 
 #include "cuda/cta/smem_layout.cuh"
 #include "cuda/grouped/epilogue.cuh"
-#include "cuda/grouped/scales.cuh"
 #include "cuda/ptx/copy.cuh"
 #include "cuda/ptx/warp.cuh"
 #include "cuda/ptx/wgmma.cuh"
+#include "tessera/core/e4m3.h"
 
 namespace tessera::grouped {
 
-inline constexpr float kLargestCode = 448.0f;
-inline constexpr float kLeastAmax = 1e-10f;
-
 __device__ inline float group_scale(float amax) {
-  return __fmul_rn(ptx::max_or_nan(amax, kLeastAmax), 1.0f / kLargestCode);
+  return __fmul_rn(ptx::max_or_nan(amax, kLeastAmax), 1.0f / kE4m3Largest);
 }
 
 // Two codes, the first in the low byte.
@@ -39,7 +34,7 @@ __device__ inline void stage_quantized(uint8_t* staging, const Sums& acc, float*
   for (int half = 0; half < 2; ++half) {  // rows lane / 4 and eight below
     float amax = 0.0f;
 #pragma unroll
-    for (int j = 0; j < kScaleBlock / 8; ++j) {
+    for (int j = 0; j < kScaleGroup / 8; ++j) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) amax = ptx::max_or_nan(amax, fabsf(acc[kFirst + 4 * j + 2 * half + i]));
     }
@@ -49,7 +44,7 @@ __device__ inline void stage_quantized(uint8_t* staging, const Sums& acc, float*
     const float inverse = __frcp_rn(scale);
     const int row = lane / 4 + 8 * half;
 #pragma unroll
-    for (int j = 0; j < kScaleBlock / 8; ++j) {
+    for (int j = 0; j < kScaleGroup / 8; ++j) {
       const int value = kFirst + 4 * j + 2 * half;
       *reinterpret_cast<uint16_t*>(staging + cta::swizzled_offset(row, j / 2) + j % 2 * 8 + lane % 4 * 2) =
           quantize_pair(acc[value], acc[value + 1], inverse);
@@ -58,51 +53,38 @@ __device__ inline void stage_quantized(uint8_t* staging, const Sums& acc, float*
   }
 }
 
-// The rows of a block of 16 that belong to this expert, 16 bytes a lane: a box would overwrite the next expert's rows.
-__device__ inline void store_partial_codes(const uint8_t* staging, const OutRows& out, int column_begin) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int chunk = lane % 8;
-  const int column = column_begin + chunk * cta::kChunkBytes;
-  if (column >= out.columns) return;
-#pragma unroll 1
-  for (int row = lane / 8; row < out.rows_left; row += 4) {
-    const uint4 value = *reinterpret_cast<const uint4*>(staging + cta::swizzled_offset(row, chunk));
-    *reinterpret_cast<uint4*>(static_cast<uint8_t*>(out.data) + (out.row + row) * out.columns + column) = value;
-  }
-}
-
 // Writes this warp's 16 rows of the tile as e4m3, kOutColumns columns, and their scales [B(columns), scale_stride].
 template <int kOutColumns, int kBuffers, class Sums>
 __device__ inline void store_quantized(uint8_t (&staging)[kBuffers][kStagingBytes], const OutRows& out, float* scales,
                                        int32_t scale_stride, const Sums& acc) {
-  static_assert(kOutColumns == kScaleBlock || kOutColumns == 2 * kScaleBlock);
-  constexpr int kCodeBytes = kStagingRows * kScaleBlock;
-  static_assert(kOutColumns / kScaleBlock * kCodeBytes <= kStagingBytes);
+  static_assert(kOutColumns == kScaleGroup || kOutColumns == 2 * kScaleGroup);
+  constexpr int kCodeBytes = kStagingRows * kScaleGroup;
+  static_assert(kOutColumns / kScaleGroup * kCodeBytes <= kStagingBytes);
   const bool is_issuer = threadIdx.x % 32 == 0;
   if (is_issuer) ptx::bulk_wait_read();
   __syncwarp();  // earlier stores have read the buffer
   const auto each_block = [&](auto&& act) {
     act(::cuda::std::integral_constant<int, 0>{});
-    if constexpr (kOutColumns > kScaleBlock) act(::cuda::std::integral_constant<int, 1>{});
+    if constexpr (kOutColumns > kScaleGroup) act(::cuda::std::integral_constant<int, 1>{});
   };
   each_block([&](auto block) {
-    const int32_t column = out.column_begin + block * kScaleBlock;
+    const int32_t column = out.column_begin + block * kScaleGroup;
     if (column >= out.columns) return;
-    stage_quantized<block * kScaleBlock / 2>(
+    stage_quantized<block * kScaleGroup / 2>(
         staging[0] + block * kCodeBytes, acc,
-        scales + static_cast<int64_t>(column / kScaleBlock) * scale_stride + out.row, out.rows_left);
+        scales + static_cast<int64_t>(column / kScaleGroup) * scale_stride + out.row, out.rows_left);
   });
   ptx::fence_proxy_async();  // written through the generic proxy, TMA reads through the async proxy
   __syncwarp();              // all 16 rows are written and fenced
   each_block([&](auto block) {
-    const int32_t column = out.column_begin + block * kScaleBlock;
+    const int32_t column = out.column_begin + block * kScaleGroup;
     if (column >= out.columns) return;
     if (out.rows_left >= kStagingRows) {
       if (is_issuer) {
         ptx::tma_store_2d(&out.map, column, static_cast<int32_t>(out.row), staging[0] + block * kCodeBytes);
       }
     } else if (out.rows_left > 0) {
-      store_partial_codes(staging[0] + block * kCodeBytes, out, column);
+      store_partial<uint8_t, 1>(staging[0] + block * kCodeBytes, out, column);
     }
   });
   if (is_issuer) ptx::bulk_commit();

@@ -8,20 +8,17 @@
 #include "cuda/grouped/problem.h"
 #include "cuda/grouped/tile_slot.cuh"
 #include "cuda/ptx/copy.cuh"
+#include "tessera/core/e4m3.h"
 
 namespace tessera::grouped {
-
-inline constexpr int32_t kScaleBlock = 128;
-
-__device__ inline int32_t scale_blocks(int32_t extent) { return (extent + kScaleBlock - 1) / kScaleBlock; }
 
 // The scales, one for each block of K, of 128 weight rows of an expert of the plan: of gated weights, block `n_block`
 // of half `half` (0: gate); of others n_block alone counts. Of blocks that the weight has not: those of its last.
 template <Role kRole>
 __device__ inline const float* weight_scales(const Problem& problem, int32_t expert, int32_t n_block, int32_t half) {
   constexpr int32_t kHalves = kRole == Role::gate_up ? 2 : 1;
-  const int32_t row_blocks = scale_blocks(problem.out_columns(kRole));
-  const int32_t k_blocks = scale_blocks(problem.sum_length(kRole));
+  const int32_t row_blocks = scale_groups(problem.out_columns(kRole));
+  const int32_t k_blocks = scale_groups(problem.sum_length(kRole));
   const int32_t block = min(n_block, row_blocks - 1);
   if (expert < problem.num_experts) {
     const float* const scales = kRole == Role::down ? problem.down_scale : problem.gate_up_scale;
@@ -36,13 +33,12 @@ __device__ inline const float* weight_scales(const Problem& problem, int32_t exp
 
 // Of one step of K, a block of scales. Rows begin at row_offset(tile) of `rows`.
 struct StageScales {
-  float rows[kScaleBlock + 4];
+  float rows[kTileScales];
   float waves[2];  // of the two blocks of weight rows
   float padding[2];
 };
 
 // Row scales lie column by column of blocks, so that a tile's are one piece, from the 16 bytes on in which it begins.
-inline constexpr int32_t kScaleAlignment = 4;
 __device__ inline int32_t row_offset(const TileSlot& tile) { return tile.row_begin % kScaleAlignment; }
 
 // Lanes of the loading warp that copy, its last two: the weights' scales.

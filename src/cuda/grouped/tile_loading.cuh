@@ -5,90 +5,22 @@
 //                  (in GEMM 1 the same warp schedules, in GEMM 2 another)                     +--> consumers
 //   gather warps   GEMM 1, three: wait empty[s], cp.async: rows of A               --full[s]--+
 //
-// A kernel has a config C, of which LoadingConfig makes most: what a stage holds is bytes here, whatever the elements.
+// By a kernel's config C (tile_config.cuh): what a stage holds is bytes here, whatever the elements.
 #pragma once
 
 #include <cuda.h>
-#include <cuda/std/type_traits>
 
 #include "cuda/cta/pipeline.cuh"
-#include "cuda/cta/smem_layout.cuh"
-#include "cuda/grouped/epilogue.cuh"
 #include "cuda/grouped/launch_options.h"
 #include "cuda/grouped/problem.h"
-#include "cuda/grouped/row_gather.cuh"
 #include "cuda/grouped/scales.cuh"
 #include "cuda/grouped/scheduler.cuh"
+#include "cuda/grouped/tile_config.cuh"
 #include "cuda/grouped/tile_slot.cuh"
 #include "cuda/grouped/weight_boxes.cuh"
-#include "cuda/ptx/cluster.cuh"
 #include "cuda/ptx/copy.cuh"
 
 namespace tessera::grouped {
-
-// What follows from a policy for the loading side of a role's kernel. The policy is one of expert_gemm's kind:
-// tile_rows, tile_columns, tile_k, stages, cluster_size, gather_warps, staging_passes.
-template <Role kRole_, class PolicyOf>
-struct LoadingConfig {
-  static constexpr Role kRole = kRole_;
-  static constexpr auto kPolicy = PolicyOf::policy(kRole);
-
-  static constexpr int kCluster = kPolicy.cluster_size;
-  static constexpr int kStages = kPolicy.stages;
-  static constexpr int kBoxRows = 128;  // rows of one weight box: half a tile, one CTA's share of a tall tile
-  static constexpr int kStageRowBytes = cta::kSwizzleRowBytes;
-  static constexpr int kElementBytes = kStageRowBytes / kPolicy.tile_k;  // of A and of the weights
-  static constexpr int kABytes = kPolicy.tile_rows * kStageRowBytes;
-  static constexpr int kBBytes = kPolicy.tile_columns * kStageRowBytes;
-  static constexpr int kBoxBytes = kBoxRows * kStageRowBytes;
-  static constexpr int kOutColumns = tile_out_columns(kRole, kPolicy.tile_columns);
-
-  static constexpr int kWarpgroupThreads = 128;
-  static constexpr int kConsumers = 2;
-  static constexpr int kConsumerWarps = kConsumers * 4;
-  static constexpr int kThreads = kWarpgroupThreads * (1 + kConsumers);
-  static constexpr int kGatherWarps = kPolicy.gather_warps;
-  static constexpr bool kGathers = kGatherWarps > 0;
-  static constexpr bool kHasScales = kElementBytes == 1;
-  using StageScales = ::cuda::std::conditional_t<kHasScales, grouped::StageScales, NoStageScales>;
-  // That arrive when what they copied is there.
-  static constexpr int kCopyThreads = kGathers ? kGatherWarps * 32 : kHasScales ? kScaleCopyLanes : 0;
-  // Warps that read a TileSlot: in GEMM 1 the loading warp is the one that writes it.
-  static constexpr int kTileReaders = (kGathers ? kGatherWarps : 1) + kConsumerWarps;
-
-  using Accumulators = ptx::Fragment<kPolicy.tile_columns>;
-  using RowGather = grouped::RowGather<kPolicy.tile_rows, kGatherWarps>;
-  using TileScheduler = grouped::TileScheduler<kCluster>;
-
-  static_assert(kPolicy.tile_rows == kConsumers * cta::kWarpgroupRows);
-  static_assert(kPolicy.tile_columns == 2 * kBoxRows && 1 + kGatherWarps <= 4);
-};
-
-template <class C>
-struct TileStorage {
-  alignas(1024) uint8_t a[C::kStages][C::kABytes];
-  alignas(1024) uint8_t b[C::kStages][C::kBBytes];
-  alignas(1024) uint8_t staging[C::kConsumerWarps][C::kPolicy.staging_passes][kStagingBytes];
-  typename C::StageScales scales[C::kStages];
-  TileMailbox mailbox;
-  uint64_t full[C::kStages];   // bytes of TMA + arrivals of the copying threads
-  uint64_t empty[C::kStages];  // every consumer warp of the cluster
-};
-
-template <class C>
-__device__ inline void init_barriers(TileStorage<C>& smem) {
-  for (int s = 0; s < C::kStages; ++s) {
-    ptx::mbarrier_init(&smem.full[s], 1 + C::kCopyThreads);
-    ptx::mbarrier_init(&smem.empty[s], C::kConsumerWarps * C::kCluster);
-  }
-  init_mailbox(smem.mailbox, C::kTileReaders);
-  ptx::fence_mbarrier_init();
-}
-
-template <class C>
-__device__ inline int num_k_steps(const Problem& problem) {
-  return (problem.sum_length(C::kRole) + C::kPolicy.tile_k - 1) / C::kPolicy.tile_k;
-}
 
 template <class C>
 __device__ inline typename C::TileScheduler make_scheduler(TileStorage<C>& smem, const Problem& problem,
@@ -123,11 +55,15 @@ __device__ inline void wait_until_empty(TileStorage<C>& smem, const cta::RingPos
   cta::wait_phase(&smem.empty[ring.stage], ring.phase ^ 1);
 }
 
-template <class C>
+// By a warp: one step of K of a tile. `scales` copies those of a stage that TMA brings, by some of the lanes.
+template <class C, class Scales>
 __device__ inline void load_step(TileStorage<C>& smem, const WeightMaps& weights, const CUtensorMap& a_map,
-                                 const TileSlot& tile, cta::RingPosition<C::kStages>& ring, int step) {
+                                 const TileSlot& tile, cta::RingPosition<C::kStages>& ring, int step, Scales& scales) {
   wait_until_empty(smem, ring);
   if (threadIdx.x % 32 == 0) load_boxes(smem, weights, a_map, tile, ring.stage, step * C::kPolicy.tile_k);
+  scales.load(ring.stage, &smem.full[ring.stage]);
+  ring.advance();
+  __syncwarp();
 }
 
 // The first warp of GEMM 1, whose other three gather: loads weights, and meanwhile chooses the next tile, in parts that
@@ -138,6 +74,7 @@ __device__ inline void load_and_schedule(TileStorage<C>& smem, const WeightMaps&
   constexpr int kForwardStep = 2;
   constexpr int kPublishStep = C::kStages + 1;  // a stage was reused: the consumers have begun this tile
   const int num_steps = num_k_steps<C>(problem);
+  NoScaleCopy scales;  // rows that are gathered have none
   auto scheduler = make_scheduler<C>(smem, problem, options);
   cta::RingPosition<C::kStages> ring;
   scheduler.request();
@@ -147,9 +84,7 @@ __device__ inline void load_and_schedule(TileStorage<C>& smem, const WeightMaps&
     TileSlot next = tile;
     scheduler.request();
     for (int step = 0; step < num_steps; ++step) {
-      load_step(smem, weights, a_map, tile, ring, step);
-      ring.advance();
-      __syncwarp();
+      load_step(smem, weights, a_map, tile, ring, step, scales);
       if (step == min(kForwardStep, num_steps - 1)) scheduler.forward();
       if (step == min(kPublishStep, num_steps - 1)) next = scheduler.publish();
     }
@@ -157,7 +92,7 @@ __device__ inline void load_and_schedule(TileStorage<C>& smem, const WeightMaps&
   }
 }
 
-// GEMM 2's loading warp. `scales` copies those of a stage that TMA brings, by some of its lanes.
+// The loading warp where rows come by TMA.
 template <class C, class Scales>
 __device__ inline void load_tiles(TileStorage<C>& smem, const WeightMaps& weights, const CUtensorMap& a_map,
                                   const Problem& problem, Scales scales) {
@@ -168,12 +103,7 @@ __device__ inline void load_tiles(TileStorage<C>& smem, const WeightMaps& weight
     const TileSlot tile = next_tile(smem.mailbox, tile_phase);
     if (tile.expert < 0) return;
     scales.select(tile);
-    for (int step = 0; step < num_steps; ++step) {
-      load_step(smem, weights, a_map, tile, ring, step);
-      scales.load(ring.stage, &smem.full[ring.stage]);
-      ring.advance();
-      __syncwarp();
-    }
+    for (int step = 0; step < num_steps; ++step) load_step(smem, weights, a_map, tile, ring, step, scales);
   }
 }
 

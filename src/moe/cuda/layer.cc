@@ -26,11 +26,11 @@ namespace tessera::moe {
 /// One run, laid out: what its kernels are told.
 struct CudaRun {
   LayerInputs inputs;
+  CudaWorkspace arrays;
   ResolvedLaunch launch;
   int32_t num_shared_experts;  // S
   int32_t num_slots;           // k + S
   grouped::Problem problem;
-  int64_t num_block_arrivals = 0;
 };
 
 namespace {
@@ -117,7 +117,7 @@ CudaRun CudaLayer::prepare(const LayerInputs& inputs, void* workspace, size_t wo
   validate(config_, weights_, inputs, {workspace, workspace_size, arrays.bytes}, kTraits);
   const int device = current_device();
   if (device != device_) throw Error("device", str_cat("current device ", device), str_cat(device_, ", the layer's"));
-  CudaRun run{inputs, launch, num_shared_experts(config_), num_slots(config_), {}};
+  CudaRun run{inputs, arrays, launch, num_shared_experts(config_), num_slots(config_), {}};
   const grouped::Role first = first_role(config_);
   grouped::Problem& problem = run.problem;
   problem.plan = arrays.plan;
@@ -149,7 +149,6 @@ CudaRun CudaLayer::prepare(const LayerInputs& inputs, void* workspace, size_t wo
   problem.scale_stride = arrays.scale_stride;
   problem.activations = arrays.activations;
   problem.block_arrivals = arrays.block_arrivals;
-  run.num_block_arrivals = arrays.num_block_arrivals;
   problem.intermediate = arrays.intermediate;
   problem.rows = arrays.rows;
   problem.routing = {.topk_ids = inputs.topk_ids,
@@ -191,15 +190,15 @@ void CudaLayer::quantize_tokens(const CudaRun& run, CUstream_st* stream) const {
   const bool makes_plan = run.launch.kernel->makes_plan;
   kernels::quantize_rows::launch({.dtype = config_.dtype,
                                   .tokens = run.inputs.x,
-                                  .token_row = makes_plan ? nullptr : run.problem.plan.token_row,
-                                  .codes = const_cast<void*>(run.problem.tokens),
-                                  .scales = const_cast<float*>(run.problem.token_scales),
+                                  .token_row = makes_plan ? nullptr : run.arrays.plan.token_row,
+                                  .codes = run.arrays.token_codes,
+                                  .scales = run.arrays.token_scales,
                                   .num_tokens = run.inputs.num_tokens,
                                   .num_slots = makes_plan ? 1 : run.num_slots,
                                   .columns = config_.hidden_size,
-                                  .scale_stride = run.problem.scale_stride,
-                                  .counters = run.problem.block_arrivals,
-                                  .num_counters = run.num_block_arrivals,
+                                  .scale_stride = run.arrays.scale_stride,
+                                  .counters = run.arrays.block_arrivals,
+                                  .num_counters = run.arrays.num_block_arrivals,
                                   .token_scales = run.inputs.x_scale},
                                  stream);
 }

@@ -1,17 +1,12 @@
 #include "moe/cuda/workspace.h"
 
+#include "cuda/grouped/problem.h"
 #include "cuda/kernels/moe_plan/policy.h"
 #include "moe/formats.h"
 #include "moe/layer_layout.h"
+#include "tessera/core/e4m3.h"
 
 namespace tessera::moe {
-namespace {
-
-constexpr size_t kScalesReadPast = 132;  // a tile's first row: see grouped::Problem::scale_stride
-
-size_t groups(int32_t columns, int32_t row_group) { return static_cast<size_t>((columns + row_group - 1) / row_group); }
-
-}  // namespace
 
 int32_t operand_bytes(const LayerConfig& config) { return format_row(config.weight_format).quantizes_rows() ? 1 : 2; }
 
@@ -39,14 +34,17 @@ CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, v
   workspace.intermediate = layout.take<uint8_t>(pairs * static_cast<size_t>(config.intermediate_size) *
                                                 static_cast<size_t>(operand_bytes(config)));
   workspace.rows = layout.take<uint16_t>(pairs * static_cast<size_t>(config.hidden_size));
-  if (const FormatRow& format = format_row(config.weight_format); format.quantizes_rows()) {
-    workspace.scale_stride = static_cast<int32_t>((pairs + kScalesReadPast + 3) / 4 * 4);
+  if (format_row(config.weight_format).quantizes_rows()) {
+    constexpr size_t kAlignment = grouped::kScaleAlignment;
+    workspace.scale_stride =
+        static_cast<int32_t>((pairs + grouped::kTileScales + kAlignment - 1) / kAlignment * kAlignment);
     const auto stride = static_cast<size_t>(workspace.scale_stride);
     workspace.token_codes = layout.take<uint8_t>(pairs * static_cast<size_t>(config.hidden_size));
-    workspace.token_scales = layout.take<float>(stride * groups(config.hidden_size, format.row_group));
-    workspace.intermediate_scales = layout.take<float>(stride * groups(config.intermediate_size, format.row_group));
+    const auto intermediate_groups = static_cast<size_t>(scale_groups(config.intermediate_size));
+    workspace.token_scales = layout.take<float>(stride * static_cast<size_t>(scale_groups(config.hidden_size)));
+    workspace.intermediate_scales = layout.take<float>(stride * intermediate_groups);
     if (makes_plan) {
-      const size_t arrivals = pairs * groups(config.intermediate_size, format.row_group);
+      const size_t arrivals = pairs * intermediate_groups;
       workspace.activations = layout.take<float>(pairs * static_cast<size_t>(config.intermediate_size));
       workspace.block_arrivals = layout.take<int32_t>(arrivals);
       workspace.num_block_arrivals = static_cast<int64_t>(arrivals);

@@ -17,10 +17,10 @@ struct CudaWorkspace {
   grouped::PlanView plan;
   void* intermediate;  // [T * (k + S), I] with S shared experts, of the operands' bytes
   void* rows;          // [T * (k + S), H]
-  // Of formats that quantise rows, else null: e4m3 and a scale each `row_group` columns.
+  // Of formats that quantise rows, else null: e4m3 and a scale each 128 columns (tessera/core/e4m3.h).
   void* token_codes;           // [T * (k + S), H], a token for each routed row
-  float* token_scales;         // [ceil(H / row_group), scale_stride], of T * (k + S) rows
-  float* intermediate_scales;  // [ceil(I / row_group), scale_stride]
+  float* token_scales;         // [ceil(H / 128), scale_stride], of T * (k + S) rows
+  float* intermediate_scales;  // [ceil(I / 128), scale_stride]
   int32_t scale_stride;
   // Of a kernel that makes less than a group of the intermediate at a time, else null.
   float* activations;       // [T * (k + S), I]

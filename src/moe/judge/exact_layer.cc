@@ -16,8 +16,6 @@ constexpr int64_t kColumnsAnItem = 64;  // of a product that threads share
 
 float widened(uint16_t bits, DType dtype) { return dtype == DType::bf16 ? bf16_to_f32(bits) : f16_to_f32(bits); }
 
-int64_t num_groups(int64_t columns) { return (columns + kScaleGroup - 1) / kScaleGroup; }
-
 // One row, by the definition.
 void quantize(const float* values, int64_t columns, uint8_t* codes, float* scales) {
   for (int64_t begin = 0; begin < columns; begin += kScaleGroup) {
@@ -115,7 +113,7 @@ void ExactLayer::place_rows() {
 // Of the block row 0 of matrix number `matrix`.
 const float* ExactLayer::scales_of(const void* scales, int64_t matrix, const ScaleExtent& extent) const {
   if (scales == nullptr) return nullptr;
-  return static_cast<const float*>(scales) + matrix * num_groups(extent.rows) * num_groups(extent.columns);
+  return static_cast<const float*>(scales) + matrix * scale_groups(extent.rows) * scale_groups(extent.columns);
 }
 
 ExactLayer::Matrix ExactLayer::gate_up_matrix(int32_t expert, bool up) const {
@@ -143,7 +141,7 @@ ExactLayer::Matrix ExactLayer::gate_up_matrix(int32_t expert, bool up) const {
   const ScaleExtent extent = shared ? shared_gate_up_scale_extent(config_) : gate_up_scale_extent(config_);
   matrix.scales = scales_of(shared ? weights_.shared_gate_up_scale : weights_.gate_up_scale, of_scales, extent);
   if (!shared) matrix.row_offset = up ? config_.scale_offsets.up : config_.scale_offsets.gate;
-  matrix.scale_stride = num_groups(hidden);
+  matrix.scale_stride = scale_groups(hidden);
   if (matrix.scales != nullptr) matrix.scales += first / kScaleGroup * matrix.scale_stride;
   return matrix;
 }
@@ -160,7 +158,7 @@ ExactLayer::Matrix ExactLayer::down_matrix(int32_t expert) const {
     matrix.bias = static_cast<const uint16_t*>(weights_.down_bias) + number * hidden;
   const ScaleExtent extent = shared ? shared_down_scale_extent(config_) : down_scale_extent(config_);
   matrix.scales = scales_of(shared ? weights_.shared_down_scale : weights_.down_scale, number, extent);
-  matrix.scale_stride = num_groups(extent.columns);
+  matrix.scale_stride = scale_groups(extent.columns);
   if (!shared) matrix.column_offset = config_.scale_offsets.down;
   if (matrix.scales != nullptr) matrix.scales += first / kScaleGroup;
   return matrix;
@@ -201,7 +199,7 @@ void ExactLayer::promote_columns(const Matrix& matrix, const std::vector<int32_t
     right.num_rows = count;
     products(rules_, left, right, depth, acc.data(), count);
     for (int64_t i = 0; i < height; ++i) {
-      const float a_scale = a.scales[int64_t{a_rows[static_cast<size_t>(i)]} * num_groups(a.depth) + block];
+      const float a_scale = a.scales[int64_t{a_rows[static_cast<size_t>(i)]} * scale_groups(a.depth) + block];
       for (int64_t j = 0; j < count; ++j) {
         const int64_t row_block = (matrix.row_offset + begin + j) / kScaleGroup;
         const float b_scale = matrix.scales[row_block * matrix.scale_stride + b_block];
@@ -271,11 +269,11 @@ QuantizedRows ExactLayer::quantized(const std::vector<float>& activations) const
   const int64_t width = config_.intermediate_size;
   TESSERA_CHECK(activations.size() == expert_of_row_.size() * static_cast<size_t>(width), activations.size(), width);
   QuantizedRows result{std::vector<uint8_t>(activations.size()),
-                       std::vector<float>(expert_of_row_.size() * static_cast<size_t>(num_groups(width)))};
+                       std::vector<float>(expert_of_row_.size() * static_cast<size_t>(scale_groups(width)))};
   for (int64_t row = 0; row < num_rows(); ++row) {
     if (expert_of_row(row) < 0) continue;
     quantize(activations.data() + row * width, width, result.codes.data() + row * width,
-             result.scales.data() + row * num_groups(width));
+             result.scales.data() + row * scale_groups(width));
   }
   return result;
 }
@@ -283,7 +281,7 @@ QuantizedRows ExactLayer::quantized(const std::vector<float>& activations) const
 QuantizedRows ExactLayer::quantized_tokens() const {
   const int64_t hidden = config_.hidden_size, tokens = inputs_.num_tokens;
   QuantizedRows result{std::vector<uint8_t>(static_cast<size_t>(tokens * hidden)),
-                       std::vector<float>(static_cast<size_t>(tokens * num_groups(hidden)))};
+                       std::vector<float>(static_cast<size_t>(tokens * scale_groups(hidden)))};
   if (inputs_.x_scale != nullptr) {
     std::copy_n(static_cast<const uint8_t*>(inputs_.x), result.codes.size(), result.codes.begin());
     std::copy_n(inputs_.x_scale, result.scales.size(), result.scales.begin());
@@ -294,7 +292,7 @@ QuantizedRows ExactLayer::quantized_tokens() const {
     const uint16_t* row = static_cast<const uint16_t*>(inputs_.x) + token * hidden;
     std::transform(row, row + hidden, values.begin(), [&](uint16_t bits) { return widened(bits, config_.dtype); });
     quantize(values.data(), hidden, result.codes.data() + token * hidden,
-             result.scales.data() + token * num_groups(hidden));
+             result.scales.data() + token * scale_groups(hidden));
   }
   return result;
 }

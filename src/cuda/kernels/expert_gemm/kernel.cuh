@@ -18,15 +18,14 @@
 #include <cuda.h>
 
 #include "cuda/cta/mainloop.cuh"
-#include "cuda/cta/mark.cuh"
-#include "cuda/grouped/epilogue.cuh"
 #include "cuda/grouped/launch_options.h"
 #include "cuda/grouped/problem.h"
 #include "cuda/grouped/scales.cuh"
+#include "cuda/grouped/tile_config.cuh"
+#include "cuda/grouped/tile_epilogue.cuh"
 #include "cuda/grouped/tile_loading.cuh"
 #include "cuda/grouped/tile_slot.cuh"
 #include "cuda/kernels/expert_gemm/policy.h"
-#include "cuda/ptx/cluster.cuh"
 #include "cuda/ptx/copy.cuh"
 
 namespace tessera::kernels::expert_gemm {
@@ -35,18 +34,9 @@ using grouped::Problem;
 using grouped::Role;
 using grouped::TileSlot;
 
-// What a role's kernel is compiled for. Tuning: see launch.cu.
-template <class Tuning>
-struct PolicyOf {
-  static constexpr Policy policy(Role role) { return default_policy(role, Tuning::kClusterSize); }
-};
-
-template <Role kRole_, class Tuning>
-struct Config : grouped::LoadingConfig<kRole_, PolicyOf<Tuning>> {
-  using Element = typename Tuning::Element;
-  static constexpr bool kMarked = Tuning::kMarked;
-  static_assert(sizeof(Element) == Config::kElementBytes);
-};
+// What a role's kernel is compiled for.
+template <Role kRole, class Tuning>
+struct Config : grouped::TileConfig<kRole, Tuning, default_policy(kRole, Tuning::kClusterSize)> {};
 
 template <class C>
 using SharedStorage = grouped::TileStorage<C>;
@@ -70,17 +60,7 @@ __device__ inline void consume(SharedStorage<C>& smem, const CUtensorMap& out_ma
     }
     cta::multiply_k_steps<Element, C::kPolicy.tile_columns, C::kCluster, C::kGathers>(smem, ring, num_steps, warpgroup,
                                                                                       acc);
-    if (problem.bias(C::kRole) != nullptr && tile.expert < problem.num_experts)
-      grouped::add_bias<C::kRole, Element>(acc, problem, tile);
-    grouped::activate<C::kRole>(problem.activation, acc);
-    const int row_in_tile = warpgroup * cta::kWarpgroupRows + warp_in_group * grouped::kStagingRows;
-    const grouped::OutRows out{out_map,
-                               problem.out(C::kRole),
-                               problem.out_columns(C::kRole),
-                               tile.row_begin + row_in_tile,
-                               tile.num_rows - row_in_tile,
-                               tile.n_block * C::kOutColumns};
-    grouped::store_tile<Element, C::kOutColumns>(smem.staging[warpgroup * 4 + warp_in_group], out, acc);
+    grouped::finish_tile(smem, out_map, problem, tile, warpgroup, warp_in_group, acc);
   }
   if (threadIdx.x % 32 == 0) ptx::bulk_wait_read();  // shared memory outlives the stores that read it
 }
@@ -94,38 +74,14 @@ __global__ void __launch_bounds__(Config<kRole, Tuning>::kThreads, 1)
   using C = Config<kRole, Tuning>;
   extern __shared__ __align__(1024) uint8_t shared_bytes[];
   auto& smem = *reinterpret_cast<SharedStorage<C>*>(shared_bytes);
-  const int warp = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 32, 0);  // uniform for the compiler
-  const int warpgroup = warp / 4;
-  // A consumer marks: it waits for the first stage anyway.
-  cta::mark<C::kMarked>(options.marks, &cuda::KernelMarks::begin, C::kWarpgroupThreads);
-  ptx::launch_dependents();
-  if (threadIdx.x == 0) {
-    ptx::prefetch_tensor_map(&weight_map);
-    ptx::prefetch_tensor_map(&out_map);
-    if constexpr (!C::kGathers) ptx::prefetch_tensor_map(&a_map);
-    grouped::init_barriers(smem);
-  }
-  // Barriers are initialised before any thread of the cluster arrives on them.
-  if constexpr (C::kCluster > 1) {
-    ptx::cluster_arrive();
-    ptx::cluster_wait();
-  } else {
-    __syncthreads();
-  }
-  ptx::wait_for_prerequisites();
-  cta::mark<C::kMarked>(options.marks, &cuda::KernelMarks::work, C::kWarpgroupThreads);
+  const auto [warp, warpgroup] = grouped::enter(smem, weight_map, a_map, out_map, options);
 
   const grouped::WeightMaps weight_maps(weight_map, shared_weight_map, problem);
   if (warpgroup == 0) {
     grouped::load_warpgroup<C>(smem, weight_maps, a_map, problem, options, warp, grouped::NoScaleCopy{});
   }
   if (warpgroup > 0) consume<C>(smem, out_map, problem, warpgroup - 1);
-  // No CTA leaves while the other may still arrive on its barriers.
-  if constexpr (C::kCluster > 1) {
-    ptx::cluster_arrive();
-    ptx::cluster_wait();
-  }
-  cta::mark_end<C::kMarked>(options.marks);
+  grouped::leave<C>(options);
 }
 
 }  // namespace tessera::kernels::expert_gemm

@@ -21,12 +21,11 @@
 #include <cuda.h>
 
 #include "cuda/cta/mainloop.cuh"
-#include "cuda/cta/mark.cuh"
-#include "cuda/grouped/epilogue.cuh"
 #include "cuda/grouped/launch_options.h"
 #include "cuda/grouped/problem.h"
-#include "cuda/grouped/quantize_rows.cuh"
 #include "cuda/grouped/scales.cuh"
+#include "cuda/grouped/tile_config.cuh"
+#include "cuda/grouped/tile_epilogue.cuh"
 #include "cuda/grouped/tile_loading.cuh"
 #include "cuda/grouped/tile_slot.cuh"
 #include "cuda/kernels/expert_gemm_fp8/policy.h"
@@ -34,6 +33,7 @@
 #include "cuda/ptx/copy.cuh"
 #include "cuda/ptx/warp.cuh"
 #include "cuda/ptx/wgmma.cuh"
+#include "tessera/core/e4m3.h"
 
 namespace tessera::kernels::expert_gemm_fp8 {
 
@@ -41,21 +41,14 @@ using grouped::Problem;
 using grouped::Role;
 using grouped::TileSlot;
 
-// What a role's kernel is compiled for. Tuning: see launch.cu.
-template <class Tuning>
-struct PolicyOf {
-  static constexpr Policy policy(Role role) { return default_policy(role, Tuning::kClusterSize); }
-};
-
-template <Role kRole_, class Tuning>
-struct Config : grouped::LoadingConfig<kRole_, PolicyOf<Tuning>> {
-  using Element = typename Tuning::Element;  // of biases and of GEMM 2's rows
-  static constexpr bool kMarked = Tuning::kMarked;
+// What a role's kernel is compiled for.
+template <Role kRole, class Tuning>
+struct Config : grouped::TileConfig<kRole, Tuning, default_policy(Tuning::kClusterSize)> {
   static constexpr int kWaveColumns = Config::kPolicy.wave_columns;
   static constexpr int kWaves = Config::kPolicy.tile_columns / kWaveColumns;
   static constexpr int kWaveRegisters = ptx::Fragment<kWaveColumns>::kRegisters;
-  static_assert(Config::kElementBytes == 1 && Config::kPolicy.tile_k == grouped::kScaleBlock);
-  static_assert(kWaveColumns == grouped::kScaleBlock && kWaves == 2, "a wave has one scale of weights");
+  static_assert(Config::kElementBytes == 1 && Config::kPolicy.tile_k == kScaleGroup);
+  static_assert(kWaveColumns == kScaleGroup && kWaves == 2, "a wave has one scale of weights");
 };
 
 template <class C>
@@ -181,7 +174,6 @@ __device__ inline void multiply_blocks(SharedStorage<C>& smem, cta::RingPosition
 template <class C>
 __device__ inline void consume(SharedStorage<C>& smem, const CUtensorMap& out_map, const Problem& problem,
                                int warpgroup) {
-  using Element = typename C::Element;
   const int warp_in_group = static_cast<int>(threadIdx.x) / 32 % 4;
   const int num_blocks = grouped::num_k_steps<C>(problem);
   cta::RingPosition<C::kStages> ring;
@@ -202,35 +194,10 @@ __device__ inline void consume(SharedStorage<C>& smem, const CUtensorMap& out_ma
     } else {
       multiply_blocks<C, false>(smem, ring, num_blocks, at, row_offset, turns, acc);
     }
-    if (problem.bias(C::kRole) != nullptr && tile.expert < problem.num_experts)
-      grouped::add_bias<C::kRole, Element>(acc, problem, tile);
-    grouped::activate<C::kRole>(problem.activation, acc);
-    const int row_in_tile = warpgroup * cta::kWarpgroupRows + warp_in_group * grouped::kStagingRows;
-    const grouped::OutRows out{out_map,
-                               problem.out(C::kRole),
-                               problem.out_columns(C::kRole),
-                               tile.row_begin + row_in_tile,
-                               tile.num_rows - row_in_tile,
-                               tile.n_block * C::kOutColumns};
-    auto& staging = smem.staging[warpgroup * 4 + warp_in_group];
-    if constexpr (C::kRole == Role::down) {
-      grouped::store_tile<Element, C::kOutColumns>(staging, out, acc);
-    } else {
-      grouped::store_quantized<C::kOutColumns>(staging, out, problem.intermediate_scales, problem.scale_stride, acc);
-    }
+    grouped::finish_tile(smem, out_map, problem, tile, warpgroup, warp_in_group, acc);
   }
   turns.finish();
   if (threadIdx.x % 32 == 0) ptx::bulk_wait_read();  // shared memory outlives the stores that read it
-}
-
-template <class C>
-__device__ inline void leave(const grouped::LaunchOptions& options) {
-  // No CTA leaves while the other may still arrive on its barriers.
-  if constexpr (C::kCluster > 1) {
-    ptx::cluster_arrive();
-    ptx::cluster_wait();
-  }
-  cta::mark_end<C::kMarked>(options.marks);
 }
 
 template <Role kRole, class Tuning>
@@ -243,26 +210,7 @@ __global__ void __launch_bounds__(Config<kRole, Tuning>::kThreads, 1)
   using C = Config<kRole, Tuning>;
   extern __shared__ __align__(1024) uint8_t shared_bytes[];
   auto& smem = *reinterpret_cast<SharedStorage<C>*>(shared_bytes);
-  const int warp = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 32, 0);  // uniform for the compiler
-  const int warpgroup = warp / 4;
-  // A consumer marks: it waits for the first stage anyway.
-  cta::mark<C::kMarked>(options.marks, &cuda::KernelMarks::begin, C::kWarpgroupThreads);
-  ptx::launch_dependents();
-  if (threadIdx.x == 0) {
-    ptx::prefetch_tensor_map(&weight_map);
-    ptx::prefetch_tensor_map(&out_map);
-    ptx::prefetch_tensor_map(&a_map);
-    grouped::init_barriers(smem);
-  }
-  // Barriers are initialised before any thread of the cluster arrives on them.
-  if constexpr (C::kCluster > 1) {
-    ptx::cluster_arrive();
-    ptx::cluster_wait();
-  } else {
-    __syncthreads();
-  }
-  ptx::wait_for_prerequisites();
-  cta::mark<C::kMarked>(options.marks, &cuda::KernelMarks::work, C::kWarpgroupThreads);
+  const auto [warp, warpgroup] = grouped::enter(smem, weight_map, a_map, out_map, options);
 
   // Each side runs to its own end: registers that were moved are counted along a path.
   if (warpgroup == 0) {
@@ -270,11 +218,11 @@ __global__ void __launch_bounds__(Config<kRole, Tuning>::kThreads, 1)
     const grouped::WeightMaps weight_maps(weight_map, shared_weight_map, problem);
     grouped::load_warpgroup<C>(smem, weight_maps, a_map, problem, options, warp,
                                grouped::ScaleCopy<C::kRole>(smem.scales, problem));
-    leave<C>(options);
+    grouped::leave<C>(options);
   } else {
     ptx::increase_registers<C::kPolicy.math_registers>();
     consume<C>(smem, out_map, problem, warpgroup - 1);
-    leave<C>(options);
+    grouped::leave<C>(options);
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include "cuda/grouped/problem.h"
 #include "cuda/grouped/tiling.h"
+#include "tessera/core/e4m3.h"
 
 namespace tessera::kernels::expert_gemm_fp8 {
 
@@ -15,27 +16,27 @@ struct Policy {
   int tile_k;          // elements of K a pipeline stage holds: a block of scales
   int stages;          // pipeline stages
   int cluster_size;    // CTAs that share weights
-  int gather_warps;    // warps that copy rows by index; 0: rows come by TMA
   int staging_passes;  // 128-column passes of the epilogue that have a staging buffer of their own
   int wave_columns;    // weight rows a warpgroup multiplies before it adds the products to its sums
   int math_registers;  // a thread of the multiplying warpgroups
   int load_registers;  // a thread of the loading warpgroup
 
+  static constexpr int gather_warps = 0;  // rows come by TMA, see quantize_rows
+
   friend std::ostream& operator<<(std::ostream& out, const Policy& p) {
     return out << "tile " << p.tile_rows << "x" << p.tile_columns << "x" << p.tile_k << " in waves of "
-               << p.wave_columns << ", " << p.stages << " stages, cluster " << p.cluster_size << ", " << p.gather_warps
-               << " gather warps, " << p.staging_passes << " staging buffers, " << p.math_registers << " and "
-               << p.load_registers << " registers";
+               << p.wave_columns << ", " << p.stages << " stages, cluster " << p.cluster_size << ", "
+               << p.staging_passes << " staging buffers, " << p.math_registers << " and " << p.load_registers
+               << " registers";
   }
 };
 
 inline constexpr int32_t kTileRows = 128;
-inline constexpr int32_t kScaleBlock = 128;  // columns of K, and rows of weights, that have one scale
 
 // As expert_gemm's, a stage being 48 KiB of twice as many elements. Sums (128 registers) and one wave's products (64)
 // leave no choice but waves of 128 and registers moved from the loading warpgroup: 2 x 232 + 40 = 3 x 168.
-constexpr Policy default_policy(grouped::Role, int cluster_size) {
-  return {kTileRows, 256, 128, 4, cluster_size, 0, 1, 128, 232, 40};
+constexpr Policy default_policy(int cluster_size) {
+  return {kTileRows, 256, kScaleGroup, 4, cluster_size, 1, kScaleGroup, 232, 40};
 }
 
 inline constexpr int32_t kGroupHeight = 4;
@@ -43,7 +44,7 @@ inline constexpr int32_t kGroupHeight = 4;
 // The tiling of a role with `out_columns` output columns.
 constexpr grouped::Tiling tiling(grouped::Role role, int32_t out_columns, int32_t cluster_size) {
   const int32_t gated_halves = role == grouped::Role::gate_up ? 2 : 1;
-  const int32_t columns = default_policy(role, cluster_size).tile_columns / gated_halves;
+  const int32_t columns = default_policy(cluster_size).tile_columns / gated_halves;
   return {cluster_size, (out_columns + columns - 1) / columns, kGroupHeight, kTileRows};
 }
 

@@ -17,6 +17,8 @@
 
 namespace tessera::kernels::expert_gemm_rows {
 
+inline constexpr int kCountAfter = 3;  // blocks of the next unit, in which what was written arrives
+
 // Products of one block of K: the unit's weight rows at `a`, its rows at `b`, both in shared memory.
 template <int kColumns>
 __device__ inline void multiply_block(uint32_t a, uint32_t b, ptx::Fragment<kColumns>& products) {
@@ -32,57 +34,23 @@ __device__ inline void multiply_block(uint32_t a, uint32_t b, ptx::Fragment<kCol
   ptx::wgmma_commit();
 }
 
-// acc = the products over all of K, scaled. A warp without a slab multiplies what lies behind the others'.
-template <class C, int kColumns>
-__device__ inline void multiply_blocks(const Context<C>& context, RingPosition& at, ptx::Fragment<kColumns>& acc) {
-  constexpr int kFloat = sizeof(float);
-  const Ring& ring = context.ring;
-  const uint32_t data = cta::smem_address(ring.data);
-  const uint32_t weight_scales = data + threadIdx.x / 32 * 2 * kFloat;
-  const uint32_t row_scales = data + (kWeightScales + threadIdx.x % 4 * 2) * kFloat;
-  const int num_blocks = context.num_k_steps();
-#pragma unroll
-  for (int i = 0; i < ptx::Fragment<kColumns>::kRegisters; ++i) acc[i] = 0.0f;
-#pragma unroll 1
-  for (int block = 0; block < num_blocks; ++block) {
-    ptx::Fragment<kColumns> products;
-    cta::wait_phase(&ring.barriers->full[at.stage], at.phase);
-    multiply_block(data + at.stage * ring.stage_bytes, data + ring.rows_offset(at.stage), products);
-    const int32_t scales = ring.scales_offset(at.stage);
-    const float2 weights = ptx::load_shared_f32x2(weight_scales + scales);
-    float2 rows[ptx::Fragment<kColumns>::kColumnGroups];
-#pragma unroll
-    for (int j = 0; j < ptx::Fragment<kColumns>::kColumnGroups; ++j)
-      rows[j] = ptx::load_shared_f32x2(row_scales + scales + j * 8 * kFloat);
-    ptx::wgmma_wait<0>();
-    __syncwarp();  // every lane has read the scales
-    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(&ring.barriers->empty[at.stage]);
-    at.advance(ring);
-#pragma unroll
-    for (int j = 0; j < ptx::Fragment<kColumns>::kColumnGroups; ++j) {
-      acc[4 * j + 0] = __fmaf_rn(products[4 * j + 0], __fmul_rn(rows[j].x, weights.x), acc[4 * j + 0]);
-      acc[4 * j + 1] = __fmaf_rn(products[4 * j + 1], __fmul_rn(rows[j].y, weights.x), acc[4 * j + 1]);
-      acc[4 * j + 2] = __fmaf_rn(products[4 * j + 2], __fmul_rn(rows[j].x, weights.y), acc[4 * j + 2]);
-      acc[4 * j + 3] = __fmaf_rn(products[4 * j + 3], __fmul_rn(rows[j].y, weights.y), acc[4 * j + 3]);
-    }
-  }
-}
-
-// One lane for four columns of a row: codes and scale of the block of 128 columns at `column` of every row of the unit.
-__device__ inline void quantize_block(const Problem& problem, const Plan& plan, const Unit& unit, int32_t column) {
+// One lane for four columns of a row: codes and scale of the block of 128 columns at `column` of `num_rows` rows of the
+// plan.
+__device__ inline void quantize_block(const Problem& problem, const Plan& plan, int32_t row_begin, int32_t num_rows,
+                                      int32_t column) {
   constexpr int kRowsAtOnce = 4;  // reads in flight
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t width = problem.intermediate_size;
   const int32_t lane_column = column + 4 * lane;
   const bool exists = lane_column < problem.intermediate_size;
-  float* const scales = problem.intermediate_scales + int64_t{column / grouped::kScaleBlock} * problem.scale_stride;
+  float* const scales = problem.intermediate_scales + static_cast<int64_t>(column / kScaleGroup) * problem.scale_stride;
 #pragma unroll 1
-  for (int first = 0; first < unit.num_rows; first += kRowsAtOnce) {
+  for (int first = 0; first < num_rows; first += kRowsAtOnce) {
     float4 values[kRowsAtOnce];
     int64_t pairs[kRowsAtOnce];
 #pragma unroll
     for (int i = 0; i < kRowsAtOnce; ++i) {
-      pairs[i] = plan.row_pair[unit.row_begin + min(first + i, unit.num_rows - 1)];
+      pairs[i] = plan.row_pair[row_begin + min(first + i, num_rows - 1)];
       values[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
       if (exists) {  // past L1: other multiprocessors wrote them
         values[i] = __ldcg(reinterpret_cast<const float4*>(problem.activations + pairs[i] * width + lane_column));
@@ -90,7 +58,7 @@ __device__ inline void quantize_block(const Problem& problem, const Plan& plan, 
     }
 #pragma unroll
     for (int i = 0; i < kRowsAtOnce; ++i) {
-      if (first + i >= unit.num_rows) break;
+      if (first + i >= num_rows) break;
       float amax = ptx::max_or_nan(ptx::max_or_nan(fabsf(values[i].x), fabsf(values[i].y)),
                                    ptx::max_or_nan(fabsf(values[i].z), fabsf(values[i].w)));
 #pragma unroll
@@ -108,10 +76,95 @@ __device__ inline void quantize_block(const Problem& problem, const Plan& plan, 
   }
 }
 
-// Writes the slab's columns of h in fp32; the last slab of a block of 128 columns quantises them.
+// A slab whose columns of h are written and not yet counted. The count needs what was written to have arrived, and is
+// answered late; meanwhile the warp multiplies its next slab, or memory would wait for it.
+class PendingSlab {
+ public:
+  __device__ explicit PendingSlab(const Problem& problem) : problem_(problem) {}
+
+  // After all lanes have written.
+  template <class C>
+  __device__ void set(const Unit& unit, int32_t column_begin) {
+    const int32_t width = problem_.intermediate_size;
+    const int32_t block = column_begin / kScaleGroup;
+    row_begin_ = unit.row_begin;
+    num_rows_ = unit.num_rows;
+    column_ = block * kScaleGroup;
+    last_ = (min(kScaleGroup, width - column_) + C::kSlabOutColumns - 1) / C::kSlabOutColumns - 1;
+    counter_ = problem_.block_arrivals + unit.row_begin * scale_groups(width) + block;
+    __syncwarp();  // all columns are written
+  }
+
+  // By all lanes, as finish.
+  __device__ void count() {
+    if (counter_ == nullptr || threadIdx.x % 32 != 0) return;
+    __threadfence();  // whoever sees the count sees the columns
+    before_ = atomicAdd(counter_, 1);
+  }
+
+  // The last slab of a block of 128 columns quantises them all.
+  __device__ void finish(const Plan& plan) {
+    if (counter_ == nullptr) return;
+    counter_ = nullptr;
+    if (__shfl_sync(kAllLanes, before_, 0) != last_) return;
+    __threadfence();  // the others' columns are seen from here on
+    quantize_block(problem_, plan, row_begin_, num_rows_, column_);
+  }
+
+ private:
+  const Problem& problem_;
+  int32_t* counter_ = nullptr;  // null: none
+  int32_t before_ = 0;
+  int32_t last_ = 0;
+  int32_t row_begin_ = 0;
+  int32_t num_rows_ = 0;
+  int32_t column_ = 0;
+};
+
+// acc = the products over all of K, scaled. A warp without a slab multiplies what lies behind the others'.
+template <class C, int kColumns>
+__device__ inline void multiply_blocks(const Context<C>& context, RingPosition& at, ptx::Fragment<kColumns>& acc,
+                                       PendingSlab& pending) {
+  constexpr int kFloat = sizeof(float);
+  const Ring& ring = context.ring;
+  const uint32_t data = cta::smem_address(ring.data);
+  const uint32_t weight_scales = data + threadIdx.x / 32 * 2 * kFloat;
+  const uint32_t row_scales = data + (kWeightScales + threadIdx.x % 4 * 2) * kFloat;
+  const int num_blocks = context.num_k_steps();
+  if (C::kRole != Role::down && num_blocks <= kCountAfter) pending.count();
+#pragma unroll
+  for (int i = 0; i < ptx::Fragment<kColumns>::kRegisters; ++i) acc[i] = 0.0f;
+#pragma unroll 1
+  for (int block = 0; block < num_blocks; ++block) {
+    ptx::Fragment<kColumns> products;
+    cta::wait_phase(&ring.barriers->full[at.stage], at.phase);
+    multiply_block(data + at.stage * ring.stage_bytes, data + ring.rows_offset(at.stage), products);
+    const int32_t scales = ring.scales_offset(at.stage);
+    const float2 weights = ptx::load_shared_f32x2(weight_scales + scales);
+    float2 rows[ptx::Fragment<kColumns>::kColumnGroups];
+#pragma unroll
+    for (int j = 0; j < ptx::Fragment<kColumns>::kColumnGroups; ++j)
+      rows[j] = ptx::load_shared_f32x2(row_scales + scales + j * 8 * kFloat);
+    ptx::wgmma_wait<0>();
+    __syncwarp();  // every lane has read the scales
+    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(&ring.barriers->empty[at.stage]);
+    at.advance(ring);
+    if (C::kRole != Role::down && block == kCountAfter) pending.count();
+#pragma unroll
+    for (int j = 0; j < ptx::Fragment<kColumns>::kColumnGroups; ++j) {
+      acc[4 * j + 0] = __fmaf_rn(products[4 * j + 0], __fmul_rn(rows[j].x, weights.x), acc[4 * j + 0]);
+      acc[4 * j + 1] = __fmaf_rn(products[4 * j + 1], __fmul_rn(rows[j].y, weights.x), acc[4 * j + 1]);
+      acc[4 * j + 2] = __fmaf_rn(products[4 * j + 2], __fmul_rn(rows[j].x, weights.y), acc[4 * j + 2]);
+      acc[4 * j + 3] = __fmaf_rn(products[4 * j + 3], __fmul_rn(rows[j].y, weights.y), acc[4 * j + 3]);
+    }
+  }
+  if (C::kRole != Role::down) pending.finish(context.plan);
+}
+
+// Writes the slab's columns of h in fp32.
 template <class C, int kColumns>
 __device__ inline void store_quantized(const Context<C>& context, const Unit& unit, const SlabRows<C>& slab,
-                                       const ptx::Fragment<kColumns>& acc) {
+                                       const ptx::Fragment<kColumns>& acc, PendingSlab& pending) {
   if (!slab.exists[0]) return;
   const Problem& problem = context.problem;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -129,18 +182,7 @@ __device__ inline void store_quantized(const Context<C>& context, const Unit& un
         if (slab.exists[half]) out[8 * half] = acc[4 * j + 2 * half + i];
     }
   }
-  const int32_t block = slab.column_begin / grouped::kScaleBlock;
-  const int32_t block_columns = min(grouped::kScaleBlock, width - block * grouped::kScaleBlock);
-  const int32_t slabs = (block_columns + C::kSlabOutColumns - 1) / C::kSlabOutColumns;
-  __syncwarp();  // the warp's columns are written
-  int32_t before = 0;
-  if (lane == 0) {
-    __threadfence();  // and seen by whoever sees the count
-    before = atomicAdd(problem.block_arrivals + unit.row_begin * grouped::scale_blocks(width) + block, 1);
-    __threadfence();  // the others' columns are seen from here on
-  }
-  if (__shfl_sync(kAllLanes, before, 0) == slabs - 1)
-    quantize_block(problem, context.plan, unit, block * grouped::kScaleBlock);
+  pending.set<C>(unit, slab.column_begin);
 }
 
 }  // namespace tessera::kernels::expert_gemm_rows

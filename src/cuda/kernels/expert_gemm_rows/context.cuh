@@ -44,7 +44,7 @@ struct Config {
   static constexpr int kSlabOutColumns = kGated ? kSlabRows / 2 : kSlabRows;
   static constexpr int kTileK = cta::kSwizzleRowBytes / sizeof(Operand);  // elements of K that a stage holds
   static_assert(kStageRowBytes == cta::kSwizzleRowBytes);
-  static_assert(!kQuantized || kTileK == grouped::kScaleBlock);
+  static_assert(!kQuantized || kTileK == kScaleGroup);
 };
 
 inline constexpr int kSlabBytes = kSlabRows * cta::kSwizzleRowBytes;  // of a stage

@@ -26,7 +26,7 @@ class WeightScaleCopy {
     // The first half of a gated slab are the rows that stand first in the weight.
     const int32_t first = C::kGated && problem.gate_up_order == GateUpOrder::up_first ? 1 : 0;
     const int32_t half = C::kGated ? lane_ % 2 ^ first : 0;
-    next_ = grouped::weight_scales<C::kRole>(problem, unit.expert, column / grouped::kScaleBlock, half);
+    next_ = grouped::weight_scales<C::kRole>(problem, unit.expert, column / kScaleGroup, half);
   }
 
   // Of the next step; also arrives at the stage's barrier.

@@ -13,12 +13,13 @@
 #include "cuda/kernels/quantize_rows/policy.h"
 #include "cuda/ptx/cluster.cuh"
 #include "cuda/ptx/warp.cuh"
+#include "tessera/core/e4m3.h"
 
 namespace tessera::kernels::quantize_rows {
 
 inline constexpr Policy kPolicy = default_policy();
 inline constexpr int kLaneElements = 16;
-inline constexpr int kGroupLanes = grouped::kScaleBlock / kLaneElements;
+inline constexpr int kGroupLanes = kScaleGroup / kLaneElements;
 
 struct Params : Args {
   int64_t num_groups;  // of all tokens
@@ -46,7 +47,7 @@ __device__ inline Place begin(const Params& params) {
   Place place{};
   place.token = group / params.token_groups;
   place.group = static_cast<int32_t>(group - place.token * params.token_groups);
-  place.column = place.group * grouped::kScaleBlock + static_cast<int32_t>(threadIdx.x % kGroupLanes) * kLaneElements;
+  place.column = place.group * kScaleGroup + static_cast<int32_t>(threadIdx.x % kGroupLanes) * kLaneElements;
   place.exists = place.column < params.columns;
   return place;
 }

@@ -4,6 +4,7 @@
 #include "cuda/kernels/quantize_rows/copy_kernel.cuh"
 #include "cuda/kernels/quantize_rows/kernel.cuh"
 #include "tessera/core/check.h"
+#include "tessera/core/e4m3.h"
 #include "tessera/core/error.h"
 
 namespace tessera::kernels::quantize_rows {
@@ -19,7 +20,7 @@ void launch(const Args& args, cudaStream_t stream) {
   }
   if (args.token_row == nullptr && args.num_slots != 1)
     throw Error("quantised tokens' num_slots", str_cat(args.num_slots), "1 where no rows are named");
-  const int32_t token_groups = (args.columns + grouped::kScaleBlock - 1) / grouped::kScaleBlock;
+  const int32_t token_groups = scale_groups(args.columns);
   const Params params{args, int64_t{args.num_tokens} * token_groups, token_groups};
   const int64_t ctas = (params.num_groups * kGroupLanes + kPolicy.threads - 1) / kPolicy.threads;
   const auto quantize = args.dtype == DType::bf16 ? quantize_rows_kernel<__nv_bfloat16> : quantize_rows_kernel<__half>;

@@ -1,0 +1,40 @@
+// The end of a tile: from a warpgroup's sums to the role's output.
+#pragma once
+
+#include <cuda.h>
+
+#include "cuda/cta/mainloop.cuh"
+#include "cuda/grouped/epilogue.cuh"
+#include "cuda/grouped/problem.h"
+#include "cuda/grouped/quantize_rows.cuh"
+#include "cuda/grouped/tile_config.cuh"
+#include "cuda/grouped/tile_slot.cuh"
+
+namespace tessera::grouped {
+
+// Bias, activation, rows: of the layer's type, or where the next product has e4m3 operands as such with their scales.
+// By warp `warp_in_group` of consumer warpgroup `warpgroup`, whose 64 rows of the tile are in `acc`.
+template <class C>
+__device__ inline void finish_tile(TileStorage<C>& smem, const CUtensorMap& out_map, const Problem& problem,
+                                   const TileSlot& tile, int warpgroup, int warp_in_group,
+                                   typename C::Accumulators& acc) {
+  using Element = typename C::Element;
+  if (problem.bias(C::kRole) != nullptr && tile.expert < problem.num_experts)
+    add_bias<C::kRole, Element>(acc, problem, tile);
+  activate<C::kRole>(problem.activation, acc);
+  const int row_in_tile = warpgroup * cta::kWarpgroupRows + warp_in_group * kStagingRows;
+  const OutRows out{out_map,
+                    problem.out(C::kRole),
+                    problem.out_columns(C::kRole),
+                    tile.row_begin + row_in_tile,
+                    tile.num_rows - row_in_tile,
+                    tile.n_block * C::kOutColumns};
+  auto& staging = smem.staging[warpgroup * 4 + warp_in_group];
+  if constexpr (C::kHasScales && C::kRole != Role::down) {
+    store_quantized<C::kOutColumns>(staging, out, problem.intermediate_scales, problem.scale_stride, acc);
+  } else {
+    store_tile<Element, C::kOutColumns>(staging, out, acc);
+  }
+}
+
+}  // namespace tessera::grouped
