@@ -17,7 +17,7 @@
 
 namespace tessera::kernels::expert_gemm_rows {
 
-inline constexpr int kCountAfter = 3;  // blocks of the next unit, in which what was written arrives
+inline constexpr int kCountAfter = 4;  // blocks of the next unit, in which what was written arrives
 
 // Products of one block of K: the unit's weight rows at `a`, its rows at `b`, both in shared memory.
 template <int kColumns>
@@ -121,44 +121,67 @@ class PendingSlab {
   int32_t column_ = 0;
 };
 
+// acc += the products of the next kBlocks blocks of K, scaled. All of them are asked for before the first is waited
+// for.
+template <int kBlocks, int kColumns>
+__device__ inline void multiply_next(const Ring& ring, RingPosition& at, ptx::Fragment<kColumns>& acc) {
+  constexpr int kFloat = sizeof(float);
+  constexpr int kGroups = ptx::Fragment<kColumns>::kColumnGroups;
+  const uint32_t data = cta::smem_address(ring.data);
+  ptx::Fragment<kColumns> products[kBlocks];
+  int stages[kBlocks];
+#pragma unroll
+  for (int i = 0; i < kBlocks; ++i) {
+    stages[i] = at.stage;
+    cta::wait_phase(&ring.barriers->full[at.stage], at.phase);
+    multiply_block(data + at.stage * ring.stage_bytes, data + ring.rows_offset(at.stage), products[i]);
+    at.advance(ring);
+  }
+#pragma unroll
+  for (int i = 0; i < kBlocks; ++i) {
+    const uint32_t scales = data + ring.scales_offset(stages[i]);
+    const float2 weights = ptx::load_shared_f32x2(scales + threadIdx.x / 32 * 2 * kFloat);
+    float2 rows[kGroups];
+#pragma unroll
+    for (int j = 0; j < kGroups; ++j)
+      rows[j] = ptx::load_shared_f32x2(scales + (kWeightScales + threadIdx.x % 4 * 2 + j * 8) * kFloat);
+    if (i < kBlocks - 1) {
+      ptx::wgmma_wait<kBlocks - 1>();  // of two
+    } else {
+      ptx::wgmma_wait<0>();
+    }
+    __syncwarp();  // every lane has read the scales
+    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(&ring.barriers->empty[stages[i]]);
+#pragma unroll
+    for (int j = 0; j < kGroups; ++j) {
+      acc[4 * j + 0] = __fmaf_rn(products[i][4 * j + 0], __fmul_rn(rows[j].x, weights.x), acc[4 * j + 0]);
+      acc[4 * j + 1] = __fmaf_rn(products[i][4 * j + 1], __fmul_rn(rows[j].y, weights.x), acc[4 * j + 1]);
+      acc[4 * j + 2] = __fmaf_rn(products[i][4 * j + 2], __fmul_rn(rows[j].x, weights.y), acc[4 * j + 2]);
+      acc[4 * j + 3] = __fmaf_rn(products[i][4 * j + 3], __fmul_rn(rows[j].y, weights.y), acc[4 * j + 3]);
+    }
+  }
+}
+
 // acc = the products over all of K, scaled. A warp without a slab multiplies what lies behind the others'.
 template <class C, int kColumns>
 __device__ inline void multiply_blocks(const Context<C>& context, RingPosition& at, ptx::Fragment<kColumns>& acc,
                                        PendingSlab& pending) {
-  constexpr int kFloat = sizeof(float);
-  const Ring& ring = context.ring;
-  const uint32_t data = cta::smem_address(ring.data);
-  const uint32_t weight_scales = data + threadIdx.x / 32 * 2 * kFloat;
-  const uint32_t row_scales = data + (kWeightScales + threadIdx.x % 4 * 2) * kFloat;
+  constexpr int kBlocks = kColumns <= 32 ? 2 : 1;  // that registers have room for
+  static_assert(kCountAfter % 2 == 0);
   const int num_blocks = context.num_k_steps();
-  if (C::kRole != Role::down && num_blocks <= kCountAfter) pending.count();
 #pragma unroll
   for (int i = 0; i < ptx::Fragment<kColumns>::kRegisters; ++i) acc[i] = 0.0f;
+  int block = 0;
 #pragma unroll 1
-  for (int block = 0; block < num_blocks; ++block) {
-    ptx::Fragment<kColumns> products;
-    cta::wait_phase(&ring.barriers->full[at.stage], at.phase);
-    multiply_block(data + at.stage * ring.stage_bytes, data + ring.rows_offset(at.stage), products);
-    const int32_t scales = ring.scales_offset(at.stage);
-    const float2 weights = ptx::load_shared_f32x2(weight_scales + scales);
-    float2 rows[ptx::Fragment<kColumns>::kColumnGroups];
-#pragma unroll
-    for (int j = 0; j < ptx::Fragment<kColumns>::kColumnGroups; ++j)
-      rows[j] = ptx::load_shared_f32x2(row_scales + scales + j * 8 * kFloat);
-    ptx::wgmma_wait<0>();
-    __syncwarp();  // every lane has read the scales
-    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(&ring.barriers->empty[at.stage]);
-    at.advance(ring);
+  for (; block + kBlocks <= num_blocks; block += kBlocks) {
     if (C::kRole != Role::down && block == kCountAfter) pending.count();
-#pragma unroll
-    for (int j = 0; j < ptx::Fragment<kColumns>::kColumnGroups; ++j) {
-      acc[4 * j + 0] = __fmaf_rn(products[4 * j + 0], __fmul_rn(rows[j].x, weights.x), acc[4 * j + 0]);
-      acc[4 * j + 1] = __fmaf_rn(products[4 * j + 1], __fmul_rn(rows[j].y, weights.x), acc[4 * j + 1]);
-      acc[4 * j + 2] = __fmaf_rn(products[4 * j + 2], __fmul_rn(rows[j].x, weights.y), acc[4 * j + 2]);
-      acc[4 * j + 3] = __fmaf_rn(products[4 * j + 3], __fmul_rn(rows[j].y, weights.y), acc[4 * j + 3]);
-    }
+    multiply_next<kBlocks>(context.ring, at, acc);
   }
-  if (C::kRole != Role::down) pending.finish(context.plan);
+  if (block < num_blocks) multiply_next<1>(context.ring, at, acc);
+  if constexpr (C::kRole != Role::down) {
+    if (block <= kCountAfter) pending.count();
+    pending.finish(context.plan);
+  }
 }
 
 // Writes the slab's columns of h in fp32.
