@@ -10,6 +10,10 @@ Mixtral, OLMoE, DeepSeek, GLM, MiniMax, gpt-oss, Nemotron-H and many more. What 
 names the requirement; nothing else is computed in its place. Inference only. Tested with Transformers 5.17 and 5.23; 5.7
 is the oldest that takes an implementation by the name it was registered with.
 
+Models of e4m3 weights with a scale each block of 128 x 128 (quantization_config "fp8", as DeepSeek-V3 and Qwen3's FP8
+checkpoints have it) are served too, where Transformers dispatches their experts (FP8Experts of 5.17): weights are used as
+they lie, tokens quantised as they come. One scale a tensor and static scales of activations are not.
+
 Weights that a checkpoint keeps transposed (gpt-oss: [E, H, 2I], [E, I, H]) are repacked once, at the first eager call or
 by ``prepare(model)``: the parameter keeps its shape and its values and becomes a strided view, so that the other
 implementations, ``state_dict`` and ``save_pretrained`` work as before. ``restore(model)`` undoes it. Call ``prepare``
@@ -24,7 +28,9 @@ except ImportError as error:
     raise ImportError("tessera.transformers: got no PyTorch, expected torch to be installed") from error
 
 import tessera
-from tessera import _transformers_gate
+from tessera import _transformers_fp8, _transformers_gate
+from tessera._transformers_errors import require_eager
+from tessera._transformers_errors import unsupported as _unsupported
 
 NAME = "tessera"
 OLDEST_TRANSFORMERS = (5, 7)  # the first that takes the name of a registered implementation
@@ -34,7 +40,8 @@ _GATE = "_tessera_gate"  # attribute of an experts module that was looked at: it
 
 
 def register() -> None:
-    """Adds experts_implementation="tessera" to Transformers. Calling it again does nothing.
+    """Adds experts_implementation="tessera" to Transformers, for experts of 8-bit weights too where it dispatches them.
+    Calling it again does nothing.
 
     ImportError without Transformers 5.7 or newer.
     """
@@ -52,6 +59,13 @@ def register() -> None:
         raise ImportError(f"{got}, which takes no registered implementations, {wanted}")
     importlib.import_module("tessera.torch_ops")  # a compiler may see the operator before any tensor does
     functions.register(NAME, experts_forward)
+    try:  # a registry of its own, in versions that have one
+        fp8 = importlib.import_module("transformers.integrations.finegrained_fp8")
+    except ImportError:
+        return
+    functions = getattr(fp8, "ALL_FP8_EXPERTS_FUNCTIONS", None)
+    if functions is not None:
+        functions.register(NAME, experts_forward)
 
 
 def prepare(model: torch.nn.Module) -> int:
@@ -87,7 +101,7 @@ def restore(model: torch.nn.Module) -> int:
 def experts_forward(self, hidden_states, top_k_index, top_k_weights):
     """What Transformers calls for each layer: [T, H], ids [T, K], weights [T, K] -> [T, H]. An id of no expert, such as
     the sentinel of expert parallelism, adds nothing. Values of another type than the weights' (autocast) are cast as
-    grouped_mm casts them."""
+    grouped_mm casts them; beside weights of 8 bits they are what the layer works in."""
     gate = getattr(self, _GATE, None)
     if gate is None:
         gate = _look_at(self)
@@ -95,26 +109,35 @@ def experts_forward(self, hidden_states, top_k_index, top_k_weights):
     if not (gate_up.is_contiguous() and down.is_contiguous()):  # loaded or assigned since it was looked at
         gate = _look_at(self)
         gate_up, down = _rows(self)
-    if gate_up.dtype not in DTYPES.get(gate_up.device.type, ()):
+    fp8 = gate_up.dtype == _transformers_fp8.DTYPE
+    dtype = hidden_states.dtype if fp8 else gate_up.dtype
+    if dtype not in DTYPES.get(gate_up.device.type, ()):
         _require_types(self)
+        raise _unsupported(self, "hidden_states", f"{dtype} on {gate_up.device.type}",
+                           " or ".join(map(str, DTYPES[gate_up.device.type])))
     if top_k_index.shape[-1] > LIMITS.max_top_k:
         raise _unsupported(self, "top_k_index", f"{top_k_index.shape[-1]} experts a token", f"at most {LIMITS.max_top_k}")
-    biases = (None, None)
-    if self.has_bias:
+    biases, scales = (None, None), {}
+    if fp8:
+        gate_up_scale, down_scale = _transformers_fp8.scales(self, _weight_names(self))
+        scales = {"weight_format": "fp8-block", "gate_up_scale": gate_up_scale, "down_scale": down_scale}
+    elif self.has_bias:
         biases = tuple(getattr(self, name) for name in _tensor_names(self)[2:])
     if torch.is_grad_enabled():
-        _require_no_grad(self, hidden_states, top_k_weights, gate_up, down, *biases)
-    x, weights = hidden_states.to(gate_up.dtype).contiguous(), top_k_weights.contiguous()
-    if weights.dtype not in (torch.float32, gate_up.dtype):
+        _require_no_grad(self, hidden_states, top_k_weights, gate_up, down, *biases, scales.get("gate_up_scale"),
+                         scales.get("down_scale"))
+    x, weights = hidden_states.to(dtype).contiguous(), top_k_weights.contiguous()
+    if weights.dtype not in (torch.float32, dtype):
         weights = weights.float()
     activation, alpha, beta, limit, gated, order = gate
     ids = top_k_index.contiguous()
     if torch.compiler.is_compiling():
         out = torch.ops.tessera.moe(x, gate_up, down, ids, weights, *biases, None, activation, alpha, beta, limit, gated,
-                                    order, 0)
+                                    order, 0, **scales)
     else:  # the same, without the operator's dispatch
         out = tessera.moe(x, gate_up, down, ids, weights, gate_up_bias=biases[0], down_bias=biases[1],
-                          activation=activation, alpha=alpha, beta=beta, limit=limit, gated=gated, gate_up_order=order)
+                          activation=activation, alpha=alpha, beta=beta, limit=limit, gated=gated, gate_up_order=order,
+                          **scales)
     return out.to(hidden_states.dtype)
 
 
@@ -141,11 +164,6 @@ def _rows(module):
     return (gate_up.transpose(1, 2), down.transpose(1, 2)) if module.is_transposed else (gate_up, down)
 
 
-def _unsupported(module, name, got, expected):
-    return NotImplementedError(f"tessera.transformers: {type(module).__name__}.{name}: got {got}, expected {expected}; "
-                               "use a different experts_implementation")
-
-
 def _require_no_grad(module, *tensors):
     if any(tensor is not None and tensor.requires_grad for tensor in tensors):
         raise RuntimeError(f"tessera.transformers: {type(module).__name__}: got tensors that require grad, expected "
@@ -163,8 +181,9 @@ def _require_types(module):
         known = DTYPES.get(weight.device.type)
         if known is None:
             raise _unsupported(module, name, f"device {weight.device}", "the CPU or a CUDA device")
-        if weight.dtype not in known:
-            raise _unsupported(module, name, f"{weight.dtype} on {weight.device.type}", " or ".join(map(str, known)))
+        if weight.dtype not in (*known, _transformers_fp8.DTYPE):
+            raise _unsupported(module, name, f"{weight.dtype} on {weight.device.type}",
+                               " or ".join(map(str, (*known, _transformers_fp8.DTYPE))))
         if weight.dtype != first.dtype or weight.device != first.device:
             raise _unsupported(module, name, f"{weight.dtype} on {weight.device}",
                                f"{first.dtype} on {first.device} as {names[0]}")
@@ -186,9 +205,10 @@ def _require_shapes(module):
     if getattr(module, "num_experts", experts) != experts or not 1 <= experts <= LIMITS.max_experts:
         raise _unsupported(module, "num_experts", getattr(module, "num_experts", experts),
                            f"{experts} as down_proj and at most {LIMITS.max_experts}")
+    multiple = _transformers_fp8.WIDTH_MULTIPLE if first.dtype == _transformers_fp8.DTYPE else LIMITS.width_multiple
     for what, size in (("hidden size", hidden), ("intermediate size", intermediate)):
-        if size % LIMITS.width_multiple or not size:
-            raise _unsupported(module, name, f"{what} {size}", f"a positive multiple of {LIMITS.width_multiple}")
+        if size % multiple or not size:
+            raise _unsupported(module, name, f"{what} {size}", f"a positive multiple of {multiple}")
     if module.has_bias:
         for bias, shape in ((name + "_bias", (experts, width)), ("down_proj_bias", (experts, hidden))):
             if tuple(getattr(module, bias).shape) != shape:
@@ -198,9 +218,7 @@ def _require_shapes(module):
 
 def _look_at(module):
     """The Gate of an experts module, kept in it; its weights as the operator reads them. Eager only."""
-    if torch.compiler.is_compiling() or torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError("tessera.transformers: got experts that were not looked at before a compiler or a CUDA graph "
-                           "recorded them, expected tessera.transformers.prepare(model) to be called first")
+    require_eager()
     return torch.compiler.disable(_look_now)(module)
 
 
@@ -209,6 +227,10 @@ def _look_now(module):
     if getattr(module, "has_post_expert_norm", False):
         raise _unsupported(module, "has_post_expert_norm", True, "no norm after each expert")
     width = _require_shapes(module)
+    names = _tensor_names(module)
+    if getattr(module, names[0]).dtype == _transformers_fp8.DTYPE:
+        _transformers_fp8.require(module, _weight_names(module), width)
+        names += _transformers_fp8.scale_names(_weight_names(module))
     gate = _transformers_gate.identify(module, width)
     if gate is None:
         activation = type(getattr(module, "act_fn", None)).__name__
@@ -216,8 +238,11 @@ def _look_now(module):
                            f"a function of its own (act_fn: {activation})",
                            "silu, gelu, relu or the identity of the gate times up, or clamped SwiGLU; without a gate one "
                            "of these or relu squared")
-    for name in _tensor_names(module):
+    for name in names:
         _pack(module, name)
+    _transformers_fp8.forget(module)
+    if len(names) > len(_tensor_names(module)):
+        _transformers_fp8.scales(module, _weight_names(module))  # made now: a compiler may come next
     setattr(module, _GATE, tuple(gate))
     return tuple(gate)
 

@@ -137,7 +137,7 @@ class CpuMoeBench : public MoeBench {
             {"products", cpu::gemm_library_name()},
             {"dense", !options_.dense ? "not asked for"
                       : has_dense()   ? "the same library's, in the layer's panels"
-                                      : kNoDense}};
+                                      : "none: only weights without scales have them here"}};
   }
   MoeResult measure(const MoeCase& moe_case) override;
 

@@ -89,8 +89,9 @@ struct DenseProduct::State {
   State(const State&) = delete;
   State& operator=(const State&) = delete;
 
-  void describe(DType dtype, int64_t m, int64_t n, int64_t k) {
-    const cudaDataType_t type = dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_16F;
+  void describe(DType dtype, DenseOperands operands, int64_t m, int64_t n, int64_t k) {
+    const cudaDataType_t result = dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_16F;
+    const cudaDataType_t type = operands == DenseOperands::e4m3 ? CUDA_R_8F_E4M3 : result;
     require(library.create_desc(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "describe a product");
     const cublasOperation_t transposed = CUBLAS_OP_T, as_it_lies = CUBLAS_OP_N;
     require(library.set_desc(desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof(transposed)), "set an operand");
@@ -98,7 +99,7 @@ struct DenseProduct::State {
     const auto rows_k = static_cast<uint64_t>(k), rows_n = static_cast<uint64_t>(n);
     require(library.create_layout(&b, type, rows_k, rows_n, k), "describe a matrix");
     require(library.create_layout(&a, type, rows_k, static_cast<uint64_t>(m), k), "describe a matrix");
-    require(library.create_layout(&d, type, rows_n, static_cast<uint64_t>(m), n), "describe a matrix");
+    require(library.create_layout(&d, result, rows_n, static_cast<uint64_t>(m), n), "describe a matrix");
   }
 
   int find_candidates(size_t workspace_bytes, cublasLtMatmulHeuristicResult_t* candidates) {
@@ -121,9 +122,9 @@ struct DenseProduct::State {
 };
 
 DenseProduct::DenseProduct(const CublasLt& lt, DType dtype, int64_t m, int64_t n, int64_t k,
-                           const DeviceMemory& workspace, const void* a, const void* b, void* d)
+                           const DeviceMemory& workspace, const void* a, const void* b, void* d, DenseOperands operands)
     : library_(lt.library()), workspace_(workspace), state_(std::make_unique<State>(library_)) {
-  state_->describe(dtype, m, n, k);
+  state_->describe(dtype, operands, m, n, k);
   cublasLtMatmulHeuristicResult_t candidates[kCandidates];
   const int found = state_->find_candidates(workspace.bytes(), candidates);
   const DeviceTimer timer;
@@ -171,7 +172,7 @@ CublasLt::~CublasLt() = default;
 bool CublasLt::is_available() const { return false; }
 
 DenseProduct::DenseProduct(const CublasLt& lt, DType, int64_t, int64_t, int64_t, const DeviceMemory& workspace,
-                           const void*, const void*, void*)
+                           const void*, const void*, void*, DenseOperands)
     : library_(lt.library()), workspace_(workspace) {
   TESSERA_CHECK(lt.is_available(), lt.description());
 }

@@ -30,13 +30,18 @@ class CublasLt {
   std::string description_;
 };
 
-/// D[m, n] = A[m, k] * B[n, k]^T, all row-major and of 16-bit elements, fp32 sums.
+enum class DenseOperands : uint8_t {
+  as_result,  ///< 16-bit elements of the result's type
+  e4m3,       ///< k and n are multiples of 16; no scales
+};
+
+/// D[m, n] = A[m, k] * B[n, k]^T, all row-major, D of 16-bit elements, fp32 sums.
 class DenseProduct {
  public:
   /// The fastest of the library's heuristics, found by running each on these operands. `lt` must be available and
   /// outlive this, as must `workspace`. Throws Incomplete if the library has no way to compute it.
   DenseProduct(const CublasLt& lt, DType dtype, int64_t m, int64_t n, int64_t k, const DeviceMemory& workspace,
-               const void* a, const void* b, void* d);
+               const void* a, const void* b, void* d, DenseOperands operands = DenseOperands::as_result);
   ~DenseProduct();
   DenseProduct(const DenseProduct&) = delete;
   DenseProduct& operator=(const DenseProduct&) = delete;

@@ -9,6 +9,7 @@
 
 #include "cuda_dense.h"
 #include "cuda_device.h"
+#include "cuda_moe_data.h"
 #include "cuda_moe_floor.h"
 #include "cuda_monitor.h"
 #include "moe/cuda/kernels.h"
@@ -20,7 +21,6 @@
 #include "moe_bench.h"
 #include "moe_check.h"
 #include "moe_data.h"
-#include "tessera/core/buffer.h"
 #include "tessera/core/error.h"
 #include "tessera/cuda/device.h"
 #include "text_format.h"
@@ -30,7 +30,7 @@ namespace {
 
 using Step = moe::CudaLayer::Step;
 
-constexpr size_t kElementBytes = 2;  // of tokens, rows and what the dense products multiply
+constexpr size_t kElementBytes = 2;  // of tokens, rows and results
 constexpr double kBurstSeconds = 0.05;
 constexpr int kBurstBlocks = 5, kSustainedBlocks = 3;
 constexpr int64_t kFewestRuns = 3;
@@ -45,84 +45,6 @@ constexpr int64_t kResetRuns = 200;
 int64_t sets_needed(double bytes_a_set, double bytes_to_pass) {
   return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(bytes_to_pass / std::max(bytes_a_set, 1.0))));
 }
-
-/// The pattern in device memory, and tensors made of it.
-class DeviceFiller {
- public:
-  DeviceFiller(const NormalPattern& pattern, DType dtype, float scale) : DeviceFiller(pattern.size(), kElementBytes) {
-    Buffer<std::byte> rounded(memory_.bytes());
-    pattern.fill(dtype, rounded.data(), size_, scale, 0);
-    copy(rounded);
-  }
-  /// What such a tensor holds.
-  DeviceFiller(const NormalPattern& pattern, DType dtype, const WeightTensor& tensor)
-      : DeviceFiller(tensor.expert_bytes == 0 ? 0 : pattern.size(), tensor.element_bytes) {
-    Buffer<std::byte> made(memory_.bytes());
-    pattern.fill(tensor, dtype, made.data(), size_, 0);
-    copy(made);
-  }
-
-  void fill(const DeviceMemory& tensor, size_t offset) const {
-    if (tensor.bytes() == 0) return;
-    size_t position = offset % size_;
-    for (size_t done = 0, count = tensor.bytes() / element_bytes_; done < count;) {
-      const size_t part = std::min(size_ - position, count - done);
-      require_cuda(cudaMemcpyAsync(tensor.at(done * element_bytes_), memory_.at(position * element_bytes_),
-                                   part * element_bytes_, cudaMemcpyDeviceToDevice, nullptr),
-                   "fill a tensor");
-      done += part;
-      position = 0;
-    }
-  }
-
- private:
-  DeviceFiller(size_t size, size_t element_bytes)
-      : size_(size), element_bytes_(element_bytes), memory_(size * element_bytes) {}
-  void copy(const Buffer<std::byte>& data) const {
-    if (data.empty()) return;
-    require_cuda(cudaMemcpy(memory_.get(), data.data(), data.size(), cudaMemcpyHostToDevice), "copy data");
-  }
-
-  size_t size_, element_bytes_;
-  DeviceMemory memory_;
-};
-
-/// Of the four tensors of weights: the two of weights share a pattern, as do those of scales.
-class WeightFiller {
- public:
-  WeightFiller(const NormalPattern& pattern, const moe::LayerConfig& config)
-      : tensors_(weight_tensors(config)),
-        weights_(pattern, config.dtype, tensors_[0]),
-        scales_(pattern, config.dtype, tensors_[2]) {}
-
-  const DeviceFiller& of(size_t tensor) const {
-    return tensors_[tensor].kind == WeightKind::scales ? scales_ : weights_;
-  }
-
- private:
-  std::array<WeightTensor, 4> tensors_;
-  DeviceFiller weights_, scales_;
-};
-
-struct WeightSet {
-  WeightSet(const moe::LayerConfig& config, const WeightFiller& filler, size_t set) : tensors(weight_tensors(config)) {
-    for (size_t i = 0; i < tensors.size(); ++i) {
-      memory[i] = DeviceMemory(static_cast<size_t>(config.num_experts) * tensors[i].expert_bytes);
-      filler.of(i).fill(memory[i], set * 2'000'003 + i * 1'000'003);
-    }
-  }
-
-  moe::LayerWeights view() const {
-    moe::LayerWeights weights;
-    for (size_t i = 0; i < tensors.size(); ++i) weights.*tensors[i].field = memory[i].get();
-    return weights;
-  }
-  const DeviceMemory& gate_up() const { return memory[0]; }
-  const DeviceMemory& down() const { return memory[1]; }
-
-  std::array<WeightTensor, 4> tensors;
-  std::array<DeviceMemory, 4> memory;  // of tensors
-};
 
 /// Tokens, routing and output of one set.
 struct TokenSet {
@@ -195,24 +117,27 @@ class LayerRuns {
 };
 
 /// Two dense products of the layer's FLOPs: [R, H] x [H, 2I] and [R, I] x [I, H], on weights of the layer's experts in
-/// turn and, where they would fit the L2, several operands in turn.
+/// turn and, where they would fit the L2, several operands in turn. Operands have the type of the weights, without
+/// their scales.
 class DensePair {
  public:
+  /// `filler`: of the rows. Throws Incomplete where the library has no such product.
   DensePair(const CublasLt& lt, const moe::LayerConfig& config, const std::vector<WeightSet>& weights, int64_t rows,
             int64_t num_operands, const DeviceFiller& filler)
       : config_(config),
         weights_(weights),
         num_operands_(num_operands),
+        operand_bytes_(operand_bytes(config)),
         width_(int64_t{config.gated ? 2 : 1} * config.intermediate_size),
-        a_bytes_(kElementBytes * elements(rows, std::max(config.hidden_size, config.intermediate_size))),
+        a_bytes_(operand_bytes_ * elements(rows, std::max(config.hidden_size, config.intermediate_size))),
         d_bytes_(kElementBytes * elements(rows, std::max<int64_t>(width_, config.hidden_size))),
         workspace_(kLtWorkspaceBytes),
         a_(a_bytes_ * static_cast<size_t>(num_operands)),
         d_(d_bytes_ * static_cast<size_t>(num_operands)),
         gate_up_(filled(filler, lt), config.dtype, rows, width_, config.hidden_size, workspace_, a(0),
-                 gate_up_weight(0), d(0)),
+                 gate_up_weight(0), d(0), operands(config)),
         down_(lt, config.dtype, rows, config.hidden_size, config.intermediate_size, workspace_, a(0), down_weight(0),
-              d(0)) {}
+              d(0), operands(config)) {}
 
   void run(int64_t i) const {
     run_gate_up(i);
@@ -223,11 +148,15 @@ class DensePair {
 
   static size_t bytes(const moe::LayerConfig& config, int64_t rows) {
     const int64_t width = int64_t{config.gated ? 2 : 1} * config.intermediate_size;
-    return kElementBytes * (elements(rows, std::max(config.hidden_size, config.intermediate_size)) +
-                            elements(rows, std::max<int64_t>(width, config.hidden_size)));
+    return operand_bytes(config) * elements(rows, std::max(config.hidden_size, config.intermediate_size)) +
+           kElementBytes * elements(rows, std::max<int64_t>(width, config.hidden_size));
   }
 
  private:
+  static size_t operand_bytes(const moe::LayerConfig& config) { return weight_tensors(config)[0].element_bytes; }
+  static DenseOperands operands(const moe::LayerConfig& config) {
+    return weight_tensors(config)[0].kind == WeightKind::codes ? DenseOperands::e4m3 : DenseOperands::as_result;
+  }
   const CublasLt& filled(const DeviceFiller& filler, const CublasLt& lt) const {
     filler.fill(a_, 0);  // before the first product runs
     return lt;
@@ -237,7 +166,7 @@ class DensePair {
   const WeightSet& set(int64_t i) const { return weights_[static_cast<size_t>(i) % weights_.size()]; }
   /// Of one expert, `rows` x `columns` elements; another one each time.
   const void* weight(const DeviceMemory& memory, int64_t rows, int64_t columns, int64_t i) const {
-    return memory.at(static_cast<size_t>(i % config_.num_experts) * elements(rows, columns) * kElementBytes);
+    return memory.at(static_cast<size_t>(i % config_.num_experts) * elements(rows, columns) * operand_bytes_);
   }
   const void* gate_up_weight(int64_t i) const { return weight(set(i).gate_up(), width_, config_.hidden_size, i); }
   const void* down_weight(int64_t i) const {
@@ -247,6 +176,7 @@ class DensePair {
   const moe::LayerConfig& config_;
   const std::vector<WeightSet>& weights_;
   int64_t num_operands_;
+  size_t operand_bytes_;
   int64_t width_;
   size_t a_bytes_, d_bytes_;
   DeviceMemory workspace_, a_, d_;
@@ -287,8 +217,8 @@ class CudaMoeBench : public MoeBench {
     return shape;
   }
 
-  bool wants_dense() const { return options_.dense && shape_.config.weight_format == moe::WeightFormat::dense; }
-  bool has_dense() const { return wants_dense() && lt_.is_available(); }
+  bool has_dense() const { return options_.dense && lt_.is_available(); }
+  std::unique_ptr<DensePair> make_dense(int64_t rows, int64_t num_operands) const;
   std::vector<TokenSet> prepare_sets(const MoeCase& moe_case, double bytes_touched, size_t other_bytes);
   Duel duel(const LayerRuns& layer, const DensePair* dense, int num_blocks, double seconds, bool watched);
   std::vector<KernelTime> measure_kernels(const LayerRuns& layer, const DensePair* dense, const moe::LayerWork& work,
@@ -322,7 +252,9 @@ std::vector<std::pair<std::string, std::string>> CudaMoeBench::description() con
       {"CUDA", format_text("runtime %d.%d, driver's %d.%d", runtime / 1000, runtime % 1000 / 10, driver / 1000,
                            driver % 1000 / 10)}};
   for (auto& line : monitor_.description()) lines.push_back(std::move(line));
-  lines.emplace_back("dense", wants_dense() ? lt_.description() : options_.dense ? kNoDense : "not asked for");
+  const bool narrow = moe::format_row(shape_.config.weight_format).has_scales();
+  lines.emplace_back("dense",
+                     options_.dense ? lt_.description() + (narrow ? "; e4m3 without scales" : "") : "not asked for");
   return lines;
 }
 
@@ -428,6 +360,18 @@ std::vector<KernelTime> CudaMoeBench::measure_kernels(const LayerRuns& layer, co
   return kernels;
 }
 
+// None where the library has no product of such operands: not every one has those of 8 bits.
+std::unique_ptr<DensePair> CudaMoeBench::make_dense(int64_t rows, int64_t num_operands) const {
+  const bool narrow = moe::format_row(shape_.config.weight_format).has_scales();
+  const DeviceFiller& filler = narrow ? weight_filler_.of(0) : token_filler_;
+  try {
+    return std::make_unique<DensePair>(lt_, shape_.config, weights_, rows, num_operands, filler);
+  } catch (const Incomplete&) {
+    if (!narrow) throw;
+    return nullptr;
+  }
+}
+
 std::vector<FinishedRun> CudaMoeBench::finished_runs(const LayerRuns& layer) const {
   std::vector<FinishedRun> runs;
   for (size_t set = 0; set < layer.num_sets(); ++set)
@@ -464,9 +408,7 @@ MoeResult CudaMoeBench::measure(const MoeCase& moe_case) {
   std::vector<TokenSet> tokens = prepare_sets(moe_case, result.bytes, other_bytes);
   result.num_sets = static_cast<int>(tokens.size());
   const LayerRuns layer(layers_, std::move(tokens));
-  std::unique_ptr<DensePair> dense;
-  if (with_dense)
-    dense = std::make_unique<DensePair>(lt_, config, weights_, work.num_rows, num_operands, token_filler_);
+  const std::unique_ptr<DensePair> dense = with_dense ? make_dense(work.num_rows, num_operands) : nullptr;
 
   layer.poison();
   result.burst = duel(layer, dense.get(), kBurstBlocks, kBurstSeconds, false);

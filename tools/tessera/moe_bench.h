@@ -74,9 +74,6 @@ struct MoeResult {
   CheckResult check;
 };
 
-/// Why there are no dense products beside a layer of weights in 8 bits.
-inline constexpr const char* kNoDense = "none: only 16-bit weights have them";
-
 struct MoeBenchOptions {
   DType dtype = DType::bf16;
   double seconds = 2.0;  ///< of a sustained block; 0: burst only

@@ -78,14 +78,18 @@ def fill(model, seed=0):
 
 def build(name, dtype=torch.float32, device="cpu", seed=0, implementation="eager"):
     """A model whose weights are those of the float32 model of this seed, rounded."""
-    config = CONFIGS[name]()
-    model = fill(getattr(transformers, CLASSES[name])(config), seed)
+    model = cast(fill(getattr(transformers, CLASSES[name])(CONFIGS[name]()), seed), dtype, device)
+    model.set_experts_implementation(implementation)
+    return model
+
+
+def cast(model, dtype, device="cpu"):
+    """The model in that type, but for the frequencies of positions: from_pretrained leaves them in float32."""
     frequencies = {name: buffer.clone() for name, buffer in model.named_buffers() if "inv_freq" in name}
     model.to(device=device, dtype=dtype)
-    for name, buffer in frequencies.items():  # of positions: from_pretrained leaves them in float32
+    for name, buffer in frequencies.items():
         owner, _, last = name.rpartition(".")
         setattr(model.get_submodule(owner), last, buffer.to(device))
-    model.set_experts_implementation(implementation)
     return model
 
 

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -18,10 +20,13 @@ namespace {
 
 constexpr int32_t kHidden = 64, kIntermediate = 40, kExperts = 6, kTopK = 2, kTokens = 11;
 
-moe::LayerConfig small_layer(DType dtype) {
+// Of weights with scales: wide enough for blocks that have neighbours.
+moe::LayerConfig small_layer(DType dtype, moe::WeightFormat format) {
+  const bool wide = format != moe::WeightFormat::dense;
   moe::LayerConfig config;
-  config.hidden_size = kHidden;
-  config.intermediate_size = kIntermediate;
+  config.weight_format = format;
+  config.hidden_size = wide ? 272 : kHidden;
+  config.intermediate_size = wide ? 144 : kIntermediate;
   config.num_experts = kExperts;
   config.top_k = kTopK;
   config.dtype = dtype;
@@ -31,20 +36,24 @@ moe::LayerConfig small_layer(DType dtype) {
 
 /// A layer that has run; the test may change what it left.
 struct RunLayer {
-  explicit RunLayer(DType dtype)
-      : config(small_layer(dtype)),
-        gate_up(kExperts * 2 * kIntermediate * kHidden * dtype_size(dtype)),
-        down(kExperts * kHidden * kIntermediate * dtype_size(dtype)),
-        x(kTokens * kHidden * dtype_size(dtype)),
+  explicit RunLayer(DType dtype, moe::WeightFormat format = moe::WeightFormat::dense)
+      : config(small_layer(dtype, format)),
+        x(elements(kTokens, config.hidden_size) * dtype_size(dtype)),
         out(x.size()),
         topk_weights(kTokens * kTopK, 0.5f) {
     const NormalPattern pattern(100'003, 1);
-    pattern.fill(dtype, gate_up.data(), gate_up.size() / dtype_size(dtype), 0.1f, 0);
-    pattern.fill(dtype, down.data(), down.size() / dtype_size(dtype), 0.1f, 31);
+    const auto tensors = weight_tensors(config);
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      weights[i] = Buffer<std::byte>(kExperts * tensors[i].expert_bytes);
+      const size_t count = weights[i].size() / tensors[i].element_bytes;
+      if (tensors[i].kind == WeightKind::numbers)
+        pattern.fill(dtype, weights[i].data(), count, 0.1f, 31 * i);
+      else
+        pattern.fill(tensors[i], dtype, weights[i].data(), count, 31 * i);
+      run.weights.*tensors[i].field = weights[i].data();
+    }
     pattern.fill(dtype, x.data(), x.size() / dtype_size(dtype), 1.0f, 17);
     for (int32_t slot = 0; slot < kTokens * kTopK; ++slot) ids.push_back(slot % 10);  // 0..2 and 9 are other shards'
-    run.weights.gate_up = gate_up.data();
-    run.weights.down = down.data();
     run.inputs.x = x.data();
     run.inputs.topk_ids = ids.data();
     run.inputs.topk_weights = topk_weights.data();
@@ -61,8 +70,11 @@ struct RunLayer {
   }
   uint16_t* out_row(int32_t token) { return reinterpret_cast<uint16_t*>(out.data()) + token * kHidden; }
 
+  float* scales(size_t tensor) { return reinterpret_cast<float*>(weights[tensor].data()); }
+
   moe::LayerConfig config;
-  Buffer<std::byte> gate_up, down, x, out;
+  std::array<Buffer<std::byte>, 4> weights;  // of weight_tensors
+  Buffer<std::byte> x, out;
   std::vector<float> topk_weights;
   std::vector<int32_t> ids;
   FinishedRun run;
@@ -91,6 +103,29 @@ TEST(MoeCheck, FindsPlantedErrors) {
   EXPECT_TRUE(fails([](RunLayer& l) { l.ids[4] = 8; }));               // another expert than the layer used
   EXPECT_TRUE(fails([](RunLayer& l) { l.ids[4] = -1; }));              // an expert that was dropped
   EXPECT_TRUE(fails([](RunLayer& l) { l.topk_weights[5] = 0.75f; }));  // a weight that was not used
+}
+
+TEST(MoeCheck, PassesLayersOfEightBits) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    const CheckResult result = RunLayer(dtype, moe::WeightFormat::fp8_block).check();
+    EXPECT_TRUE(result.passed()) << dtype_name(dtype) << " " << result.largest_error_of_bound;
+    EXPECT_GT(result.largest_error_of_bound, 0.0);
+  }
+}
+
+// Of the first expert, which tokens take that are checked.
+TEST(MoeCheck, FindsPlantedErrorsOfScales) {
+  const auto fails = [](const std::function<void(RunLayer&)>& plant) {
+    RunLayer layer(DType::bf16, moe::WeightFormat::fp8_block);
+    plant(layer);
+    return !layer.check().passed();
+  };
+  const auto row_of_blocks = [](float* scales) { std::swap_ranges(scales, scales + 3, scales + 3); };
+  EXPECT_TRUE(fails([&](RunLayer& l) { row_of_blocks(l.scales(2)); }));                // the next rows' scales
+  EXPECT_TRUE(fails([](RunLayer& l) { std::swap(l.scales(2)[0], l.scales(2)[1]); }));  // the next columns'
+  EXPECT_TRUE(fails([](RunLayer& l) { std::swap_ranges(l.scales(2), l.scales(2) + 6, l.scales(2) + 6); }));  // up's
+  EXPECT_TRUE(fails([](RunLayer& l) { std::swap(l.scales(3)[0], l.scales(3)[1]); }));
+  EXPECT_TRUE(fails([](RunLayer& l) { l.scales(3)[5] = 0.0f; }));
 }
 
 TEST(MoeCheck, ATokenWithoutExpertsMustBeZero) {
