@@ -54,9 +54,10 @@ const char* expert_gemm_rows_fp8_misfit(const LayerConfig& config, int64_t num_t
   return scales_misfit(config);
 }
 
+template <const expert_gemm_rows::FewRows& kFewRows>
 const char* expert_gemm_rows_slower(const LayerConfig& config, int64_t num_tokens) {
   const double mean_rows = static_cast<double>(num_tokens) * config.top_k / config.num_experts;
-  if (num_tokens <= expert_gemm_rows::kAlwaysTokens || mean_rows <= expert_gemm_rows::kMostMeanRows) return nullptr;
+  if (num_tokens <= kFewRows.always_tokens || mean_rows <= kFewRows.most_mean_rows) return nullptr;
   return "experts have more rows than weights are worth reading for once";
 }
 
@@ -85,7 +86,7 @@ constexpr std::array kKernels = {
         .row_granule = 8,
         .makes_plan = true,
         .misfit = expert_gemm_rows_misfit,
-        .slower = expert_gemm_rows_slower,
+        .slower = expert_gemm_rows_slower<expert_gemm_rows::kFewDenseRows>,
         .tiling = expert_gemm_rows::tiling,
         .tile_columns_and_k =
             [](Role, int32_t) {
@@ -120,7 +121,7 @@ constexpr std::array kKernels = {
         .row_granule = 8,
         .makes_plan = true,
         .misfit = expert_gemm_rows_fp8_misfit,
-        .slower = expert_gemm_rows_slower,
+        .slower = expert_gemm_rows_slower<expert_gemm_rows::kFewE4m3Rows>,
         .tiling = expert_gemm_rows::tiling,
         .tile_columns_and_k =
             [](Role, int32_t) {

@@ -6,7 +6,7 @@
 //
 //   out[t] = sum_s topk_weights[t, s] * down[e] * act(gate[e] * x[t], up[e] * x[t])     with e = topk_ids[t, s]
 //
-// run enqueues three to five kernels and returns: no allocation, no synchronisation, no host read; capturable in a CUDA
+// run enqueues three to six kernels and returns: no allocation, no synchronisation, no host read; capturable in a CUDA
 // graph, also with routing that changes between replays. A slot whose id lies outside [first_expert, first_expert +
 // num_experts) adds nothing; a token without slots is exactly +0. Accumulation is fp32; the intermediate, the expert's
 // rows and out are rounded once each to the layer's type. The same inputs give the same bits, whatever the batch, the

@@ -27,10 +27,14 @@ struct Policy {
 // in flight are what a read costs. A CTA sorts 8192 pairs in 24 KiB, which leaves 88 for the ring.
 constexpr Policy default_policy() { return {64, 4, 112 * 1024, 8192, 2}; }
 
-// Where it is the faster of the two kernels, measured, see README.md: up to so many tokens whatever the layer, and up
-// to so many rows an expert on average.
-inline constexpr int32_t kAlwaysTokens = 16;
-inline constexpr double kMostMeanRows = 8.0;
+// Where it is the faster of a format's two kernels, measured, see README.md: up to so many tokens whatever the layer,
+// and up to so many rows an expert on average.
+struct FewRows {
+  int32_t always_tokens;
+  double most_mean_rows;
+};
+inline constexpr FewRows kFewDenseRows = {16, 8.0};
+inline constexpr FewRows kFewE4m3Rows = {32, 3.0};
 
 // Of H and I: units are numbered in 32 bits, times the number of CTAs.
 inline constexpr int32_t kMaxWidth = 64 * 1024;
