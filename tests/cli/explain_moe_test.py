@@ -43,7 +43,8 @@ class ExplainMoeTest(CommandTest):
         self.assertIn("more (token, slot) pairs than a CTA sorts for itself", many.err)
         unknown = explain("--preset", "qwen3-30b", "--tokens", 1, "--kernel", "fastest")
         self.assert_code(unknown, 2)
-        self.assertIn("--kernel: got 'fastest', expected expert_gemm_rows, expert_gemm, expert_gemm_fp8", unknown.err)
+        self.assertIn("--kernel: got 'fastest', expected expert_gemm_rows, expert_gemm, expert_gemm_rows_fp8, "
+                      "expert_gemm_fp8", unknown.err)
 
     def test_every_preset_and_routing_can_be_explained(self):
         names = explain("--help").out.partition("Presets:")[2].replace("\n", " ").split(",")

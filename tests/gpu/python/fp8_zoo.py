@@ -13,8 +13,10 @@ from transformers.integrations import finegrained_fp8, moe
 import model_zoo
 
 BLOCK = 128
-HIDDEN = 144  # the last block of a row holds 16 columns
-WIDTHS = {"qwen3_moe": 256, "deepseek_v3": 128}  # of an expert: two blocks of gate rows, and one
+HIDDEN = 528  # the last block of a row holds 16 columns
+# Of an expert: four blocks of gate rows, and three. In narrower models one code that another sum rounds to its neighbour
+# moves logits by per cents.
+WIDTHS = {"qwen3_moe": 512, "deepseek_v3": 384}
 PLAIN = "tessera_test_plain"  # experts_implementation of `plain_forward`
 CODES = torch.float8_e4m3fn
 

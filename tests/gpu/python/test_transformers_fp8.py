@@ -25,7 +25,7 @@ import tessera.transformers as integration
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 LOGITS_LIMIT = 3e-2  # of nine rows in ten: a tie of the router moves single ones
-# Of one layer: a code that is rounded the other way weighs the more, the narrower the intermediate is (128 here).
+# Of one layer: a code that is rounded the other way weighs the more, the narrower the intermediate is.
 ROW_LIMIT, MEDIAN_LIMIT = 5e-2, 6e-3
 ROWS_OF_A_MEDIAN = 33  # at least
 NARROW = [name for name in ("bfloat16", "float8_e8m0fnu") if hasattr(torch, name)]
@@ -248,7 +248,7 @@ class Refusals(unittest.TestCase):
     def test_grids_and_types(self):
         module = self.experts()
         module.down_proj_scale_inv.data = module.down_proj_scale_inv.data[:, :1].contiguous()
-        self.refuse(module, r"down_proj_scale_inv: got shape \(16, 1, 2\), expected \(16, 2, 2\)")
+        self.refuse(module, r"down_proj_scale_inv: got shape \(16, 1, 4\), expected \(16, 5, 4\)")
         module = self.experts()
         module.gate_up_proj_scale_inv.data = module.gate_up_proj_scale_inv.data.double()
         self.refuse(module, "gate_up_proj_scale_inv: got torch.float64, expected torch.float32 or torch.bfloat16")

@@ -122,7 +122,8 @@ TEST(Kernels, WishesThatNoDeviceCanFollowAreNamed) {
   wish.kernel = "fastest";
   EXPECT_EQ(resolve(wish),
             "kernel: got 'fastest', expected a kernel that can run it (expert_gemm_rows: another kernel was asked for; "
-            "expert_gemm: another kernel was asked for; expert_gemm_fp8: another kernel was asked for)");
+            "expert_gemm: another kernel was asked for; expert_gemm_rows_fp8: another kernel was asked for; "
+            "expert_gemm_fp8: another kernel was asked for)");
   wish.kernel = "expert_gemm";
   EXPECT_EQ(resolve(wish), "no error");
 }
@@ -133,22 +134,23 @@ TEST(Kernels, ALayerThatNoKernelRunsIsRefusedWithEveryReason) {
   EXPECT_EQ(
       error_of([&] { select_kernel(config, 1, kDevice); }),
       "kernel: got no kernel for this layer, expected a kernel that can run it (expert_gemm_rows: its products are "
-      "of bf16 or f16; expert_gemm: its products are of bf16 or f16; expert_gemm_fp8: its weights have another "
-      "format)");
+      "of bf16 or f16; expert_gemm: its products are of bf16 or f16; expert_gemm_rows_fp8: its weights have another "
+      "format; expert_gemm_fp8: its weights have another format)");
 }
 
 TEST(Kernels, WeightsInBlocksOfE4m3TakeTheirOwn) {
   LayerConfig config = layer();
   config.weight_format = WeightFormat::fp8_block;
-  for (const int32_t tokens : {1, 64, 4096})
-    EXPECT_EQ(resolve_launch(config, tokens, kDevice, {}).kernel->name, "expert_gemm_fp8");
+  for (const int32_t tokens : {1, 32})
+    EXPECT_EQ(resolve_launch(config, tokens, kDevice, {}).kernel->name, "expert_gemm_rows_fp8");
+  EXPECT_EQ(resolve_launch(config, 4096, kDevice, {}).kernel->name, "expert_gemm_fp8");
   config.dtype = DType::f32;
   EXPECT_NE(error_of([&] { select_kernel(config, 1, kDevice); }).find("expert_gemm_fp8: its products are of bf16"),
             std::string::npos);
   config.dtype = DType::bf16;
   config.intermediate_size = 192;
   config.shared_intermediate_size = 192;
-  EXPECT_EQ(resolve_launch(config, 1, kDevice, {}).kernel->name, "expert_gemm_fp8")
+  EXPECT_EQ(resolve_launch(config, 1, kDevice, {}).kernel->name, "expert_gemm_rows_fp8")
       << "one slice begins with the scales";
   config.shared_intermediate_size = 384;
   EXPECT_NE(error_of([&] { select_kernel(config, 1, kDevice); }).find("cut inside a block of scales"),
