@@ -64,6 +64,11 @@ _QUICK = {"qwen3-30b": (1, 32, 512, 4096), "mixtral-8x7b": (1, 4096)}
 _LIGER_PRESETS = ("qwen3-30b", "mixtral-8x7b")
 
 
+def layers_of(fmt):
+    """{library: its layers of this format, maybe none}"""
+    return {library: tuple(layer for layer in layers if format_of(layer) == fmt) for library, layers in LAYERS.items()}
+
+
 def format_of(layer):
     return next(name for name, layers in FORMATS.items() if layer in layers)
 
@@ -143,6 +148,7 @@ def self_test():
     assert set(names) == set(TITLES) and set(BOUNDS) <= set(TITLES) and set(STRONG) <= set(LAYERS)
     assert sorted(names) == sorted(layer for layers in FORMATS.values() for layer in layers)
     assert set(TUNED) | set(AHEAD_PARTS) <= set(LAYERS)
+    assert layers_of("fp8-block")["tessera"] == ("tessera fp8",) and layers_of("fp8-block")["flashinfer"] == ()
     assert format_of("deepgemm fp8 GEMMs") == "fp8-block" and format_of("deepgemm GEMMs") == "bf16"
     assert chain_layers("flashinfer") == ["flashinfer"] and chain_layers("deepgemm") == ["deepgemm"]
     assert weight_bytes("olmoe", 3) == 3 * 6 * 2048 * 1024

@@ -6,6 +6,8 @@
   report.py FILE --add OTHER ...              first adds the cells and chains of other runs that FILE lacks; a cell is of one
                                               run, with all its layers and its dense products, and meta.runs says which runs
                                               there are
+  report.py FILE --format fp8-block --layers-of OTHER
+                                              takes that format's layers, all of them, from OTHER's cells of the same inputs
 """
 import argparse
 import json
@@ -164,6 +166,25 @@ def add_run(content, other):
     return content
 
 
+def take_format(content, other, fmt):
+    """`content` with the layers of a format as `other` measured them: those of one format are compared with each other alone.
+    Of each of its cells, which must have had the same inputs."""
+    runs, theirs = runs_of(content), runs_of(other)
+    mine = {place(record): record for record in content["cells"]}
+    for number, run in enumerate(theirs):
+        run["cells"], run["chains"] = sum(record.get("run", 0) == number for record in other["cells"]), 0
+    for record in other["cells"]:
+        cell = mine.get(place(record))
+        if cell is None or any(cell.get(sum_) != record.get(sum_) for sum_ in ("checksum", "weights_checksum")):
+            raise ValueError(f"{place(record)}: got a cell of other inputs, expected those of one that is there")
+        cell["layers"] = {**{layer: entry for layer, entry in cell["layers"].items() if cases.format_of(layer) != fmt},
+                          **{layer: entry for layer, entry in record["layers"].items() if cases.format_of(layer) == fmt}}
+        cell["floors"][fmt] = record["floors"][fmt]
+        cell["format_runs"] = {**cell.get("format_runs", {}), fmt: record.get("run", 0) + len(runs)}
+    content["meta"]["runs"] = [*runs, *theirs]
+    return content
+
+
 def still_absent(absent, versions):
     """Without those that another run has, each library once; a reason is worth more than "not asked for"."""
     found = {}
@@ -224,6 +245,24 @@ def _check_merge():
     assert json.loads(json_text({"a": [], "b": [{"c": 1}], "d": [1]})) == {"a": [], "b": [{"c": 1}], "d": [1]}
 
 
+def _check_formats():
+    ours, newer = example(), example(peer=80.0)
+    for cell in [*ours["cells"], *newer["cells"]]:
+        cell["checksum"] = cell["tokens"]
+    merged = take_format(ours, newer, "fp8-block")
+    for cell, record in zip(merged["cells"], newer["cells"], strict=True):
+        assert cell["layers"]["sglang triton fp8"] == record["layers"]["sglang triton fp8"]
+        assert cell["layers"]["torch grouped_mm"] != record["layers"]["torch grouped_mm"]
+        assert cell["run"] == 0 and cell["format_runs"] == {"fp8-block": 1}
+    assert [run["cells"] for run in merged["meta"]["runs"]] == [5, 5]
+    newer["cells"][0]["checksum"] = -1
+    try:
+        take_format(example(), newer, "fp8-block")
+        raise AssertionError("a cell of other inputs was taken")
+    except ValueError:
+        pass
+
+
 def _check_tables():
     content = example()
     assert content["verdict"][0]["format"] == "fp8-block" and content["summary"]["formats"]["bf16"]["mean"] == 1.5
@@ -265,6 +304,7 @@ def _check_older_files():
 
 def self_test():
     _check_merge()
+    _check_formats()
     _check_tables()
     _check_older_files()
 
@@ -274,7 +314,11 @@ def main():
     parser.add_argument("file", type=pathlib.Path)
     parser.add_argument("--add", type=pathlib.Path, metavar="OTHER", nargs="+", default=[],
                         help="other runs, whose new cells and chains are added")
+    parser.add_argument("--format", choices=tuple(cases.FORMATS), help="with --layers-of")
+    parser.add_argument("--layers-of", type=pathlib.Path, metavar="OTHER", nargs="+", default=[])
     options = parser.parse_args()
+    if bool(options.format) != bool(options.layers_of):
+        parser.error("--format and --layers-of: got one, expected both or neither")
     content = json.loads(options.file.read_text())
     for other in options.add:
         more = json.loads(other.read_text())
@@ -282,6 +326,8 @@ def main():
             sys.exit(f"report.py: {other}: gpu: got {more['meta']['machine']['gpu']}, expected "
                      f"{content['meta']['machine']['gpu']} as in {options.file}: one file is of one kind of machine")
         content = add_run(content, more)
+    for other in options.layers_of:
+        content = take_format(content, json.loads(other.read_text()), options.format)
     write(options.file, made_anew(content))
 
 

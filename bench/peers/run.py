@@ -19,7 +19,7 @@ The JSON file:
   schema   2
   meta     machine, hbm_bytes_per_second, versions {library: {package: version}}, commit, sources, date, settings, method,
            seconds, notes {layer: {theirs, ours}}, runs [the same of each part, and how many cells and chains it measured]
-  cells    [{preset, tokens, routing, run (of meta.runs), hidden_size, intermediate_size, num_experts, top_k, rows,
+  cells    [{preset, tokens, routing, run (of meta.runs), format_runs ({format: run} of layers that are of another), hidden_size, intermediate_size, num_experts, top_k, rows,
            active_experts, flop, floors {format: us (weights of the experts in use / hbm_bytes_per_second of the run)},
            checksum, dense: TIMES, clocks {sm_mhz, watts, samples}, layers {name: {times {graph_cold, graph_warm, eager:
            TIMES}, no_graph, note, check {graph, eager: {of_bound, row_error}}, problem} or {failed} or {skip}}}]
@@ -454,6 +454,7 @@ def parse():
     parser.add_argument("--out", type=pathlib.Path, help="the JSON file; FILE.md is written beside it")
     parser.add_argument("--chain", action="store_true", help="chains of layers instead of the grid")
     parser.add_argument("--peers", type=choice_of(tuple(cases.LAYERS)), help="default: " + ",".join(cases.STRONG))
+    parser.add_argument("--format", choices=tuple(cases.FORMATS), help="of the weights: layers of this one alone")
     parser.add_argument("--presets", type=choice_of(tuple(grid.PRESETS)))
     parser.add_argument("--tokens", type=choice_of(grid.TOKENS, int))
     parser.add_argument("--modes", type=choice_of(cases.MODES), default=["graph_cold"],
@@ -475,6 +476,9 @@ def parse():
     options = parser.parse_args()
     options.rounds = options.rounds or (1 if options.quick else 2)
     options.peers = options.peers or list(cases.LAYERS if options.everything else cases.STRONG)
+    if options.format:
+        cases.LAYERS.update(cases.layers_of(options.format))
+        options.peers = [library for library in options.peers if cases.LAYERS[library]]
     if not (options.out or options.list or options.self_test):
         parser.error("--out: expected a file for the results")
     return options

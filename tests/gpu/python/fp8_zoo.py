@@ -14,8 +14,7 @@ import model_zoo
 
 BLOCK = 128
 HIDDEN = 528  # the last block of a row holds 16 columns
-# Of an expert: four blocks of gate rows, and three. In narrower models one code that another sum rounds to its neighbour
-# moves logits by per cents.
+# Of an expert: four blocks of gate rows, and three.
 WIDTHS = {"qwen3_moe": 512, "deepseek_v3": 384}
 PLAIN = "tessera_test_plain"  # experts_implementation of `plain_forward`
 CODES = torch.float8_e4m3fn
@@ -27,14 +26,16 @@ def available():
         f"transformers {transformers.__version__} dispatches no experts of 8-bit weights")
 
 
-def config_of(name):
+def config_of(name, layers):
+    """`layers`: with experts."""
     config = model_zoo.CONFIGS[name]()
     config.hidden_size, config.moe_intermediate_size = HIDDEN, WIDTHS[name]
+    config.num_hidden_layers = layers + getattr(config, "first_k_dense_replace", 0)
     return config
 
 
-def dense_model(name, dtype):
-    return model_zoo.cast(model_zoo.fill(getattr(transformers, model_zoo.CLASSES[name])(config_of(name))), dtype)
+def dense_model(name, dtype, layers=2):
+    return model_zoo.cast(model_zoo.fill(getattr(transformers, model_zoo.CLASSES[name])(config_of(name, layers))), dtype)
 
 
 def quantized(weight):
@@ -42,9 +43,9 @@ def quantized(weight):
     return tessera.quantize_blocks(weight.float().contiguous())
 
 
-def build(name, dtype=torch.bfloat16, device="cpu", implementation="tessera", **options):
+def build(name, dtype=torch.bfloat16, device="cpu", implementation="tessera", layers=2, **options):
     """A model whose experts alone have 8 bits, those of the model of `model_zoo` that were rounded."""
-    model = dense_model(name, dtype)
+    model = dense_model(name, dtype, layers)
     given = [(module.gate_up_proj.data, module.down_proj.data) for module in model_zoo.experts_of(model)]
     others = [path for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     settings = transformers.FineGrainedFP8Config(**{"weight_block_size": (BLOCK, BLOCK), **options})

@@ -24,7 +24,9 @@ import fp8_zoo
 import tessera.transformers as integration
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-LOGITS_LIMIT = 3e-2  # of nine rows in ten: a tie of the router moves single ones
+# Of nine rows in ten: a tie of the router moves single ones. Of models whose tokens are quantised again after one layer
+# with experts: a relative difference d of two tokens is about sqrt(0.07 d) once both have 8 bits, here 2e-2 of 6e-3.
+LOGITS_LIMIT, DEEP_LOGITS_LIMIT = 3e-2, 6e-2
 # Of one layer: a code that is rounded the other way weighs the more, the narrower the intermediate is.
 ROW_LIMIT, MEDIAN_LIMIT = 5e-2, 6e-3
 ROWS_OF_A_MEDIAN = 33  # at least
@@ -175,13 +177,19 @@ class Layers(unittest.TestCase):
 
 @one_test_a_case
 class Models(unittest.TestCase):
-    def assert_logits(self, model, ids):
+    def assert_logits(self, model, ids, limit=DEEP_LOGITS_LIMIT):
         model.set_experts_implementation("tessera")
         ours = model_zoo.logits(model, ids)
         model.set_experts_implementation(fp8_zoo.PLAIN)
         errors = model_zoo.row_errors(ours, model_zoo.logits(model, ids))
-        self.assertLess(float(errors.quantile(0.9)), LOGITS_LIMIT)
+        self.assertLess(float(errors.quantile(0.9)), limit)
         return ours
+
+    @over(fp8_zoo.WIDTHS, DEVICES)
+    def test_logits_after_one_layer(self, name, device):
+        for dtype in integration.DTYPES[device]:
+            with self.subTest(dtype=dtype):
+                self.assert_logits(fp8_zoo.build(name, dtype, device, layers=1), model_zoo.prompts(4, 24), LOGITS_LIMIT)
 
     @over(fp8_zoo.WIDTHS, DEVICES)
     def test_logits(self, name, device):
@@ -197,7 +205,7 @@ class Models(unittest.TestCase):
             scale = module.gate_up_proj_scale_inv.data
             scale.copy_(scale.roll(scale.shape[1] // 2, 1))
         model.set_experts_implementation("tessera")
-        self.assertGreater(float(model_zoo.row_errors(model_zoo.logits(model, ids), right).median()), 2 * LOGITS_LIMIT)
+        self.assertGreater(float(model_zoo.row_errors(model_zoo.logits(model, ids), right).median()), 2 * DEEP_LOGITS_LIMIT)
 
     @over(fp8_zoo.WIDTHS, ("float32", "bfloat16"), DEVICES)
     def test_a_checkpoint_as_they_are_published(self, name, scale_dtype, device):
