@@ -8,11 +8,6 @@
 namespace tessera::io {
 namespace {
 
-using testing::error_of;
-using testing::expect_contains;
-using testing::TempDir;
-using testing::write_file;
-
 std::string checksum_of(std::string_view bytes) {
   Checksum checksum;
   checksum.update(bytes);

@@ -15,11 +15,6 @@ namespace tessera::io {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::error_of;
-using testing::expect_contains;
-using testing::read_file;
-using testing::TempDir;
-using testing::write_file;
 
 /// Root may do what permissions forbid, so that tests of permissions run as nobody.
 class AsNobody {

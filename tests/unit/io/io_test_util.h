@@ -61,3 +61,12 @@ inline constexpr double kSlowdown = 1;
 #endif
 
 }  // namespace tessera::testing
+
+// What every test of this folder uses.
+namespace tessera::io {
+using testing::error_of;
+using testing::expect_contains;
+using testing::read_file;
+using testing::TempDir;
+using testing::write_file;
+}  // namespace tessera::io

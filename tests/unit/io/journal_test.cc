@@ -8,12 +8,6 @@
 namespace tessera::io {
 namespace {
 
-using testing::error_of;
-using testing::expect_contains;
-using testing::read_file;
-using testing::TempDir;
-using testing::write_file;
-
 const Fingerprint kRun{{"model", "a \"model\""}, {"precision", "fp32"}};
 
 Checkpoint checkpoint(int64_t num_records) {

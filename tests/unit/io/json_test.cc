@@ -8,9 +8,6 @@
 namespace tessera::io {
 namespace {
 
-using testing::error_of;
-using testing::expect_contains;
-
 std::string parse_error(std::string_view text) {
   return error_of([&] { parse_json_object(text, "f.json"); });
 }

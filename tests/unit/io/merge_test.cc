@@ -14,11 +14,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
-using testing::error_of;
-using testing::expect_contains;
-using testing::read_file;
-using testing::TempDir;
-using testing::write_file;
 
 enum class Layout { ranges, blocks };
 

@@ -8,9 +8,6 @@ namespace tessera::io {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::error_of;
-using testing::TempDir;
-using testing::write_file;
 
 template <class T>
 std::string bytes_of(const std::vector<T>& values) {

@@ -8,7 +8,6 @@ namespace tessera::io {
 namespace {
 
 using std::string_view_literals::operator""sv;
-using testing::error_of;
 
 std::string csv_error(std::string_view bytes, const std::string& field = "") {
   const testing::TempDir dir;

@@ -17,10 +17,6 @@ namespace tessera::io {
 namespace {
 
 using std::string_view_literals::operator""sv;
-using testing::error_of;
-using testing::expect_contains;
-using testing::TempDir;
-using testing::write_file;
 
 TEST(TextRecords, ALineIsARecordWhateverEndsIt) {
   EXPECT_EQ(read_text(""), Records{});

@@ -16,8 +16,6 @@
 namespace tessera::io {
 namespace {
 
-using testing::error_of;
-
 constexpr float kLogits[] = {-1.5f, 2.25f};
 constexpr float kWeights[] = {0.25f, 0.5f, 0.125f, 0.125f};
 

@@ -16,10 +16,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::allocated_bytes;
-using testing::error_of;
-using testing::expect_contains;
-using testing::TempDir;
-using testing::write_file;
 
 constexpr double kMaxSeconds = 0.1 * testing::kSlowdown;
 constexpr size_t kMaxExtraBytes = 64u << 20;

@@ -13,11 +13,6 @@ namespace tessera::io {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::error_of;
-using testing::expect_contains;
-using testing::read_file;
-using testing::TempDir;
-using testing::write_file;
 
 using Shape = std::vector<int64_t>;
 

@@ -10,11 +10,6 @@
 namespace tessera::io {
 namespace {
 
-using testing::error_of;
-using testing::expect_contains;
-using testing::TempDir;
-using testing::write_file;
-
 /// Every index below `limit` that `blocks` hold, by walking the ranges.
 std::vector<int64_t> indices(const RecordBlocks& blocks, int64_t limit) {
   std::vector<int64_t> out;

@@ -15,8 +15,6 @@ namespace tessera::io {
 namespace {
 
 using testing::allocated_bytes;
-using testing::error_of;
-using testing::expect_contains;
 
 const Tokenizer kReviews(TextNormalization::reviews);
 const Tokenizer kBasic(TextNormalization::none);

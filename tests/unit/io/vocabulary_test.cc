@@ -11,11 +11,6 @@
 namespace tessera::io {
 namespace {
 
-using testing::error_of;
-using testing::expect_contains;
-using testing::TempDir;
-using testing::write_file;
-
 std::string load_error(const std::string& text, int32_t unknown_id = 0, int32_t pad_id = 1) {
   const TempDir dir;
   write_file(dir / "vocab.txt", text);
