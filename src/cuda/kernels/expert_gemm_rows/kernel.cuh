@@ -98,14 +98,17 @@ __device__ inline void load_rows(const Context<C>& context, int warp) {
 }
 
 // Slabs in a unit, such that the CTA with most units has least to do. A unit costs about a third of a slab beside its
-// slabs: its first bytes are waited for, its results are written.
+// slabs: its first bytes are waited for, its results are written. Of e4m3, it has at least the cost of two slabs and a
+// half: WGMMA multiplies four, however many there are.
+template <class C>
 __device__ inline int32_t select_unit_slabs(const Params& params, int32_t num_passes) {
   int32_t best = 0;
   uint32_t best_cost = 0xFFFFFFFFu;
 #pragma unroll
   for (int slabs = kPolicy.unit_slabs; slabs >= 1; --slabs) {
     const uint32_t units = static_cast<uint32_t>(num_passes) * params.units_of_pass[slabs - 1];
-    const uint32_t cost = (units + gridDim.x - 1) / gridDim.x * (3 * slabs + 1);
+    const uint32_t sixths = max(6 * slabs, C::kQuantized ? 15 : 0) + 2;
+    const uint32_t cost = (units + gridDim.x - 1) / gridDim.x * sixths;
     if (cost < best_cost) best = slabs, best_cost = cost;
   }
   return best;
@@ -131,7 +134,7 @@ __device__ inline Context<C> prepare(const Params& params, uint8_t* shared) {
     using Scratch = PlanScratch<kWarps, kPolicy.max_pairs>;
     make_plan<kPolicy.max_columns>(plan, *reinterpret_cast<Scratch*>(shared), routing, token_row);
   }
-  ring.unit_slabs = select_unit_slabs(params, plan.num_passes);
+  ring.unit_slabs = select_unit_slabs<C>(params, plan.num_passes);
   ring.units_of_pass = params.units_of_pass[ring.unit_slabs - 1];
   const int32_t columns = plan.most_rows <= 8 ? 8 : plan.most_rows <= 16 ? 16 : plan.most_rows <= 32 ? 32 : 64;
   ring.stage_bytes = ring.unit_slabs * kSlabBytes + columns * cta::kSwizzleRowBytes;
