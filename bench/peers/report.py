@@ -171,8 +171,6 @@ def take_format(content, other, fmt):
     Of each of its cells, which must have had the same inputs."""
     runs, theirs = runs_of(content), runs_of(other)
     mine = {place(record): record for record in content["cells"]}
-    for number, run in enumerate(theirs):
-        run["cells"], run["chains"] = sum(record.get("run", 0) == number for record in other["cells"]), 0
     for record in other["cells"]:
         cell = mine.get(place(record))
         if cell is None or any(cell.get(sum_) != record.get(sum_) for sum_ in ("checksum", "weights_checksum")):
@@ -181,7 +179,9 @@ def take_format(content, other, fmt):
                           **{layer: entry for layer, entry in record["layers"].items() if cases.format_of(layer) == fmt}}
         cell["floors"][fmt] = record["floors"][fmt]
         cell["format_runs"] = {**cell.get("format_runs", {}), fmt: record.get("run", 0) + len(runs)}
-    content["meta"]["runs"] = [*runs, *theirs]
+    content["meta"]["runs"] = [*runs, *({**run, "chains": 0} for run in theirs)]
+    for number, run in enumerate(content["meta"]["runs"]):
+        run["cells"] = sum(number in (cell.get("run", 0), *cell.get("format_runs", {}).values()) for cell in content["cells"])
     return content
 
 
