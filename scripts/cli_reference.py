@@ -24,7 +24,9 @@ Made by `scripts/cli_reference.py` from the command's own help; the tests compar
 | [`explain`](#explain-moe) | shows the plan of an MoE layer on a GPU, without one |
 
 Results go to standard output or to `--output`; progress, statistics and errors go to standard error. Errors read
-`tessera: error: WHERE: got X, expected Y`.
+`tessera: error: WHERE: got X, expected Y`; after a mistyped command or option a second line asks for the nearest there is.
+`tessera`, `tessera bench` and `tessera explain` alone list their commands on standard error and end with exit code 2;
+`tessera help COMMAND` is `tessera COMMAND --help`.
 
 | exit code | meaning |
 |---|---|

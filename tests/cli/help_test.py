@@ -34,13 +34,92 @@ class HelpTest(CliTest):
                     for option in re.findall(r"--[a-z-]+", line)}
             self.assertLessEqual(used, set(re.findall(r"--[a-z-]+", options)), command)
 
+    def test_without_arguments_the_commands_are_listed(self):
+        """Nothing was run: the exit code of a wrong call, and nothing on standard output."""
+        for group, listed in (((), {command.split()[0] for command in COMMANDS}),
+                              (("bench",), {"classify", "moe"}), (("explain",), {"moe", "bits"})):
+            with self.subTest(group):
+                result = tessera(*group)
+                self.assert_code(result, 2)
+                self.assertEqual(result.out, "")
+                name = " ".join(("tessera", *group))
+                body = result.err.partition("\nCommands:\n")[2]
+                commands, _, example = body.partition("\n\nExample:\n")
+                self.assertEqual({line.split()[0] for line in commands.splitlines()}, listed)
+                for line in commands.splitlines():
+                    self.assertRegex(line, r"^  [a-z]+ +\S+ \S+")
+                self.assertRegex(example, rf"^  {name} [a-z]+ .*\n`{name} COMMAND --help` .*\n$")
+                self.assertNotIn("tessera: error:", result.err)
+
+    def test_help_is_a_word_too(self):
+        for command in ("", "bench", "explain", *COMMANDS):
+            with self.subTest(command):
+                result = tessera("help", *command.split())
+                self.assert_code(result, 0)
+                self.assertEqual(result.out, tessera(*command.split(), "--help").out)
+        self.assert_error(tessera("help", "clasify"), 2, "'clasify'")
+        self.assert_error(tessera("help", "bench", "mo"), 2, "'mo'", "tessera bench --help")
+
+    def test_groups_have_examples_of_their_own(self):
+        for group in ("bench", "explain"):
+            examples = tessera(group, "--help").out.partition("Examples:\n")[2].splitlines()
+            self.assertGreater(len(examples), 1)
+            for line in examples:
+                self.assertTrue(line.startswith(f"  tessera {group} "), line)
+
     def test_wrong_calls(self):
-        self.assert_error(tessera(), 2, "subcommand")
         self.assert_error(tessera("clasify"), 2, "'clasify'", "tessera --help")
-        self.assert_error(tessera("--nonsense"), 2)
-        self.assert_error(tessera("bench"), 2, "subcommand")
-        self.assert_error(tessera("explain", "classify"), 2)
-        self.assert_error(tessera("classify"), 2, "--model")
+        self.assert_error(tessera("clasify", "--help"), 2, "'clasify'")
+        self.assert_error(tessera("--nonsense"), 2, "option: got '--nonsense'", "tessera --help")
+        self.assert_error(tessera("--nonsense", "tessera"), 2, "option: got '--nonsense'")
+        self.assert_error(tessera("bench", "--nonsense"), 2, "'--nonsense'", "tessera bench --help")
+        self.assert_error(tessera("explain", "classify"), 2, "command: got 'classify'", "tessera explain --help")
+        self.assert_error(tessera("classify"), 2, "--model", "(tessera classify --help)")
+        self.assert_error(tessera("bench", "moe"), 2, "--tokens", "(tessera bench moe --help)")
+        self.assert_error(tessera("classify", "--model"), 2, "--model", "(tessera classify --help)")
+        self.assert_error(tessera(""), 2, "command: got ''")
+        self.assert_error(tessera("merge", "a", "b"), 2, "argument: got 'b'", "tessera merge --help")
+
+
+class Suggestions(CliTest):
+    """The nearest name, where one is near, on a line of its own behind the error."""
+
+    def suggestion(self, *arguments):
+        result = tessera(*arguments)
+        self.assert_error(result, 2)
+        lines = result.err.splitlines()
+        self.assertTrue(lines[0].startswith("tessera: error: "), result.err)
+        if len(lines) == 1:
+            return None
+        self.assertEqual(len(lines), 2, result.err)
+        return re.fullmatch(r"tessera: did you mean '(.+)'\?", lines[1])[1]
+
+    def test_commands(self):
+        for typed, meant in ((["clasify"], "classify"), (["classfiy", "--text", "a"], "classify"), (["mrege"], "merge"),
+                             (["bench", "mo"], "moe"), (["explain", "bit"], "bits"), (["help", "docter"], "doctor"),
+                             (["frobnicate"], None), (["bench", "bits"], None)):
+            with self.subTest(typed):
+                self.assertEqual(self.suggestion(*typed), meant)
+
+    def test_options(self):
+        for typed, meant in (("--ouput", "--output"), ("--ouput=x", "--output"), ("--quite", "--quiet"),
+                             ("--txet", "--text"), ("-input", "--input"), ("--batch_size", "--batch-size"),
+                             ("--hlep", "--help"), ("--nonsense", None), ("-z", None), ("---", None)):
+            with self.subTest(typed):
+                self.assertEqual(self.suggestion("classify", "--model", self.model, typed), meant)
+        self.assertEqual(self.suggestion("--versoin"), "--version")
+        self.assertEqual(self.suggestion("explain", "bits", "--x", "1"), None)
+
+    def test_the_unknown_is_told_before_the_missing(self):
+        """A mistyped option that is required is both."""
+        self.assert_error(tessera("classify", "--txet", "foo"), 2, "option: got '--txet'", "tessera classify --help")
+        self.assert_error(tessera("classify", "--modle", self.model), 2, "option: got '--modle'")
+        self.assert_error(tessera("bench", "moe", "--token", "4"), 2, "option: got '--token'", "tessera bench moe --help")
+        self.assert_error(tessera("classify", "bad", "--ouput", "x"), 2, "argument: got 'bad'")
+
+    def test_what_was_typed_is_escaped(self):
+        for arguments in (("cla\nsify",), ("classify", "--ou\nput")):
+            self.assert_error(tessera(*arguments), 2, r"\x0a")
 
 
 class DoctorTest(CliTest):

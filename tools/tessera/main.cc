@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -11,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "command_line.h"
 #include "commands.h"
 #include "exit_codes.h"
 #include "side_file.h"
@@ -36,7 +38,18 @@ constexpr const char* kFooter =
     "Exit codes: 0 all ok; 1 some records failed or differ; 2 usage, files or configuration;\n"
     "3 a device failed, the others finished the work; 4 incomplete, --resume continues where the run has a journal;\n"
     "5 a file beside the results, which are whole, could not be written;\n"
-    "130 interrupted (143 by SIGTERM); 141 standard output was closed. `tessera COMMAND --help` says more.";
+    "130 interrupted (143 by SIGTERM); 141 standard output was closed.\n"
+    "`tessera COMMAND --help`, or `tessera help COMMAND`, says more.";
+
+constexpr const char* kBenchFooter =
+    "Examples:\n"
+    "  tessera bench moe --preset qwen3-30b --tokens 4096\n"
+    "  tessera bench classify --preset small --device cpu --seconds 0.2";
+
+constexpr const char* kExplainFooter =
+    "Examples:\n"
+    "  tessera explain moe --preset qwen3-30b --tokens 4096\n"
+    "  tessera explain bits --a 1.5,-1.5,0.0001 --b 1.5,1.5,1";
 
 int fail(int exit_code, const std::string& message) {
   std::fprintf(stderr, "tessera: error: %s\n", message.c_str());
@@ -63,12 +76,10 @@ void refuse_empty_values(const CLI::App& command) {
   }
 }
 
-int run_command(int argc, char** argv) {
-  CLI::App app(kDescription, "tessera");
-  app.footer(kFooter);
-  app.set_version_flag("--version", std::string("tessera " TESSERA_VERSION));
-  app.require_subcommand(1);
-  std::vector<std::pair<CLI::App*, Command>> commands;
+using Commands = std::vector<std::pair<CLI::App*, Command>>;
+
+Commands add_commands(CLI::App& app) {
+  Commands commands;
   const auto add_to = [&](CLI::App& parent, const char* name, const char* description,
                           Command (*add_command)(CLI::App&)) {
     CLI::App* command = parent.add_subcommand(name, description);
@@ -77,8 +88,10 @@ int run_command(int argc, char** argv) {
   const auto add = [&](const char* name, const char* description, Command (*add_command)(CLI::App&)) {
     add_to(app, name, description, add_command);
   };
-  const auto add_group = [&](const char* name, const char* description) -> CLI::App& {
-    return *app.add_subcommand(name, description)->require_subcommand(1);
+  const auto add_group = [&](const char* name, const char* description, const char* footer) -> CLI::App& {
+    CLI::App& group = *app.add_subcommand(name, description)->require_subcommand(1);
+    group.footer(footer);
+    return group;
   };
   add("classify", "Label text, token ids or embeddings", add_classify);
   add("merge", "Put the parts of a sharded run together", add_merge);
@@ -87,25 +100,38 @@ int run_command(int argc, char** argv) {
   add("convert", "Between the school's format and a checkpoint; token ids to embeddings", add_convert);
   add("synth", "Write a synthetic model of any size, and inputs for it", add_synth);
   add("doctor", "Say what this machine offers and run a small model against the oracle", add_doctor);
-  CLI::App& bench = add_group("bench", "Measure a part of the library on this machine");
+  CLI::App& bench = add_group("bench", "Measure a part of the library on this machine", kBenchFooter);
   add_to(bench, "classify", "The classifier against what this machine's copies, memory and products allow",
          add_bench_classify);
   add_to(bench, "moe", "A mixture-of-experts layer against dense products of the same size", add_bench_moe);
-  CLI::App& explain = add_group("explain", "Say what a part of the library will do and what limits it");
+  CLI::App& explain = add_group("explain", "Say what a part of the library will do and what limits it", kExplainFooter);
   add_to(explain, "moe", "The plan of a mixture-of-experts layer on a GPU: tiles, waves, floors, predicted times",
          add_explain_moe);
   add_to(explain, "bits", "What a GPU's tensor cores make of one dot product, step by step, bit for bit",
          add_explain_bits);
-  const auto is_first_argument = [&](const CLI::App* command) { return command->get_name() == argv[1]; };
-  if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(is_first_argument).empty()) {
-    throw tessera::Error("command", "'" + tessera::escaped(argv[1]) + "'", "one of those that tessera --help lists");
+  return commands;
+}
+
+int run_command(int argc, char** argv) {
+  CLI::App app(kDescription, "tessera");
+  app.footer(kFooter);
+  app.set_version_flag("--version", std::string("tessera " TESSERA_VERSION));
+  app.require_subcommand(1);
+  const Commands commands = add_commands(app);
+  std::vector<std::string> arguments = arguments_of(argc, argv);
+  const CLI::App& named = named_command(app, arguments);
+  if (lacks_command(named, arguments)) {
+    std::fputs(short_help(named).c_str(), stderr);
+    return kUsage;
   }
   try {
-    app.parse(argc, argv);
+    std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
+    app.parse(std::move(arguments));
   } catch (const CLI::Success& wanted) {  // --help, --version
     return app.exit(wanted);
   } catch (const CLI::ParseError& error) {
-    return fail(kUsage, std::string(error.what()) + " (tessera --help)");
+    refuse_unplaced(app);
+    return fail(kUsage, std::string(error.what()) + " (" + full_name(named) + " --help)");
   }
   for (const auto& [parsed, command] : commands) {
     if (!parsed->parsed()) continue;
