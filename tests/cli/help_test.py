@@ -67,6 +67,23 @@ class HelpTest(CliTest):
             for line in examples:
                 self.assertTrue(line.startswith(f"  tessera {group} "), line)
 
+    def test_an_option_shows_what_it_takes(self):
+        """In the words of the reference, not in those of a compiler; a range is told, and told once."""
+        shown = {}
+        for command in COMMANDS:
+            text = tessera(*command.split(), "--help").out
+            shown |= {(command, option): kind for option, kind in re.findall(r"(?m)^  (--[a-z-]+) ([A-Z]\S*)", text)}
+            self.assertNotRegex(text, r"\b(INT|FLOAT|UINT)\b|:[A-Z]{3,}")
+        self.assertEqual([option for (_, option), kind in shown.items() if kind.startswith("TEXT")], ["--text"])
+        for (command, option), kind in {("classify", "--model"): "DIR", ("classify", "--input"): "FILE",
+                                        ("classify", "--threads"): "N=0", ("classify", "--field"): "NAME",
+                                        ("convert", "--output"): "DIR", ("merge", "--part"): "FILE",
+                                        ("bench moe", "--tokens"): "N[,N...]", ("verify", "--text"): "FILE",
+                                        ("classify", "--shard"): "I/N"}.items():
+            self.assertEqual(shown[command, option], kind, (command, option))
+        self.assertRegex(tessera("classify", "--help").out, r"--threads N=0 +0 = [a-z ]+; 0 to 1024\n")
+        self.assertRegex(tessera("bench", "moe", "--help").out, r"--seconds NUMBER=2 .*; 0 to 600\n")
+
     def test_wrong_calls(self):
         self.assert_error(tessera("clasify"), 2, "'clasify'", "tessera --help")
         self.assert_error(tessera("clasify", "--help"), 2, "'clasify'")

@@ -204,21 +204,30 @@ int run(Options options, const CLI::App& app) {
 
 Command add_bench_classify(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  app.add_option("--preset", options->preset, "apws25 (the full-size model, unless --model is given) or small");
-  app.add_option("--model", options->model, "Or a checkpoint directory");
+  app.add_option("--preset", options->preset, "apws25 (the full-size model, unless --model is given) or small")
+      ->type_name("NAME");
+  app.add_option("--model", options->model, "Or a checkpoint directory")->type_name("DIR");
   app.add_option("--device", options->device, "auto (every GPU that can, else the CPU), cpu, cuda or cuda:0,1,...")
+      ->type_name("NAME")
       ->capture_default_str();
-  app.add_option("--path", options->paths, "P[,P...]: embeddings, resident, ids")->capture_default_str();
-  app.add_option("--precision", options->precisions, "P[,P...]: fp16, bf16, fp32; auto = fp16 on a GPU, fp32 on a CPU")
+  app.add_option("--path", options->paths, "embeddings, resident, ids")
+      ->type_name("NAME[,NAME...]")
       ->capture_default_str();
-  app.add_option("--form", options->forms, "F[,F...]: auto, direct, dft, distinct, vocab")->capture_default_str();
+  app.add_option("--precision", options->precisions, "fp16, bf16, fp32; auto = fp16 on a GPU, fp32 on a CPU")
+      ->type_name("NAME[,NAME...]")
+      ->capture_default_str();
+  app.add_option("--form", options->forms, "auto, direct, dft, distinct, vocab")
+      ->type_name("NAME[,NAME...]")
+      ->capture_default_str();
   add_integer(app, "--sentences", options->inputs.num_sentences, "0 = 16,384, on the CPU 256", int64_t{0},
               kMaxSentences);
   app.add_option("--data", options->data, "Embeddings: random, N(0, 1), or ids: those of the token ids")
+      ->type_name("NAME")
       ->capture_default_str();
-  app.add_option("--ids", options->inputs.ids_file, "Token ids, int32 rows; else random sentences");
-  app.add_option("--seconds", options->bench.seconds, "Of a sustained block")
-      ->check(CLI::Range(0.0, 600.0))
+  app.add_option("--ids", options->inputs.ids_file, "Token ids, int32 rows; else random sentences")->type_name("FILE");
+  app.add_option("--seconds", options->bench.seconds, "Of a sustained block; 0 to 600")
+      ->type_name("NUMBER")
+      ->check(CLI::Range(0.0, 600.0).description(""))
       ->capture_default_str();
   add_integer(app, "--batch", options->bench.micro_batch, "Sentences computed at once on a GPU, 0 = chosen", int64_t{0},
               int64_t{1} << 20);
@@ -227,7 +236,7 @@ Command add_bench_classify(CLI::App& app) {
   add_integer(app, "--threads", options->bench.num_threads, "Of the CPU, 0 = every processor of this process", 0,
               kMaxThreads);
   add_integer(app, "--seed", options->inputs.seed, "Of weights and inputs", uint64_t{0});
-  app.add_option("--json", options->json, "Write the figures as JSON to this file");
+  app.add_option("--json", options->json, "Write the figures as JSON to this file")->type_name("FILE");
   app.footer(kFooter);
   return [options, &app] { return run(*options, app); };
 }

@@ -101,16 +101,19 @@ int bench(Options options, const CLI::App& app) {
 Command add_bench_moe(CLI::App& app) {
   auto options = std::make_shared<Options>();
   add_moe_options(app, options->moe);
-  app.add_option("--dtype", options->dtype, "bf16, f16, or f32 (CPU only)")->capture_default_str();
-  app.add_option("--device", options->device, "auto (a GPU if there is one), cpu or cuda")->capture_default_str();
-  app.add_option("--seconds", options->bench.seconds, "Of a sustained block, 0 = bursts only")
-      ->check(CLI::Range(0.0, 600.0))
+  app.add_option("--dtype", options->dtype, "bf16, f16, or f32 (CPU only)")->type_name("NAME")->capture_default_str();
+  app.add_option("--device", options->device, "auto (a GPU if there is one), cpu or cuda")
+      ->type_name("NAME")
+      ->capture_default_str();
+  app.add_option("--seconds", options->bench.seconds, "Of a sustained block, 0 = bursts only; 0 to 600")
+      ->type_name("NUMBER")
+      ->check(CLI::Range(0.0, 600.0).description(""))
       ->capture_default_str();
   add_integer(app, "--threads", options->bench.num_threads, "Of the CPU back end, 0 = every processor of this process",
               0, kMaxThreads);
   app.add_flag("--no-dense", options->no_dense, "Leave the dense products and the ratio out");
   app.add_flag("--floor", options->bench.floor, "Read rate of the memory, times of kernels as they run; GPU only");
-  app.add_option("--json", options->json, "Write the figures as JSON to this file");
+  app.add_option("--json", options->json, "Write the figures as JSON to this file")->type_name("FILE");
   app.footer(kFooter + preset_list());
   return [options, &app] { return bench(*options, app); };
 }

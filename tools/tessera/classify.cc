@@ -275,17 +275,21 @@ Command add_classify(CLI::App& app) {
   auto options = std::make_shared<Options>();
   add_model_options(app, options->model);
   app.add_option("--text", options->texts, "A sentence; can be given several times")->allow_extra_args(false);
-  app.add_option("--input", options->input, "A file, or - for standard input");
-  app.add_option("--format", options->format, "text, csv, jsonl, ids or embeddings");
-  app.add_option("--field", options->field, "Column of a csv or member of a jsonl input; else text, else sentence");
-  app.add_option("--output", options->output, "A file, or - for standard output")->capture_default_str();
-  app.add_option("--output-format", options->output_format, "text, csv, jsonl or bin");
+  app.add_option("--input", options->input, "A file, or - for standard input")->type_name("FILE");
+  app.add_option("--format", options->format, "text, csv, jsonl, ids or embeddings")->type_name("NAME");
+  app.add_option("--field", options->field, "Column of a csv or member of a jsonl input; else text, else sentence")
+      ->type_name("NAME");
+  app.add_option("--output", options->output, "A file, or - for standard output")
+      ->type_name("FILE")
+      ->capture_default_str();
+  app.add_option("--output-format", options->output_format, "text, csv, jsonl or bin")->type_name("NAME");
   app.add_flag("--expert-weights", options->expert_weights, "Add how much each expert counted");
   app.add_flag("--show-text", options->show_text, "Text output: add the sentence");
   app.add_flag("--resume", options->resume, "Go on where an earlier run with these options broke off");
-  app.add_option("--shard", options->shard,
-                 "I/N: label the I-th of N parts only, I from 0; auto: as mpirun or srun say");
-  app.add_option("--statistics", options->statistics, "Write counts, rate and memory as JSON to this file");
+  app.add_option("--shard", options->shard, "Label the I-th of N parts only, I from 0; auto: as mpirun or srun say")
+      ->type_name("I/N");
+  app.add_option("--statistics", options->statistics, "Write counts, rate and memory as JSON to this file")
+      ->type_name("FILE");
   app.add_flag("--quiet", options->quiet, "No progress, no statistics; failed records are still listed");
   app.footer(kFooter);
   return [options] { return classify(*options); };

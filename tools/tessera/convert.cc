@@ -105,17 +105,20 @@ int convert(const Options& options, const CLI::App& app) {
 
 Command add_convert(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  app.add_option("--params", options->params, "The school's params.bin to read");
-  app.add_option("--embedding", options->embedding, "Its embedding table, for token ids and text");
-  app.add_option("--vocab", options->vocabulary, "Its vocabulary, for text");
-  app.add_option("--preset", options->preset, "Sizes of its model: apws25 or small");
-  app.add_option("--config", options->config, "Or sizes from a config.json");
-  app.add_option("--output", options->output, "Checkpoint directory to write");
-  app.add_option("--dtype", options->dtype, "Weights of the checkpoint: f32, f16 or bf16")->capture_default_str();
-  app.add_option("--model", options->model, "Checkpoint directory to read");
-  app.add_option("--to-school", options->to_school, "Directory for params.bin, embedding.bin, vocab.txt");
-  app.add_option("--ids", options->ids, "Token ids, int32 [N, sequence length]");
-  app.add_option("--to-embeddings", options->to_embeddings, "File for the embeddings of these ids");
+  app.add_option("--params", options->params, "The school's params.bin to read")->type_name("FILE");
+  app.add_option("--embedding", options->embedding, "Its embedding table, for token ids and text")->type_name("FILE");
+  app.add_option("--vocab", options->vocabulary, "Its vocabulary, for text")->type_name("FILE");
+  app.add_option("--preset", options->preset, "Sizes of its model: apws25 or small")->type_name("NAME");
+  app.add_option("--config", options->config, "Or sizes from a config.json")->type_name("FILE");
+  app.add_option("--output", options->output, "Checkpoint directory to write")->type_name("DIR");
+  app.add_option("--dtype", options->dtype, "Weights of the checkpoint: f32, f16 or bf16")
+      ->type_name("NAME")
+      ->capture_default_str();
+  app.add_option("--model", options->model, "Checkpoint directory to read")->type_name("DIR");
+  app.add_option("--to-school", options->to_school, "Directory for params.bin, embedding.bin, vocab.txt")
+      ->type_name("DIR");
+  app.add_option("--ids", options->ids, "Token ids, int32 [N, sequence length]")->type_name("FILE");
+  app.add_option("--to-embeddings", options->to_embeddings, "File for the embeddings of these ids")->type_name("FILE");
   app.footer(kFooter);
   return [options, &app] { return convert(*options, app); };
 }

@@ -299,12 +299,15 @@ int evaluate(const Options& options) {
 Command add_evaluate(CLI::App& app) {
   auto options = std::make_shared<Options>();
   add_model_options(app, options->model);
-  app.add_option("--input", options->input, "Rows of sentence and label, or - for standard input")->required();
+  app.add_option("--input", options->input, "Rows of sentence and label, or - for standard input")
+      ->type_name("FILE")
+      ->required();
   add_integer(app, "--text-column", options->text_column, "Column of the sentence, from 1", int64_t{1});
   add_integer(app, "--label-column", options->label_column, "Column of the label, from 1", int64_t{1});
   add_integer(app, "--show", options->num_shown, "Print so many sentences with label, probability and expert weights",
               int64_t{0});
-  app.add_option("--statistics", options->statistics, "Write accuracy, counts and rate as JSON to this file");
+  app.add_option("--statistics", options->statistics, "Write accuracy, counts and rate as JSON to this file")
+      ->type_name("FILE");
   app.add_flag("--quiet", options->quiet, "No progress, no statistics; failed rows are still listed");
   app.footer(kFooter);
   return [options] { return evaluate(*options); };

@@ -164,10 +164,12 @@ int explain(const Options& options) {
 
 Command add_explain_bits(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  app.add_option("--type", options->type, "Of the operands: bf16, f16 or e4m3")->capture_default_str();
-  app.add_option("--a", options->a, "First factors, comma-separated")->required()->delimiter(',');
-  app.add_option("--b", options->b, "Second factors, as many")->required()->delimiter(',');
-  app.add_option("--c", options->c, "What the sum starts from, fp32")->capture_default_str();
+  app.add_option("--type", options->type, "Of the operands: bf16, f16 or e4m3")
+      ->type_name("NAME")
+      ->capture_default_str();
+  app.add_option("--a", options->a, "First factors, comma-separated")->type_name("NUMBER")->required()->delimiter(',');
+  app.add_option("--b", options->b, "Second factors, as many")->type_name("NUMBER")->required()->delimiter(',');
+  app.add_option("--c", options->c, "What the sum starts from, fp32")->type_name("NUMBER")->capture_default_str();
   app.footer(kFooter);
   return [options] { return explain(*options); };
 }

@@ -194,18 +194,21 @@ Command add_explain_moe(CLI::App& app) {
   auto options = std::make_shared<Options>();
   add_moe_options(app, options->moe);
   app.add_option("--hbm-tb-s", options->hbm_tb_s, "Rate of the memory, TB/s")
-      ->check(CLI::PositiveNumber)
+      ->type_name("NUMBER")
+      ->check(CLI::PositiveNumber.description(""))
       ->capture_default_str();
   app.add_option("--dense-tflops", options->dense_tflops,
                  "Rate of dense products of 16 bits, TFLOP/s; fp8-block: twice")
-      ->check(CLI::PositiveNumber)
+      ->type_name("NUMBER")
+      ->check(CLI::PositiveNumber.description(""))
       ->capture_default_str();
   app.add_option("--plan-us", options->plan_us, "What the plan kernels take, microseconds")
-      ->check(CLI::NonNegativeNumber)
+      ->type_name("NUMBER")
+      ->check(CLI::NonNegativeNumber.description(""))
       ->capture_default_str();
   add_integer(app, "--multiprocessors", options->num_multiprocessors, "Of the device", 2, 4096);
-  app.add_option("--svg", options->svg, "Draw which cluster computes which tile when");
-  app.add_option("--json", options->json, "Write the figures as JSON to this file");
+  app.add_option("--svg", options->svg, "Draw which cluster computes which tile when")->type_name("FILE");
+  app.add_option("--json", options->json, "Write the figures as JSON to this file")->type_name("FILE");
   app.footer(kFooter + preset_list());
   return [options] { return explain(*options); };
 }

@@ -26,7 +26,8 @@ Integer parse_integer(const std::string& name, const std::string& text, Integer 
   return value;
 }
 
-/// `show_default`: in the help, where the value before parsing is one that may be given.
+/// The help shows the range where there is an upper end. `show_default`: in the help, where the value before parsing is
+/// one that may be given.
 template <class Integer>
 CLI::Option* add_integer(CLI::App& app, const std::string& name, Integer& value, const std::string& description,
                          Integer low, Integer high = std::numeric_limits<Integer>::max(), bool show_default = true) {
@@ -35,8 +36,9 @@ CLI::Option* add_integer(CLI::App& app, const std::string& name, Integer& value,
     return true;
   };
   const bool is_bounded = high != std::numeric_limits<Integer>::max();
-  return app.add_option(name, read, description, show_default, [&value] { return std::to_string(value); })
-      ->type_name(is_bounded ? str_cat("INT in [", low, " - ", high, "]") : std::string("INT"));
+  const std::string range = is_bounded ? str_cat("; ", low, " to ", high) : std::string();
+  return app.add_option(name, read, description + range, show_default, [&value] { return std::to_string(value); })
+      ->type_name("N");
 }
 
 }  // namespace tessera::cli

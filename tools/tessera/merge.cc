@@ -62,8 +62,9 @@ int merge(const Options& options) {
 
 Command add_merge(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  app.add_option("output", options->output, "The file to write, as --output named it")->required();
+  app.add_option("output", options->output, "The file to write, as --output named it")->type_name("FILE")->required();
   app.add_option("--part", options->parts, "A part, its manifest beside it; else those beside OUTPUT")
+      ->type_name("FILE")
       ->allow_extra_args(false);
   app.add_flag("--remove-parts", options->remove_parts, "Afterwards; else they stay");
   app.add_flag("--quiet", options->quiet, "No summary");

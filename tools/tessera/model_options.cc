@@ -62,23 +62,29 @@ Classifiers make_lanes(const std::shared_ptr<const classifier::Model>& model, co
 
 void add_model_options(CLI::App& app, ModelOptions& options, bool model_required) {
   CLI::Option* model =
-      app.add_option("--model", options.model, "Checkpoint directory: config.json, vocab.txt, model.safetensors");
+      app.add_option("--model", options.model, "Checkpoint directory: config.json, vocab.txt, model.safetensors")
+          ->type_name("DIR");
   if (model_required) model->required();
   app.add_option("--device", options.device,
                  "auto (every GPU that can be used, else the CPU), cpu, cuda (every such GPU), or GPUs by number: "
                  "cuda:0,2")
+      ->type_name("NAME")
       ->capture_default_str();
   app.add_option("--precision", options.precision,
                  "fp16 (GPU), bf16, fp32, or fp64: the oracle, slow (CPU); default: fp16 on a GPU, fp32 on the CPU; "
                  "auto: fp16 on a GPU, bf16 on a CPU that multiplies it, else fp32")
+      ->type_name("NAME")
       ->capture_default_str();
   app.add_option("--layer-precision", options.layer_precision,
-                 "GPU: layers that differ from --precision, as convolutions=fp32,experts=fp16,head=bf16");
+                 "GPU: layers that differ from --precision, as convolutions=fp32,experts=fp16,head=bf16")
+      ->type_name("LAYER=NAME[,...]");
   app.add_option("--form", options.form,
                  "GPU: form of the convolutions: auto (by configuration and input), direct, dft, distinct, vocab")
+      ->type_name("NAME")
       ->capture_default_str();
   app.add_option("--expert-threshold", options.expert_threshold,
                  "GPU: skip experts whose router weight is smaller, an approximation; in [0, 1), 0 = skip none")
+      ->type_name("NUMBER")
       ->capture_default_str();
   add_integer(app, "--threads", options.num_threads, "0 = every processor of this process", 0, kMaxThreads);
   add_integer(app, "--batch-size", options.batch_size, "Records at a time, 0 = chosen; results do not depend on it",

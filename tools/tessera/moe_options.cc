@@ -60,7 +60,7 @@ std::string_view activation_name(const moe::LayerConfig& config) {
 }  // namespace
 
 void add_moe_options(CLI::App& app, MoeOptions& options) {
-  app.add_option("--preset", options.preset, "Sizes of a published model, listed below");
+  app.add_option("--preset", options.preset, "Sizes of a published model, listed below")->type_name("NAME");
   constexpr int32_t kAnySize = std::numeric_limits<int32_t>::max();
   add_integer(app, "--hidden", options.hidden, "Or sizes one by one: H, a multiple of 8; fp8-block: of 16", 0, kAnySize,
               false);
@@ -68,18 +68,24 @@ void add_moe_options(CLI::App& app, MoeOptions& options) {
   add_integer(app, "--experts", options.experts, "E, 1 to 1024", 0, kAnySize, false);
   add_integer(app, "--top-k", options.top_k, "Experts a token, 1 to 32", 0, kAnySize, false);
   app.add_option("--format", options.format, "Of the weights: dense (of the layer's type) or fp8-block")
+      ->type_name("NAME")
       ->capture_default_str();
-  app.add_option("--tokens", options.tokens, "T[,T...]: tokens of a run; each with every routing")->required();
-  app.add_option("--routing", options.routings, "R[,R...]: balanced, best, worst, random, zipf, one")
+  app.add_option("--tokens", options.tokens, "Tokens of a run; each with every routing")
+      ->type_name("N[,N...]")
+      ->required();
+  app.add_option("--routing", options.routings, "balanced, best, worst, random, zipf, one")
+      ->type_name("NAME[,NAME...]")
       ->capture_default_str();
   add_integer(app, "--seed", options.seed, "Of random and zipf", uint64_t{0});
   app.add_option("--order", options.order, "Of the experts on a GPU: natural, heavy-first, interleaved")
+      ->type_name("NAME")
       ->capture_default_str();
   app.add_option("--kernel", options.kernel,
-                 "Of both products on a GPU, by its name in `explain moe`; else by the load");
+                 "Of both products on a GPU, by its name in `explain moe`; else by the load")
+      ->type_name("NAME");
   add_integer(app, "--back-every", options.back_every, "1 of this many clusters takes light experts first, 0 = none",
               0);
-  add_integer(app, "--cluster", options.cluster_size, "CTAs that share weights, 1 or 2", 1, 2);
+  add_integer(app, "--cluster", options.cluster_size, "CTAs that share weights", 1, 2);
   add_integer(app, "--ctas", options.num_ctas, "CTAs of a launch, 0 = as many as work at a time", 0, kMaxCtas);
 }
 

@@ -249,21 +249,27 @@ int verify(const Options& options, const CLI::App& app) {
 Command add_verify(CLI::App& app) {
   auto options = std::make_shared<Options>();
   add_model_options(app, options->model, false);
-  app.add_option("--outputs", options->outputs, "Logits to judge, fp32 [N, classes]");
-  app.add_option("--answers", options->answers, "The right logits, fp32 [N, classes]");
-  app.add_option("--ids", options->input.ids, "Token ids to run the model on, int32 [N, sequence length]");
-  app.add_option("--embeddings", options->input.embeddings, "Embeddings to run it on, fp32 [N, channels, positions]");
-  app.add_option("--text", options->input.text, "A text file to run it on, a sentence a line");
-  app.add_option("--against", options->against, "answers, or oracle: the same model in fp64")->capture_default_str();
+  app.add_option("--outputs", options->outputs, "Logits to judge, fp32 [N, classes]")->type_name("FILE");
+  app.add_option("--answers", options->answers, "The right logits, fp32 [N, classes]")->type_name("FILE");
+  app.add_option("--ids", options->input.ids, "Token ids to run the model on, int32 [N, sequence length]")
+      ->type_name("FILE");
+  app.add_option("--embeddings", options->input.embeddings, "Embeddings to run it on, fp32 [N, channels, positions]")
+      ->type_name("FILE");
+  app.add_option("--text", options->input.text, "A text file to run it on, a sentence a line")->type_name("FILE");
+  app.add_option("--against", options->against, "answers, or oracle: the same model in fp64")
+      ->type_name("NAME")
+      ->capture_default_str();
   add_integer(app, "--sample", options->sample_size, "Records to compare with the oracle, spread over the input",
               int64_t{1}, int64_t{1} << 20);
   add_integer(app, "--classes", options->num_classes, "Logits a record, with --outputs", int64_t{1}, int64_t{1} << 20);
-  app.add_option("--rule", options->rule, "Which rule decides: ours, school or both")->capture_default_str();
+  app.add_option("--rule", options->rule, "Which rule decides: ours, school or both")
+      ->type_name("NAME")
+      ->capture_default_str();
   app.add_flag(
       "--report", options->report,
       "Error against the oracle and speed of every precision, or of --precision; without a file on made-up input");
   app.add_flag("--all-forms", options->all_forms, "Report each form of the convolutions that a GPU has");
-  app.add_option("--json", options->json, "Write the report as JSON to this file too");
+  app.add_option("--json", options->json, "Write the report as JSON to this file too")->type_name("FILE");
   app.add_flag("--quiet", options->quiet, "Only the report");
   app.footer(kFooter);
   return [options, &app] { return verify(*options, app); };
