@@ -146,18 +146,23 @@ def runs_of(content):
                                             "chains": len(content.get("chain", []))}]
 
 
+def counted(runs, content):
+    """The runs with how many of the records each has a part in."""
+    def cells(number):
+        return sum(number in (cell.get("run", 0), *cell.get("format_runs", {}).values()) for cell in content["cells"])
+    return [{**run, "cells": cells(number), "chains": sum(record.get("run", 0) == number for record in content.get("chain", []))}
+            for number, run in enumerate(runs)]
+
+
 def add_run(content, other):
     """`content` with the cells and chains of `other` that it lacks; a record's "run" is its number in meta.runs."""
     runs, theirs = runs_of(content), runs_of(other)
-    for member, count in (("cells", "cells"), ("chain", "chains")):
+    for member in ("cells", "chain"):
         mine = content.setdefault(member, [])
         known = {place(record) for record in mine}
-        new = [{**record, "run": record.get("run", 0) + len(runs)} for record in other.get(member, [])
-               if place(record) not in known]
-        for number, run in enumerate(theirs):
-            run[count] = sum(record["run"] == number + len(runs) for record in new)
-        mine += new
-    content["meta"]["runs"] = [*runs, *theirs]
+        mine += [{**record, "run": record.get("run", 0) + len(runs)} for record in other.get(member, [])
+                 if place(record) not in known]
+    content["meta"]["runs"] = counted([*runs, *theirs], content)
     content["meta"]["notes"] = {**other["meta"].get("notes", {}), **content["meta"].get("notes", {})}
     content["meta"]["versions"] = {**other["meta"]["versions"], **content["meta"]["versions"]}
     measured = {place(record) for record in content["cells"]}
@@ -179,9 +184,7 @@ def take_format(content, other, fmt):
                           **{layer: entry for layer, entry in record["layers"].items() if cases.format_of(layer) == fmt}}
         cell["floors"][fmt] = record["floors"][fmt]
         cell["format_runs"] = {**cell.get("format_runs", {}), fmt: record.get("run", 0) + len(runs)}
-    content["meta"]["runs"] = [*runs, *({**run, "chains": 0} for run in theirs)]
-    for number, run in enumerate(content["meta"]["runs"]):
-        run["cells"] = sum(number in (cell.get("run", 0), *cell.get("format_runs", {}).values()) for cell in content["cells"])
+    content["meta"]["runs"] = counted([*runs, *theirs], content)
     return content
 
 
@@ -255,6 +258,8 @@ def _check_formats():
         assert cell["layers"]["torch grouped_mm"] != record["layers"]["torch grouped_mm"]
         assert cell["run"] == 0 and cell["format_runs"] == {"fp8-block": 1}
     assert [run["cells"] for run in merged["meta"]["runs"]] == [5, 5]
+    again = take_format(merged, newer, "fp8-block")  # nothing is left of the run before
+    assert [run["cells"] for run in again["meta"]["runs"]] == [5, 0, 5]
     newer["cells"][0]["checksum"] = -1
     try:
         take_format(example(), newer, "fp8-block")
@@ -309,6 +314,15 @@ def self_test():
     _check_older_files()
 
 
+def same_machine(content, path):
+    """The content of another file, which must be of the same kind of machine."""
+    other = json.loads(path.read_text())
+    got, expected = (each["meta"]["machine"]["gpu"] for each in (other, content))
+    if got != expected:
+        raise ValueError(f"gpu: got {got}, expected {expected}: one file is of one kind of machine")
+    return other
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=pathlib.Path)
@@ -320,14 +334,13 @@ def main():
     if bool(options.format) != bool(options.layers_of):
         parser.error("--format and --layers-of: got one, expected both or neither")
     content = json.loads(options.file.read_text())
-    for other in options.add:
-        more = json.loads(other.read_text())
-        if more["meta"]["machine"]["gpu"] != content["meta"]["machine"]["gpu"]:
-            sys.exit(f"report.py: {other}: gpu: got {more['meta']['machine']['gpu']}, expected "
-                     f"{content['meta']['machine']['gpu']} as in {options.file}: one file is of one kind of machine")
-        content = add_run(content, more)
-    for other in options.layers_of:
-        content = take_format(content, json.loads(other.read_text()), options.format)
+    try:
+        for other in options.add:
+            content = add_run(content, same_machine(content, other))
+        for other in options.layers_of:
+            content = take_format(content, same_machine(content, other), options.format)
+    except ValueError as error:
+        sys.exit(f"report.py: {other}: {error}")
     write(options.file, made_anew(content))
 
 

@@ -19,10 +19,11 @@ The JSON file:
   schema   2
   meta     machine, hbm_bytes_per_second, versions {library: {package: version}}, commit, sources, date, settings, method,
            seconds, notes {layer: {theirs, ours}}, runs [the same of each part, and how many cells and chains it measured]
-  cells    [{preset, tokens, routing, run (of meta.runs), format_runs ({format: run} of layers that are of another), hidden_size, intermediate_size, num_experts, top_k, rows,
-           active_experts, flop, floors {format: us (weights of the experts in use / hbm_bytes_per_second of the run)},
-           checksum, dense: TIMES, clocks {sm_mhz, watts, samples}, layers {name: {times {graph_cold, graph_warm, eager:
-           TIMES}, no_graph, note, check {graph, eager: {of_bound, row_error}}, problem} or {failed} or {skip}}}]
+  cells    [{preset, tokens, routing, run (of meta.runs), format_runs ({format: run} of layers that are of another),
+           hidden_size, intermediate_size, num_experts, top_k, rows, active_experts, flop, floors {format: us (weights of the
+           experts in use / hbm_bytes_per_second of the run)}, checksum, dense: TIMES, clocks {sm_mhz, watts, samples},
+           layers {name: {times {graph_cold, graph_warm, eager: TIMES}, no_graph, note, check {graph, eager: {of_bound,
+           row_error}}, problem} or {failed} or {skip}}}]
   chain    [{preset, tokens, run, layers_in_chain, sets, usage {format: {read_bytes (a layer), distinct_bytes,
            least_reuse_bytes}}, floors {format: us}, layers {name: {times {chain: TIMES (a layer)}, note, check {place: ...},
            problem} or {failed} or {skip}}}]
