@@ -152,9 +152,16 @@ __device__ inline void multiply(const Context<C>& context, RingPosition& at, boo
   const int num_steps = context.num_k_steps();
 #pragma unroll
   for (int i = 0; i < ptx::Fragment<kColumns>::kRegisters; ++i) acc[i] = 0.0f;
-  for (int step = 0; step < num_steps; ++step) {
+  for (int step = 0; step < num_steps; step += C::kStageBlocks) {
     cta::wait_phase(&ring.barriers->full[at.stage], at.phase);
-    if (has_slab) multiply_stage<C>(data + at.stage * ring.stage_bytes + slab, data + ring.rows_offset(at.stage), acc);
+    if (has_slab) {
+#pragma unroll
+      for (int i = 0; i < C::kStageBlocks; ++i) {
+        const int block = at.stage * C::kStageBlocks + i;
+        if (step + i < num_steps)
+          multiply_stage<C>(data + ring.weights_offset(block) + slab, data + ring.rows_offset(block), acc);
+      }
+    }
     __syncwarp();  // every lane has read the stage
     if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(&ring.barriers->empty[at.stage]);
     at.advance(ring);

@@ -2,7 +2,7 @@
 // never run through more than one block of scales, and h leaves quantised.
 //
 // h has one scale for each row and 128 columns, which are the work of many CTAs: each writes its columns in fp32 and
-// counts its slabs, and who comes last quantises them all.
+// counts its slabs, and who comes last quantises them all. A warp of its own does both.
 #pragma once
 
 #include <cstdint>
@@ -17,14 +17,11 @@
 
 namespace tessera::kernels::expert_gemm_rows {
 
-inline constexpr int kCountAfter = 4;  // blocks of the next unit, in which what was written arrives
-
 // Products of one block of K: the unit's weight rows at `a`, its rows at `b`, both in shared memory.
 template <int kColumns>
 __device__ inline void multiply_block(uint32_t a, uint32_t b, ptx::Fragment<kColumns>& products) {
   const uint64_t a_desc = cta::wgmma_descriptor(a);
   const uint64_t b_desc = cta::wgmma_descriptor(b);
-  ptx::fence_proxy_async();  // rows were copied by threads
   ptx::wgmma_fence();
 #pragma unroll
   for (int i = 0; i < cta::kSwizzleRowBytes / 32; ++i) {
@@ -76,119 +73,117 @@ __device__ inline void quantize_block(const Problem& problem, const Plan& plan, 
   }
 }
 
-// A slab whose columns of h are written and not yet counted. The count needs what was written to have arrived, and is
-// answered late; meanwhile the warp multiplies its next slab, or memory would wait for it.
-class PendingSlab {
- public:
-  __device__ explicit PendingSlab(const Problem& problem) : problem_(problem) {}
-
-  // After all lanes have written.
-  template <class C>
-  __device__ void set(const Unit& unit, int32_t column_begin) {
-    const int32_t width = problem_.intermediate_size;
-    const int32_t block = column_begin / kScaleGroup;
-    row_begin_ = unit.row_begin;
-    num_rows_ = unit.num_rows;
-    column_ = block * kScaleGroup;
-    last_ = (min(kScaleGroup, width - column_) + C::kSlabOutColumns - 1) / C::kSlabOutColumns - 1;
-    counter_ = problem_.block_arrivals + unit.row_begin * scale_groups(width) + block;
-    __syncwarp();  // all columns are written
-  }
-
-  // By all lanes, as finish.
-  __device__ void count() {
-    if (counter_ == nullptr || threadIdx.x % 32 != 0) return;
-    __threadfence();  // whoever sees the count sees the columns
-    before_ = atomicAdd(counter_, 1);
-  }
-
-  // The last slab of a block of 128 columns quantises them all.
-  __device__ void finish(const Plan& plan) {
-    if (counter_ == nullptr) return;
-    counter_ = nullptr;
-    if (__shfl_sync(kAllLanes, before_, 0) != last_) return;
-    __threadfence();  // the others' columns are seen from here on
-    quantize_block(problem_, plan, row_begin_, num_rows_, column_);
-  }
-
- private:
-  const Problem& problem_;
-  int32_t* counter_ = nullptr;  // null: none
-  int32_t before_ = 0;
-  int32_t last_ = 0;
-  int32_t row_begin_ = 0;
-  int32_t num_rows_ = 0;
-  int32_t column_ = 0;
+// What a lane of the quantising warp counts: some slabs of a block of 128 columns of a pass's rows.
+struct SlabCount {
+  int32_t num_slabs = 0;  // 0: nothing to count
+  int32_t block_slabs = 0;
+  int32_t column = 0;
+  int32_t row_begin = 0;
+  int32_t num_rows = 0;
 };
 
-// acc += the products of the next kBlocks blocks of K, scaled. All of them are asked for before the first is waited
-// for.
-template <int kBlocks, int kColumns>
-__device__ inline void multiply_next(const Ring& ring, RingPosition& at, ptx::Fragment<kColumns>& acc) {
+// part: 0 for the block that the unit's first slab lies in, 1 for the next.
+template <class C>
+__device__ inline SlabCount slabs_of_block(const Context<C>& context, const Unit& unit, int part) {
+  const int32_t width = context.problem.intermediate_size;
+  const int32_t unit_begin = unit.slab_begin * C::kSlabOutColumns;
+  const int32_t unit_end = min(unit_begin + context.ring.unit_slabs * C::kSlabOutColumns, width);
+  const int32_t begin = (unit_begin / kScaleGroup + part) * kScaleGroup;
+  const int32_t end = min(begin + kScaleGroup, width);
+  const auto slabs_of = [](int32_t columns) { return max((columns + C::kSlabOutColumns - 1) / C::kSlabOutColumns, 0); };
+  return {slabs_of(min(unit_end, end) - max(unit_begin, begin)), slabs_of(end - begin), begin, unit.row_begin,
+          unit.num_rows};
+}
+
+// By one warp, beside those that multiply, which would otherwise wait for memory here: counts the slabs of each unit
+// when their columns of h are written, and quantises the blocks that are complete by then. Where memory is busy a count
+// is answered after microseconds, so units that have ended meanwhile are counted together.
+template <class C>
+__device__ inline void quantize_finished(const Context<C>& context) {
+  const Problem& problem = context.problem;
+  Barriers& barriers = *context.ring.barriers;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  Handover at;
+  auto walk = context.walk();
+  Unit unit;
+  bool has_unit = walk.next(unit);
+  while (has_unit) {
+    SlabCount mine;
+    for (int i = 0; i < kHandovers && has_unit; ++i) {  // two lanes a unit
+      if (i == 0) {
+        cta::wait_phase(&barriers.written[at.stage], at.phase);
+      } else if (!__all_sync(kAllLanes, ptx::mbarrier_try_wait(&barriers.written[at.stage], at.phase))) {
+        break;
+      }
+      if (lane / 2 == i) mine = slabs_of_block(context, unit, lane % 2);
+      __syncwarp();  // all lanes have seen the phase
+      if (lane == 0) ptx::mbarrier_arrive(&barriers.counted[at.stage]);
+      at.advance();
+      has_unit = walk.next(unit);
+    }
+    bool is_complete = false;
+    if (mine.num_slabs > 0) {
+      int32_t* const counters = problem.block_arrivals + mine.row_begin * scale_groups(problem.intermediate_size);
+      __threadfence();  // whoever sees the count sees the columns
+      const int32_t before = atomicAdd(counters + mine.column / kScaleGroup, mine.num_slabs);
+      is_complete = before + mine.num_slabs == mine.block_slabs;
+    }
+    uint32_t complete = __ballot_sync(kAllLanes, is_complete);
+    if (complete != 0) __threadfence();  // the others' columns are seen from here on
+    for (; complete != 0; complete &= complete - 1) {
+      const int source = __ffs(static_cast<int>(complete)) - 1;
+      quantize_block(problem, context.plan, __shfl_sync(kAllLanes, mine.row_begin, source),
+                     __shfl_sync(kAllLanes, mine.num_rows, source), __shfl_sync(kAllLanes, mine.column, source));
+    }
+  }
+}
+
+// acc += the products of the next block of K, scaled. is_copied: rows were copied by threads.
+template <class C, int kColumns>
+__device__ inline void multiply_next(const Ring& ring, RingPosition& at, bool is_copied, ptx::Fragment<kColumns>& acc) {
+  static_assert(C::kStageBlocks == 1);
   constexpr int kFloat = sizeof(float);
   constexpr int kGroups = ptx::Fragment<kColumns>::kColumnGroups;
   const uint32_t data = cta::smem_address(ring.data);
-  ptx::Fragment<kColumns> products[kBlocks];
-  int stages[kBlocks];
+  const uint32_t scales = data + ring.scales_offset(at.stage);
+  ptx::Fragment<kColumns> products;
+  cta::wait_phase(&ring.barriers->full[at.stage], at.phase);
+  if (is_copied) ptx::fence_proxy_async();
+  multiply_block(data + ring.weights_offset(at.stage), data + ring.rows_offset(at.stage), products);
+  const float2 weights = ptx::load_shared_f32x2(scales + threadIdx.x / 32 * 2 * kFloat);
+  float2 rows[kGroups];
 #pragma unroll
-  for (int i = 0; i < kBlocks; ++i) {
-    stages[i] = at.stage;
-    cta::wait_phase(&ring.barriers->full[at.stage], at.phase);
-    multiply_block(data + at.stage * ring.stage_bytes, data + ring.rows_offset(at.stage), products[i]);
-    at.advance(ring);
+  for (int j = 0; j < kGroups; ++j)
+    rows[j] = ptx::load_shared_f32x2(scales + (kWeightScales + threadIdx.x % 4 * 2 + j * 8) * kFloat);
+  ptx::wgmma_wait<0>();
+  __syncwarp();  // every lane has read the scales
+  if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(&ring.barriers->empty[at.stage]);
+#pragma unroll
+  for (int j = 0; j < kGroups; ++j) {
+    acc[4 * j + 0] = __fmaf_rn(products[4 * j + 0], __fmul_rn(rows[j].x, weights.x), acc[4 * j + 0]);
+    acc[4 * j + 1] = __fmaf_rn(products[4 * j + 1], __fmul_rn(rows[j].y, weights.x), acc[4 * j + 1]);
+    acc[4 * j + 2] = __fmaf_rn(products[4 * j + 2], __fmul_rn(rows[j].x, weights.y), acc[4 * j + 2]);
+    acc[4 * j + 3] = __fmaf_rn(products[4 * j + 3], __fmul_rn(rows[j].y, weights.y), acc[4 * j + 3]);
   }
-#pragma unroll
-  for (int i = 0; i < kBlocks; ++i) {
-    const uint32_t scales = data + ring.scales_offset(stages[i]);
-    const float2 weights = ptx::load_shared_f32x2(scales + threadIdx.x / 32 * 2 * kFloat);
-    float2 rows[kGroups];
-#pragma unroll
-    for (int j = 0; j < kGroups; ++j)
-      rows[j] = ptx::load_shared_f32x2(scales + (kWeightScales + threadIdx.x % 4 * 2 + j * 8) * kFloat);
-    if (i < kBlocks - 1) {
-      ptx::wgmma_wait<kBlocks - 1>();  // of two
-    } else {
-      ptx::wgmma_wait<0>();
-    }
-    __syncwarp();  // every lane has read the scales
-    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(&ring.barriers->empty[stages[i]]);
-#pragma unroll
-    for (int j = 0; j < kGroups; ++j) {
-      acc[4 * j + 0] = __fmaf_rn(products[i][4 * j + 0], __fmul_rn(rows[j].x, weights.x), acc[4 * j + 0]);
-      acc[4 * j + 1] = __fmaf_rn(products[i][4 * j + 1], __fmul_rn(rows[j].y, weights.x), acc[4 * j + 1]);
-      acc[4 * j + 2] = __fmaf_rn(products[i][4 * j + 2], __fmul_rn(rows[j].x, weights.y), acc[4 * j + 2]);
-      acc[4 * j + 3] = __fmaf_rn(products[i][4 * j + 3], __fmul_rn(rows[j].y, weights.y), acc[4 * j + 3]);
-    }
-  }
+  at.advance(ring);
 }
 
 // acc = the products over all of K, scaled. A warp without a slab multiplies what lies behind the others'.
 template <class C, int kColumns>
-__device__ inline void multiply_blocks(const Context<C>& context, RingPosition& at, ptx::Fragment<kColumns>& acc,
-                                       PendingSlab& pending) {
-  constexpr int kBlocks = kColumns <= 32 ? 2 : 1;  // that registers have room for
-  static_assert(kCountAfter % 2 == 0);
+__device__ inline void multiply_blocks(const Context<C>& context, const Unit& unit, RingPosition& at,
+                                       ptx::Fragment<kColumns>& acc) {
   const int num_blocks = context.num_k_steps();
+  const bool is_copied = unit.num_rows > kBoxRows;
 #pragma unroll
   for (int i = 0; i < ptx::Fragment<kColumns>::kRegisters; ++i) acc[i] = 0.0f;
-  int block = 0;
 #pragma unroll 1
-  for (; block + kBlocks <= num_blocks; block += kBlocks) {
-    if (C::kRole != Role::down && block == kCountAfter) pending.count();
-    multiply_next<kBlocks>(context.ring, at, acc);
-  }
-  if (block < num_blocks) multiply_next<1>(context.ring, at, acc);
-  if constexpr (C::kRole != Role::down) {
-    if (block <= kCountAfter) pending.count();
-    pending.finish(context.plan);
-  }
+  for (int block = 0; block < num_blocks; ++block) multiply_next<C>(context.ring, at, is_copied, acc);
 }
 
 // Writes the slab's columns of h in fp32.
 template <class C, int kColumns>
-__device__ inline void store_quantized(const Context<C>& context, const Unit& unit, const SlabRows<C>& slab,
-                                       const ptx::Fragment<kColumns>& acc, PendingSlab& pending) {
-  if (!slab.exists[0]) return;
+__device__ inline void write_columns(const Context<C>& context, const Unit& unit, const SlabRows<C>& slab,
+                                     const ptx::Fragment<kColumns>& acc) {
   const Problem& problem = context.problem;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int32_t width = problem.intermediate_size;
@@ -205,7 +200,18 @@ __device__ inline void store_quantized(const Context<C>& context, const Unit& un
         if (slab.exists[half]) out[8 * half] = acc[4 * j + 2 * half + i];
     }
   }
-  pending.set<C>(unit, slab.column_begin);
+}
+
+// Writes the slab's columns of h, and hands them over to be quantised.
+template <class C, int kColumns>
+__device__ inline void store_quantized(const Context<C>& context, const Unit& unit, const SlabRows<C>& slab,
+                                       const ptx::Fragment<kColumns>& acc, Handover& at) {
+  Barriers& barriers = *context.ring.barriers;
+  cta::wait_phase(&barriers.counted[at.stage], at.phase ^ 1);
+  if (slab.exists[0]) write_columns(context, unit, slab, acc);
+  __syncwarp();  // all columns are written
+  if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(&barriers.written[at.stage]);
+  at.advance();
 }
 
 }  // namespace tessera::kernels::expert_gemm_rows

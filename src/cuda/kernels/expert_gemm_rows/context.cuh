@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "cuda/cta/pipeline.cuh"
 #include "cuda/cta/smem_layout.cuh"
 #include "cuda/grouped/problem.h"
 #include "cuda/grouped/scales.cuh"
@@ -25,6 +26,7 @@ inline constexpr Policy kPolicy = default_policy();
 struct Params {
   CUtensorMap weights[kPolicy.unit_slabs];  // in boxes of 1, 2, ... slabs
   CUtensorMap shared_weights[kPolicy.unit_slabs];
+  CUtensorMap rows;                            // that the role reads, a row a box
   uint32_t units_of_pass[kPolicy.unit_slabs];  // of an expert's weights, by slabs of a unit
   Problem problem;
   LaunchOptions options;
@@ -42,43 +44,52 @@ struct Config {
   // What a kernel before this one writes is read after it has ended; else ids alone, which are there.
   static constexpr bool kReadsLate = kRole == Role::down || kQuantized;
   static constexpr int kSlabOutColumns = kGated ? kSlabRows / 2 : kSlabRows;
-  static constexpr int kTileK = cta::kSwizzleRowBytes / sizeof(Operand);  // elements of K that a stage holds
+  static constexpr int kTileK = cta::kSwizzleRowBytes / sizeof(Operand);  // elements of K in a block of a stage
+  // Blocks of K that a stage has: two share their barriers, where that gains.
+  static constexpr int kStageBlocks = kQuantized ? 1 : 2;
   static_assert(kStageRowBytes == cta::kSwizzleRowBytes);
   static_assert(!kQuantized || kTileK == kScaleGroup);
 };
 
 inline constexpr int kSlabBytes = kSlabRows * cta::kSwizzleRowBytes;  // of a stage
 inline constexpr int kConsumerWarps = kPolicy.unit_slabs;
-inline constexpr int kRowWarps = 3;
-inline constexpr int kWarps = kConsumerWarps + 1 + kRowWarps;
+inline constexpr int kRowWarps = 2;
+inline constexpr int kWarps = kConsumerWarps + 1 + kRowWarps + 1;
 inline constexpr int kThreads = 32 * kWarps;
 inline constexpr int kMaxStages = 24;
+inline constexpr int kHandovers = 4;  // units whose columns of h wait to be counted
+// Rows of a unit that TMA copies, a row a box; more are copied faster by the threads of the row warps.
+inline constexpr int kBoxRows = 2;
 
 // Scales of a stage's slabs: two each, of its first 8 weight rows and of its last.
 inline constexpr int kWeightScales = 2 * kPolicy.unit_slabs;
 
 struct Barriers {
-  uint64_t full[kMaxStages];   // bytes of TMA + arrivals of the row threads, and of the lanes that copy scales
-  uint64_t empty[kMaxStages];  // every consumer warp
+  uint64_t full[kMaxStages];     // bytes of TMA + arrivals of the row threads, and of the lanes that copy scales
+  uint64_t empty[kMaxStages];    // every consumer warp
+  uint64_t written[kHandovers];  // e4m3: every consumer warp, its columns of a unit's h
+  uint64_t counted[kHandovers];  // by the warp that quantises
 };
 
 inline constexpr int kArrayBytes = kPolicy.shared_bytes - static_cast<int>(sizeof(Barriers));  // of ring and plan
 inline constexpr int kRingAlignment = cta::kSwizzleAtomBytes;
 
-// Stages as large as this run's units need, as many as fit: a box of weights, then the rows. Behind all of them each
-// stage's scales, where there are any: kWeightScales, then the rows'.
+// Stages as large as this run's units need, as many as fit. A stage has some blocks of K, each a box of weights, then
+// the rows. Behind all of them each block's scales, where there are any: kWeightScales, then the rows'.
 struct Ring {
   uint8_t* data;
   Barriers* barriers;
   int32_t unit_slabs;
   uint32_t units_of_pass;
-  int32_t stage_bytes;
-  int32_t scale_bytes;
+  int32_t block_bytes;
+  int32_t scale_bytes;  // of a block
   int32_t num_stages;
+  int32_t all_block_bytes;  // of all stages
 
-  __device__ uint8_t* weights(int stage) const { return data + stage * stage_bytes; }
-  __device__ int32_t rows_offset(int stage) const { return stage * stage_bytes + unit_slabs * kSlabBytes; }
-  __device__ int32_t scales_offset(int stage) const { return num_stages * stage_bytes + stage * scale_bytes; }
+  // block: of the ring.
+  __device__ int32_t weights_offset(int block) const { return block * block_bytes; }
+  __device__ int32_t rows_offset(int block) const { return block * block_bytes + unit_slabs * kSlabBytes; }
+  __device__ int32_t scales_offset(int block) const { return all_block_bytes + block * scale_bytes; }
 };
 
 // By all threads: a stage each.
@@ -86,12 +97,18 @@ template <class C>
 __device__ inline void init_barriers(Barriers& barriers) {
   const int stage = static_cast<int>(threadIdx.x);
   if (stage < kMaxStages) {
-    ptx::mbarrier_init(&barriers.full[stage], 1 + kRowWarps * 32 + (C::kQuantized ? kWeightScales : 0));
+    // For the boxes of weights, for those of rows of each row warp, and for every cp.async's thread.
+    ptx::mbarrier_init(&barriers.full[stage], 1 + kRowWarps * (1 + 32) + (C::kQuantized ? kWeightScales : 0));
     ptx::mbarrier_init(&barriers.empty[stage], kConsumerWarps);
+    if (stage < kHandovers) {
+      ptx::mbarrier_init(&barriers.written[stage], kConsumerWarps);
+      ptx::mbarrier_init(&barriers.counted[stage], 1);
+    }
     ptx::fence_mbarrier_init();
   }
 }
 
+// Where a warp is in the ring.
 struct RingPosition {
   int stage = 0;
   uint32_t phase = 0;
@@ -104,6 +121,9 @@ struct RingPosition {
   }
 };
 
+// Which of the hand-overs comes next.
+using Handover = cta::RingPosition<kHandovers>;
+
 // What the CTA's threads know of the launch.
 template <class C>
 struct Context {
@@ -113,6 +133,15 @@ struct Context {
   Ring ring;
 
   __device__ UnitWalk<kPolicy.max_columns> walk() const { return {plan, ring.units_of_pass, ring.unit_slabs}; }
+  // From a step on, in one stage.
+  __device__ int stage_blocks(int step) const {
+    return C::kStageBlocks == 1 ? 1 : min(C::kStageBlocks, num_k_steps() - step);
+  }
+  // Of the rows that the role reads: which is row `row` of a unit.
+  __device__ int64_t source_row(const Unit& unit, int row) const {
+    const int32_t pair = plan.row_pair[unit.row_begin + row];
+    return C::kRole == Role::down ? pair : pair / problem.routing.num_slots;
+  }
   __device__ int num_k_steps() const { return (problem.sum_length(C::kRole) + C::kTileK - 1) / C::kTileK; }
 };
 

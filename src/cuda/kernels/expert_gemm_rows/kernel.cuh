@@ -7,12 +7,13 @@
 // quantised by whoever writes the last of a row's 128 columns, see consume_e4m3.cuh.
 //
 // Each CTA makes the plan for itself and takes an even share of the units: up to 4 slabs of 16 weight rows, times up to
-// 64 rows of an expert. K is never cut. Per unit, per K step of 128 bytes:
+// 64 rows of an expert. K is never cut. Per unit, per stage of one or two K steps of 128 bytes:
 //
 //   weight warp    waits empty[s], one thread, TMA: a box of the unit's slabs  --full[s]--+
-//   3 row warps    wait empty[s], cp.async: the rows, by index                 --full[s]--+--> consumers
+//   2 row warps    wait empty[s], the rows, by index: two by TMA, more by cp.async --full[s]--+--> consumers
 //   4 consumers    a slab each: wait full[s], ldmatrix, arrive empty[s], mma.sync; at the end bias, activation, 16-bit
 //                  pairs transposed in registers, 4-byte stores
+//   1 warp         e4m3: quantises h, where a block of its columns is complete
 //
 // GEMM 2 fills its ring with weights before GEMM 1 has ended: weights and ids depend on nothing that GEMM 1 writes.
 // A slab of a gated weight is 8 gate and 8 up rows, so that gate and up of an output meet in one thread.
@@ -52,15 +53,21 @@ __device__ inline void load_weights(const Context<C>& context) {
     const CUtensorMap* const map =
         (is_routed ? context.params.weights : context.params.shared_weights) + ring.unit_slabs - 1;
     const int32_t expert = is_routed ? unit.expert : unit.expert - problem.num_experts;
-    for (int step = 0; step < num_steps; ++step) {
+    for (int step = 0; step < num_steps; step += C::kStageBlocks) {
       uint64_t* const full = &ring.barriers->full[at.stage];
+      const int num_blocks = context.stage_blocks(step);
+      const int first_block = at.stage * C::kStageBlocks;
       cta::wait_phase(&ring.barriers->empty[at.stage], at.phase ^ 1);
       if (is_loader) {
-        const int32_t coordinates[5] = {step * C::kTileK, 0, 0, unit.slab_begin * kSlabBlocks, expert};
-        ptx::mbarrier_arrive_expect_tx(full, static_cast<uint32_t>(ring.unit_slabs * kSlabBytes));
-        ptx::tma_load_5d(ring.weights(at.stage), map, coordinates, full);
+        ptx::mbarrier_arrive_expect_tx(full, static_cast<uint32_t>(num_blocks * ring.unit_slabs * kSlabBytes));
+#pragma unroll
+        for (int i = 0; i < C::kStageBlocks; ++i) {
+          if (i >= num_blocks) break;
+          const int32_t coordinates[5] = {(step + i) * C::kTileK, 0, 0, unit.slab_begin * kSlabBlocks, expert};
+          ptx::tma_load_5d(ring.data + ring.weights_offset(first_block + i), map, coordinates, full);
+        }
       }
-      if constexpr (C::kQuantized) scales.load(at.stage);
+      if constexpr (C::kQuantized) scales.load(first_block, num_blocks, full);
       at.advance(ring);
       if (!has_waited && at.stage == 0) {
         ptx::wait_for_prerequisites();  // else it would poll for as long as the kernel before runs
@@ -71,28 +78,59 @@ __device__ inline void load_weights(const Context<C>& context) {
   }
 }
 
+// One of kRowWarps warps: rows of each block of K, and their scales.
 template <class C>
 __device__ inline void load_rows(const Context<C>& context, int warp) {
   const Ring& ring = context.ring;
   const Problem& problem = context.problem;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int num_steps = context.num_k_steps();
   const int32_t row_bytes = problem.sum_length(C::kRole) * static_cast<int>(sizeof(typename C::Operand));
   const auto* const source = static_cast<const char*>(C::kRole == Role::down ? problem.intermediate : problem.tokens);
-  grouped::RowGather<kPolicy.max_columns, kRowWarps> gather(ring.data, {source, nullptr, row_bytes}, warp);
-  RowScaleCopy<C> scales(context, warp * 32 + static_cast<int>(threadIdx.x) % 32);
+  RowScaleCopy<C> scales(context, warp * 32 + lane);
   RingPosition at;
+  // box_bytes: of a block, that TMA brings for this warp. copy(block of the ring, step, barrier).
+  const auto load_unit = [&](uint32_t box_bytes, auto&& copy) {
+    for (int step = 0; step < num_steps; step += C::kStageBlocks) {
+      uint64_t* const full = &ring.barriers->full[at.stage];
+      const int num_blocks = context.stage_blocks(step);
+      cta::wait_phase(&ring.barriers->empty[at.stage], at.phase ^ 1);
+      if (lane == 0) ptx::mbarrier_arrive_expect_tx(full, box_bytes * static_cast<uint32_t>(num_blocks));
+#pragma unroll
+      for (int i = 0; i < C::kStageBlocks; ++i) {
+        if (i >= num_blocks) break;
+        const int block = at.stage * C::kStageBlocks + i;
+        copy(block, step + i, full);
+        if constexpr (C::kQuantized) scales.load(block);
+      }
+      ptx::cp_async_arrive_noinc(full);
+      at.advance(ring);
+    }
+  };
+  const auto gather_unit = [&](const Unit& unit, auto& gather) {
+    gather.select(unit.num_rows, [&](int row) { return source + context.source_row(unit, row) * row_bytes; });
+    load_unit(0, [&](int block, int step, uint64_t*) {
+      gather.load_at(ring.rows_offset(block), row_bytes - step * cta::kSwizzleRowBytes);
+    });
+  };
+  constexpr int kFewRows = 8;  // a chunk a thread
+  grouped::RowGather<kFewRows, kRowWarps> gather_few(ring.data, {source, nullptr, row_bytes}, warp);
+  grouped::RowGather<kPolicy.max_columns, kRowWarps> gather(ring.data, {source, nullptr, row_bytes}, warp);
   auto walk = context.walk();
   for (Unit unit; walk.next(unit);) {
     if constexpr (C::kQuantized) scales.select(unit);
-    gather.select(unit.num_rows, [&](int row) {
-      const int32_t pair = context.plan.row_pair[unit.row_begin + row];
-      return source + (C::kRole == Role::down ? pair : pair / problem.routing.num_slots) * int64_t{row_bytes};
-    });
-    for (int32_t begin = 0; begin < row_bytes; begin += cta::kSwizzleRowBytes) {
-      cta::wait_phase(&ring.barriers->empty[at.stage], at.phase ^ 1);
-      gather.load_at(ring.rows_offset(at.stage), row_bytes - begin);
-      if constexpr (C::kQuantized) scales.load(at.stage);
-      ptx::cp_async_arrive_noinc(&ring.barriers->full[at.stage]);
-      at.advance(ring);
+    if (unit.num_rows <= kBoxRows) {
+      const int num_boxes = warp == 0 ? unit.num_rows : 0;
+      const auto row = static_cast<int32_t>(lane < num_boxes ? context.source_row(unit, lane) : 0);
+      load_unit(static_cast<uint32_t>(num_boxes * cta::kSwizzleRowBytes), [&](int block, int step, uint64_t* full) {
+        if (lane >= num_boxes) return;
+        ptx::tma_load_2d(ring.data + ring.rows_offset(block) + lane * cta::kSwizzleRowBytes, &context.params.rows,
+                         step * C::kTileK, row, full);
+      });
+    } else if (unit.num_rows <= kFewRows) {
+      gather_unit(unit, gather_few);
+    } else {
+      gather_unit(unit, gather);
     }
   }
 }
@@ -137,12 +175,13 @@ __device__ inline Context<C> prepare(const Params& params, uint8_t* shared) {
   ring.unit_slabs = select_unit_slabs<C>(params, plan.num_passes);
   ring.units_of_pass = params.units_of_pass[ring.unit_slabs - 1];
   const int32_t columns = plan.most_rows <= 8 ? 8 : plan.most_rows <= 16 ? 16 : plan.most_rows <= 32 ? 32 : 64;
-  ring.stage_bytes = ring.unit_slabs * kSlabBytes + columns * cta::kSwizzleRowBytes;
+  ring.block_bytes = ring.unit_slabs * kSlabBytes + columns * cta::kSwizzleRowBytes;
   // WGMMA multiplies as many slabs as a unit may have: of the last stage it reads on behind the ring.
   const int32_t read_past = C::kQuantized ? (kPolicy.unit_slabs - ring.unit_slabs) * kSlabBytes : 0;
   ring.scale_bytes = C::kQuantized ? (kWeightScales + columns) * static_cast<int32_t>(sizeof(float)) : 0;
-  ring.num_stages =
-      min(kMaxStages, (static_cast<int32_t>(ring_end - shared) - read_past) / (ring.stage_bytes + ring.scale_bytes));
+  ring.num_stages = min(kMaxStages, (static_cast<int32_t>(ring_end - shared) - read_past) /
+                                        (C::kStageBlocks * (ring.block_bytes + ring.scale_bytes)));
+  ring.all_block_bytes = ring.num_stages * C::kStageBlocks * ring.block_bytes;
   return context;
 }
 
@@ -167,7 +206,9 @@ __global__ void __launch_bounds__(kThreads, kPolicy.ctas_per_sm)
   } else {
     if constexpr (C::kReadsLate) ptx::wait_for_prerequisites();
     cta::mark<C::kMarked>(params.options.marks, &cuda::KernelMarks::work);
-    if (warp > kConsumerWarps) {
+    if (warp == kWarps - 1) {
+      if constexpr (C::kQuantized && C::kRole != Role::down) quantize_finished(context);
+    } else if (warp > kConsumerWarps) {
       load_rows(context, warp - kConsumerWarps - 1);
     } else {
       compute(context);

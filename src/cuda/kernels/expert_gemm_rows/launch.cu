@@ -60,6 +60,7 @@ void launch(const Problem& problem, Role role, const LaunchOptions& options, cud
     params.weights[slabs - 1] = grouped::slab_map(problem, role, slabs);
     params.shared_weights[slabs - 1] = grouped::shared_slab_map(problem, role, slabs);
   }
+  params.rows = grouped::a_map(problem, role, 1);
   with_instance(problem, role, options.marks != nullptr, [&](auto constant, auto tuning) {
     constexpr auto* kernel = &expert_gemm_rows_kernel<constant, decltype(tuning)>;
     cuda::allow_shared_memory<kernel>(kPolicy.shared_bytes);

@@ -29,13 +29,15 @@ class WeightScaleCopy {
     next_ = grouped::weight_scales<C::kRole>(problem, unit.expert, column / kScaleGroup, half);
   }
 
-  // Of the next step; also arrives at the stage's barrier.
-  __device__ void load(int stage) {
+  // Of the next blocks of K, and arrives at their stage's barrier.
+  __device__ void load(int first_block, int num_blocks, uint64_t* full) {
     if (lane_ >= kWeightScales) return;
     const Ring& ring = context_.ring;
-    const uint32_t scales = cta::smem_address(ring.data) + ring.scales_offset(stage);
-    ptx::cp_async_4(scales + lane_ * static_cast<int>(sizeof(float)), next_++);
-    ptx::cp_async_arrive_noinc(&ring.barriers->full[stage]);
+    const uint32_t data = cta::smem_address(ring.data) + lane_ * static_cast<int>(sizeof(float));
+#pragma unroll
+    for (int i = 0; i < C::kStageBlocks; ++i)
+      if (i < num_blocks) ptx::cp_async_4(data + ring.scales_offset(first_block + i), next_++);
+    ptx::cp_async_arrive_noinc(full);
   }
 
  private:
@@ -62,9 +64,9 @@ class RowScaleCopy {
                                    : problem.token_scales + pair / problem.routing.num_slots;
   }
 
-  __device__ void load(int stage) {
+  __device__ void load(int block) {
     if (!has_row_) return;
-    const uint32_t scales = cta::smem_address(context_.ring.data) + context_.ring.scales_offset(stage);
+    const uint32_t scales = cta::smem_address(context_.ring.data) + context_.ring.scales_offset(block);
     ptx::cp_async_4(scales + (kWeightScales + thread_) * static_cast<int>(sizeof(float)), next_);
     next_ += context_.problem.scale_stride;
   }
