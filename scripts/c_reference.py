@@ -8,7 +8,7 @@ import re
 import sys
 
 INCLUDE = pathlib.Path(__file__).resolve().parent.parent / "include" / "tessera"
-HEADERS = ("tessera.h", "tessera_moe.h", "tessera_quantize.h", "tessera_classifier.h")
+HEADERS = ("tessera.h", "tessera_moe.h", "tessera_quantize.h", "tessera_router.h", "tessera_classifier.h")
 HEAD = """# C interface
 
 Made by `scripts/c_reference.py` from the headers; the tests compare the two. Include `tessera/tessera.h`, link `libtessera`

@@ -33,13 +33,16 @@ typedef enum tessera_weight_format {
   TESSERA_DENSE = 0, /* elements of the layer's dtype, no scales */
   /* e4m3 elements (no infinity, one NaN), float scales, B = C = 128; hidden and intermediate sizes multiples of 16. x
    * and the intermediate are quantised by tessera_quantize_rows's recipe */
-  TESSERA_FP8_BLOCK = 1
+  TESSERA_FP8_BLOCK = 1,
+  /* The same elements, B = 1 and C the whole row: scales are [E, 2I] in the order of the rows, [E, H]. x has one scale a
+   * token; it and the intermediate may have static ones */
+  TESSERA_FP8_CHANNEL = 2
 } tessera_weight_format;
 
 /* What a layer can be, whatever its device and type. */
 typedef struct tessera_moe_limit_values {
   size_t struct_bytes;    /* a library older than this header knows the first so many bytes only */
-  int32_t width_multiple; /* hidden and intermediate sizes are multiples of it; FP8_BLOCK: of 16 */
+  int32_t width_multiple; /* hidden and intermediate sizes are multiples of it; FP8: of 16 */
   int32_t max_experts;    /* experts that one layer's weights hold */
   int32_t max_top_k;      /* slots a token */
   int32_t alignment;      /* in bytes: of weights, x, out, workspaces and router logits */
@@ -67,6 +70,10 @@ typedef struct tessera_moe_config {
   int32_t num_threads;              /* CPU: 0..max_threads, 0: every processor of this process; CUDA: 0 */
   int32_t weight_format;            /* tessera_weight_format, default DENSE */
   int32_t gate_scale_offset, up_scale_offset, down_scale_offset; /* 0..127, see tessera_convert_scales; CUDA: 0 */
+  /* FP8_CHANNEL: entries of gate_up_input_scale and of down_input_scale. 0: scales are made of the rows; 1; or one an
+   * expert, E, and one more for a shared expert */
+  int32_t num_gate_up_input_scales, num_down_input_scales;
+  int32_t round_like_engines; /* default 0; FP8: what enters and leaves the activation is rounded to dtype, too */
 } tessera_moe_config;
 
 /* Row-major memory of the configuration's device, aligned to `alignment` bytes. Used as it lies, never copied: it must
@@ -85,6 +92,8 @@ typedef struct tessera_moe_weights {
   const void* down_scale;           /* [E, ceil(H/B), ceil(I/C)] */
   const void* shared_gate_up_scale; /* [2, ceil(I_s/B), ceil(H/C)] or [ceil(I_s/B), ceil(H/C)] */
   const void* shared_down_scale;    /* [ceil(H/B), ceil(I_s/C)] */
+  const float* gate_up_input_scale; /* [num_gate_up_input_scales]: static scales of x; else NULL */
+  const float* down_input_scale;    /* [num_down_input_scales], of the intermediate */
 } tessera_moe_weights;
 
 typedef struct tessera_moe_inputs {
@@ -97,7 +106,7 @@ typedef struct tessera_moe_inputs {
   void* out;                  /* [T, H], every element is written */
   const float* shared_weight; /* [T]; NULL: 1 */
   int32_t topk_weights_dtype; /* tessera_dtype, default F32 */
-  const float* x_scale;       /* FP8_BLOCK: [T, ceil(H / 128)] of an x that is quantised; NULL: it is not */
+  const float* x_scale;       /* FP8_BLOCK: [T, ceil(H / 128)], FP8_CHANNEL: [T], of an x that is quantised; or NULL */
 } tessera_moe_inputs;
 
 typedef struct tessera_moe tessera_moe;
@@ -138,43 +147,11 @@ TESSERA_API tessera_status tessera_moe_prepare_weights(const tessera_moe_config*
                                                        const void* down, void* prepared_gate_up, void* prepared_down,
                                                        void* stream);
 
-typedef enum tessera_router_kind {
-  TESSERA_SOFTMAX_TOPK = 0,
-  TESSERA_TOPK_SOFTMAX = 1,
-  TESSERA_SOFTMAX_TOPK_RENORMALIZE = 2,
-  TESSERA_SIGMOID_GROUPED = 3,
-  TESSERA_SIGMOID_RENORMALIZE = 4
-} tessera_router_kind;
-
-/* From a router's logits to the experts of each token, as tessera/moe/router.h defines. */
-typedef struct tessera_router_config {
-  size_t struct_bytes;
-  int32_t kind;        /* tessera_router_kind, default TOPK_SOFTMAX */
-  int32_t num_experts; /* E */
-  int32_t top_k;       /* k */
-  int32_t num_groups;  /* SIGMOID_GROUPED only, else 1 (the default), as is the next */
-  int32_t topk_groups;
-  float scale;          /* default 1 */
-  int32_t logits_dtype; /* tessera_dtype, default F32 */
-  int32_t device;       /* default TESSERA_CPU */
-} tessera_router_config;
-
-TESSERA_API void tessera_router_config_init_sized(tessera_router_config* config, size_t struct_bytes);
-TESSERA_INLINE void tessera_router_config_init(tessera_router_config* config) {
-  tessera_router_config_init_sized(config, sizeof(*config));
-}
-
-/* logits [T, E], bias [E] or NULL, topk_ids [T, k] int32, topk_weights [T, k] float; num_nan_rows NULL or [1], to which
- * the number of rows of NaN alone is added. All memory of `device`, what is written apart from all else; enqueued on
- * `stream` there. */
-TESSERA_API tessera_status tessera_route(const tessera_router_config* config, int32_t num_tokens, const void* logits,
-                                         const float* bias, int32_t* topk_ids, float* topk_weights,
-                                         int32_t* num_nan_rows, void* stream);
-
 #ifdef __cplusplus
 }
 #endif
 
 #include "tessera/tessera_quantize.h" /* IWYU pragma: export */
+#include "tessera/tessera_router.h" /* IWYU pragma: export */
 
 #endif

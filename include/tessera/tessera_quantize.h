@@ -1,5 +1,5 @@
-/* Numbers to 8 bits, e4m3, with scales, as layers of weight format TESSERA_FP8_BLOCK have them. Include
- * tessera/tessera.h. What is computed, bit for bit: tessera/core/e4m3.h.
+/* Numbers to 8 bits, e4m3, with scales, as layers of weight formats TESSERA_FP8_BLOCK and _CHANNEL have them.
+ * Include tessera/tessera.h. What is computed, bit for bit: tessera/core/e4m3.h.
  */
 #ifndef TESSERA_TESSERA_QUANTIZE_H_
 #define TESSERA_TESSERA_QUANTIZE_H_
@@ -11,7 +11,7 @@ extern "C" {
 #endif
 
 /* Refuses scales that no weight can have, not finite or negative, before a layer uses them: TESSERA_INVALID_ARGUMENT
- * names tensor, expert and block. 0 is accepted. The scales are read on the host: of weights on a GPU, before they go
+ * names tensor, expert and block or row. 0 is accepted, but of static scales of rows. The scales are read on the host: of weights on a GPU, before they go
  * there. Of `config` sizes, gated and weight_format are read. */
 TESSERA_API tessera_status tessera_moe_check_scales(const tessera_moe_config* config,
                                                     const tessera_moe_weights* weights);
@@ -22,6 +22,11 @@ TESSERA_API tessera_status tessera_moe_check_scales(const tessera_moe_config* co
  * scale and all codes under it NaN. Host memory. */
 TESSERA_API tessera_status tessera_quantize_rows(const void* values, int32_t dtype, int64_t rows, int64_t columns,
                                                  void* codes, float* scales);
+
+/* The same with one scale for all columns of a row, scales [rows]: what a layer of FP8_CHANNEL does to x, and what makes
+ * its weights. */
+TESSERA_API tessera_status tessera_quantize_whole_rows(const void* values, int32_t dtype, int64_t rows, int64_t columns,
+                                                       void* codes, float* scales);
 
 /* A weight [num_matrices, rows, columns] of a tessera_dtype -> codes of the same shape, e4m3, and a scale each 128 x
  * 128 by the same recipe: [num_matrices, ceil(rows / 128), ceil(columns / 128)], or, with `gate_and_up` rows in
@@ -53,6 +58,19 @@ typedef enum tessera_scale_grid {
 TESSERA_API tessera_status tessera_convert_scales(const void* stored, int32_t scale_type, int32_t grid,
                                                   int64_t num_matrices, int64_t rows, int64_t columns,
                                                   int32_t gate_and_up, int32_t up_offset, float* scales);
+
+/* What a tensor of scales without blocks belongs to. */
+typedef enum tessera_channel_grid {
+  TESSERA_SCALES_OF_ROWS = 0,    /* [E, rows], in the order of the rows */
+  TESSERA_SCALES_OF_HALVES = 1,  /* [E, 2]: all gate rows, all up rows, whatever their order */
+  TESSERA_SCALES_OF_MATRICES = 2 /* [E]: a weight */
+} tessera_channel_grid;
+
+/* The same for a layer of FP8_CHANNEL: [num_matrices, rows], one each row in their order. `gate_up_order` counts for
+ * HALVES alone, which only `gate_and_up` rows have. Host memory. */
+TESSERA_API tessera_status tessera_convert_channel_scales(const void* stored, int32_t scale_type, int32_t channel_grid,
+                                                          int64_t num_matrices, int64_t rows, int32_t gate_and_up,
+                                                          int32_t gate_up_order, float* scales);
 
 #ifdef __cplusplus
 }

@@ -16,8 +16,8 @@ import numpy
 
 Activation = Literal["identity", "silu", "gelu_tanh", "gelu_erf", "relu", "relu_squared", "clamped_swiglu"]
 GateUpOrder = Literal["gate_first", "interleaved", "up_first"]
-WeightFormat = Literal["dense", "fp8-block"]
-ScaleGrid = Literal["per_projection", "concatenated", "interleaved"]
+WeightFormat = Literal["dense", "fp8-block", "fp8-channel"]
+ScaleGrid = Literal["per_projection", "concatenated", "interleaved", "rows", "halves", "matrices"]
 RouterKind = Literal[
     "softmax_topk", "topk_softmax", "softmax_topk_renormalize", "sigmoid_grouped", "sigmoid_renormalize"
 ]
@@ -47,6 +47,9 @@ def moe(
     gate_up_scale: Array | None = None,
     down_scale: Array | None = None,
     scale_offsets: tuple[int, int, int] = (0, 0, 0),
+    gate_up_input_scale: Array | None = None,
+    down_input_scale: Array | None = None,
+    round_like_engines: bool = False,
     x_scale: Array | None = None,
     dtype: Literal["float32", "float16", "bfloat16"] | None = None,
     first_expert: int = 0,
@@ -70,8 +73,14 @@ def moe(
     in a shard or under a concatenated grid (``convert_scales``); the shapes of the scales then are [E, 2, ceil((I +
     the larger of the first two)/128), ceil(H/128)] and [E, ceil(H/128), ceil((I + the third)/128)].
 
-    x_scale [T, ceil(H/128)] float32: x is e4m3 already and used as it is; biases and out are of ``dtype``, bfloat16 where it
-    is not given. Else ``dtype`` is x's.
+    weight_format "fp8-channel": the same elements with a float32 scale each row: gate_up_scale [E, 2I] in the order of the rows
+    (not gated [E, I]), down_scale [E, H], also with a last dimension of 1. x has one scale a token. Static scales take the
+    place of those that are made of the rows: ``gate_up_input_scale`` for x, ``down_input_scale`` for what lies between the
+    products, float32 [1] or [E], one for each expert. ``round_like_engines``, of both formats: what enters and leaves the
+    activation is also rounded to x's type, as engines do that keep both in memory.
+
+    x_scale [T, ceil(H/128)], of "fp8-channel" [T, 1], float32: x is e4m3 already and used as it is; biases and out are of
+    ``dtype``, bfloat16 where it is not given. Else ``dtype`` is x's.
 
     gate_up and down may also be views whose last two dimensions are swapped back, as ``prepare_weights`` returns.
     ``out`` and ``workspace`` (one-dimensional uint8 of at least ``workspace_bytes``) are allocated where not given, by
@@ -106,7 +115,8 @@ class MoELayer:
 
     ``dtype`` is the type of x (without x_scale), biases and out; of dense weights theirs, and not needed; else bfloat16
     where it is not given. Scales as in ``moe``, a shared expert's [2, ceil(I_s/128), ceil(H/128)] and [ceil(H/128),
-    ceil(I_s/128)], which begin with their blocks whatever the scale_offsets.
+    ceil(I_s/128)], which begin with their blocks whatever the scale_offsets; of "fp8-channel" [2 I_s] and [H]. Where experts
+    have static scales each, a shared expert's is the last of E + 1.
     """
 
     def __init__(
@@ -134,6 +144,9 @@ class MoELayer:
         shared_gate_up_scale: Array | None = None,
         shared_down_scale: Array | None = None,
         scale_offsets: tuple[int, int, int] = (0, 0, 0),
+        gate_up_input_scale: Array | None = None,
+        down_input_scale: Array | None = None,
+        round_like_engines: bool = False,
         dtype: Literal["float32", "float16", "bfloat16"] | None = None,
         num_threads: int = 0,
     ) -> None: ...
@@ -170,6 +183,7 @@ def convert_scales(
     gate_and_up: bool = False,
     grid: ScaleGrid = "per_projection",
     up_offset: int = 0,
+    gate_up_order: GateUpOrder = "gate_first",
 ) -> Array:
     """The scales that a checkpoint holds for a weight of this shape ([E, rows, columns] or [rows, columns]), as ``moe`` takes
     them, float32: [E, ceil(rows/128), ceil(columns/128)], or with gate_and_up rows (2I) [E, 2, ceil((I + up_offset)/128),
@@ -180,13 +194,17 @@ def convert_scales(
     Where I is no multiple of 128, up's rows of the last begin inside a block: with up_offset = I % 128, which then goes
     to ``moe`` or ``MoELayer`` as scale_offsets=(0, I % 128, 0), every scale stays what it is. Without it ValueError, but
     where scales that a block has to share are equal. ValueError names expert and block of a scale that is negative,
-    infinite or NaN; 0 is accepted."""
+    infinite or NaN; 0 is accepted.
 
-def quantize_rows(x: Array) -> tuple[Array, Array]:
-    """(codes, scales) of x [rows, columns]: what a layer of "fp8-block" does to its tokens. codes [rows, columns] are e4m3
-    (NumPy: uint8 bit patterns, PyTorch: float8_e4m3fn), scales [rows, ceil(columns / 128)] float32. In float32, each step
-    rounded to nearest even: scale = max(amax, 1e-10) * (1/448), code = e4m3(value * (1/scale)). A NaN makes its scale
-    and all codes under it NaN. Arrays on the CPU."""
+    For "fp8-channel" the result is [E, rows], from a grid "rows" [E, rows], "halves" [E, 2] (all gate rows, all up rows, which
+    lie in this ``gate_up_order``) or "matrices" [E], each also with last dimensions of 1."""
+
+def quantize_rows(x: Array, *, whole_rows: bool = False) -> tuple[Array, Array]:
+    """(codes, scales) of x [rows, columns] or [E, rows, columns]: what a layer of "fp8-block" does to its tokens, with
+    ``whole_rows`` one of "fp8-channel", whose weights are made so, too. codes, of x's shape, are e4m3 (NumPy: uint8 bit
+    patterns, PyTorch: float8_e4m3fn), scales [.., ceil(columns / 128)] or [.., 1] float32. In float32, each step rounded to
+    nearest even: scale = max(amax, 1e-10) * (1/448), code = e4m3(value * (1/scale)). A NaN makes its scale and all codes
+    under it NaN. Arrays on the CPU."""
 
 def quantize_blocks(
     weight: Array, *, gate_and_up: bool = False, gate_up_order: GateUpOrder = "gate_first"

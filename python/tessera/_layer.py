@@ -15,14 +15,17 @@ def moe_limits():
 
 def moe(x, gate_up, down, topk_ids, topk_weights, *, gate_up_bias=None, down_bias=None, activation="silu", alpha=1.0,
         beta=0.0, limit=0.0, gated=True, gate_up_order="gate_first", weight_format="dense", gate_up_scale=None,
-        down_scale=None, scale_offsets=(0, 0, 0), x_scale=None, dtype=None, first_expert=0, expert_map=None, out=None,
-        workspace=None, stream=None):
+        down_scale=None, scale_offsets=(0, 0, 0), gate_up_input_scale=None, down_input_scale=None,
+        round_like_engines=False, x_scale=None, dtype=None, first_expert=0, expert_map=None, out=None, workspace=None,
+        stream=None):
     """One mixture-of-experts layer: out[t] = sum_s topk_weights[t, s] * down[e] act(gate[e] x[t]) * (up[e] x[t]).
 
     x [T, H]; gate_up [E, 2I, H]; down [E, H, I]; topk_ids, topk_weights [T, k]. __init__.pyi says all of it.
     """
-    arrays = (gate_up, down, gate_up_bias, down_bias, None, None, expert_map, gate_up_scale, down_scale, None, None)
-    options = (activation, alpha, beta, limit, gated, gate_up_order, first_expert, weight_format, scale_offsets)
+    arrays = (gate_up, down, gate_up_bias, down_bias, None, None, expert_map, gate_up_scale, down_scale, None, None,
+              gate_up_input_scale, down_input_scale)
+    options = (activation, alpha, beta, limit, gated, gate_up_order, first_expert, weight_format, scale_offsets,
+               round_like_engines)
     torch = torch_tensors(x)
     if torch is not None:
         return torch.moe(x, arrays, topk_ids, topk_weights, options, out, workspace, stream, x_scale, dtype)
@@ -36,9 +39,9 @@ class MoELayer:
                  beta=0.0, limit=0.0, gated=True, gate_up_order="gate_first", weight_format="dense", transposed=False,
                  first_expert=0, expert_map=None, shared_gate_up=None, shared_down=None, gate_up_scale=None,
                  down_scale=None, shared_gate_up_scale=None, shared_down_scale=None, scale_offsets=(0, 0, 0),
-                 dtype=None, num_threads=0):
+                 gate_up_input_scale=None, down_input_scale=None, round_like_engines=False, dtype=None, num_threads=0):
         self._options = (activation, alpha, beta, limit, gated, gate_up_order, first_expert, weight_format,
-                         scale_offsets)
+                         scale_offsets, round_like_engines)
         options = _moe.Options(*self._options)
         if dtype is not None:
             _moe.choice("dtype", dtype, tuple(_native.DTYPES))
@@ -48,7 +51,8 @@ class MoELayer:
             gate_up, down = _prepare(gate_up, down, options.gated, None, of_any_framework=True)
         # The arrays stay referenced: a native layer holds addresses.
         self._arrays = (gate_up, down, gate_up_bias, down_bias, shared_gate_up, shared_down, expert_map,
-                        gate_up_scale, down_scale, shared_gate_up_scale, shared_down_scale)
+                        gate_up_scale, down_scale, shared_gate_up_scale, shared_down_scale, gate_up_input_scale,
+                        down_input_scale)
         views = _moe.view_weights(self._arrays, inference=False)
         weights = _moe.Weights(views, options, dtype)
         self._native = _moe.NativeLayer(weights.config(options, top_k, num_threads), weights.structure())
@@ -68,7 +72,7 @@ class MoELayer:
     def __call__(self, x, topk_ids, topk_weights, *, shared_weight=None, x_scale=None, out=None, workspace=None,
                  stream=None):
         """out [T, H] of x [T, H], topk_ids [T, k], topk_weights [T, k]; shared_weight [T] float32, without it 1; with
-        x_scale [T, ceil(H / 128)] x is e4m3."""
+        x_scale [T, ceil(H / 128)], of "fp8-channel" [T, 1], x is e4m3."""
         if self._torch is not None:
             done = self._torch.call(self, x, topk_ids, topk_weights, shared_weight, out, workspace, stream, x_scale)
             if done is not None:
@@ -118,15 +122,16 @@ def _prepare(gate_up, down, gated, stream, of_any_framework):
     return made[0][0], made[1][0]
 
 
-def convert_scales(scale, shape, *, gate_and_up=False, grid="per_projection", up_offset=0):
+def convert_scales(scale, shape, *, gate_and_up=False, grid="per_projection", up_offset=0, gate_up_order="gate_first"):
     """Scales that a checkpoint holds for a weight of this shape, as `moe` takes them. __init__.pyi says all of it."""
     _require_bool("gate_and_up", gate_and_up)
-    return _moe.convert_scales(scale, shape, bool(gate_and_up), grid, up_offset)
+    return _moe.convert_scales(scale, shape, bool(gate_and_up), grid, up_offset, gate_up_order)
 
 
-def quantize_rows(x):
-    """(codes [rows, columns], scales [rows, ceil(columns / 128)] float32) of x [rows, columns] on the CPU."""
-    return _moe.quantize("x", x, is_weight=False)
+def quantize_rows(x, *, whole_rows=False):
+    """(codes [.., columns], scales [.., ceil(columns / 128)] or with whole_rows [.., 1], float32) of x on the CPU."""
+    _require_bool("whole_rows", whole_rows)
+    return _moe.quantize("x", x, is_weight=False, whole_rows=bool(whole_rows))
 
 
 def quantize_blocks(weight, *, gate_and_up=False, gate_up_order="gate_first"):

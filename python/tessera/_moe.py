@@ -58,18 +58,23 @@ class Options:
     """The options that tessera.moe and MoELayer share, read once."""
 
     def __init__(self, activation, alpha, beta, limit, gated, gate_up_order, first_expert, weight_format,
-                 scale_offsets=(0, 0, 0)):
+                 scale_offsets=(0, 0, 0), round_like_engines=False):
         if not isinstance(gated, (bool, numpy.bool_)):
             raise TypeError(wrong("gated", type(gated).__name__, "a bool"))
+        if not isinstance(round_like_engines, (bool, numpy.bool_)):
+            raise TypeError(wrong("round_like_engines", type(round_like_engines).__name__, "a bool"))
+        if round_like_engines and weight_format == "dense":
+            raise ValueError(wrong("round_like_engines", True, "False: beside dense weights nothing is quantized"))
         self.gated = bool(gated)
         self.weight_format = weight_format
-        self.scale_offsets = _read_offsets(scale_offsets, weight_format != "dense", self.gated)
+        self.scale_offsets = _read_offsets(scale_offsets, weight_format, self.gated)
         self.members = {"activation": choice("activation", activation, _native.ACTIVATIONS),
                         "alpha": real("alpha", alpha), "beta": real("beta", beta), "limit": real("limit", limit),
                         "gated": int(self.gated),
                         "gate_up_order": choice("gate_up_order", gate_up_order, _native.GATE_UP_ORDERS),
                         "first_expert": integer("first_expert", first_expert, 0, _MAX_TOKENS),
                         "weight_format": choice("weight_format", weight_format, _native.WEIGHT_FORMATS),
+                        "round_like_engines": int(round_like_engines),
                         **dict(zip(("gate_scale_offset", "up_scale_offset", "down_scale_offset"), self.scale_offsets))}
         if activation != "clamped_swiglu":  # a limit that does nothing would be a wrong result without a word
             for name, unused in (("alpha", 1.0), ("beta", 0.0), ("limit", 0.0)):
@@ -78,19 +83,21 @@ class Options:
                                            f"{unused}: it is clamped_swiglu's"))
 
 
-def _read_offsets(offsets, has_scales, gated):
+def _read_offsets(offsets, weight_format, gated):
     if not isinstance(offsets, (tuple, list)) or len(offsets) != 3:
         raise TypeError(wrong("scale_offsets", repr(offsets), "three ints: of gate rows, up rows, columns of down"))
     gate, up, down = (integer("scale_offsets", offset, 0, _BLOCK - 1) for offset in offsets)
-    if not has_scales and (gate or up or down):
-        raise ValueError(wrong("scale_offsets", offsets, "(0, 0, 0): dense weights have no scales"))
+    if weight_format != "fp8-block" and (gate or up or down):
+        why = "have no scales" if weight_format == "dense" else "have no blocks of scales"
+        raise ValueError(wrong("scale_offsets", offsets, f"(0, 0, 0): {weight_format} weights {why}"))
     if not gated and up:
         raise ValueError(wrong("scale_offsets", offsets, "0 of up: without a gate, gate's is that of gate_up"))
     return gate, up, down
 
 
 ARRAY_NAMES = ("gate_up", "down", "gate_up_bias", "down_bias", "shared_gate_up", "shared_down", "expert_map",
-               "gate_up_scale", "down_scale", "shared_gate_up_scale", "shared_down_scale")
+               "gate_up_scale", "down_scale", "shared_gate_up_scale", "shared_down_scale", "gate_up_input_scale",
+               "down_input_scale")
 
 
 def view_weights(arrays, address=None, inference=True):
@@ -130,7 +137,11 @@ class Weights:
         self._require_matrix("gate_up_bias", (self.num_experts, rows), "[E, rows of gate_up]")
         self._require_matrix("down_bias", (self.num_experts, self.hidden_size), "[E, H]")
         self.shared_intermediate_size = self._read_shared(gated)
-        self._require_scales(2 if gated else 1, *options.scale_offsets)
+        if self.weight_format == "fp8-channel":
+            self._require_channel_scales(2 if gated else 1)
+        else:
+            self._require_block_scales(2 if gated else 1, *options.scale_offsets)
+        self._require_input_scales()
         if self.expert_map is not None:
             require_type("expert_map", self.expert_map, ("int32",))
             require_shape("expert_map", self.expert_map, (None,), "[number of global ids]")
@@ -156,7 +167,7 @@ class Weights:
             if width <= 0 or width % multiple:
                 raise ValueError(wrong(f"gate_up: {name}", width, f"a positive multiple of {multiple}"))
 
-    def _require_scales(self, parts, gate_offset, up_offset, down_offset):
+    def _require_block_scales(self, parts, gate_offset, up_offset, down_offset):
         """Of formats that have them, each a float32 a block, gate's before up's; else none."""
         hidden, rows, columns, shared = map(num_blocks, (
             self.hidden_size, self.intermediate_size + max(gate_offset, up_offset), self.intermediate_size + down_offset,
@@ -166,6 +177,38 @@ class Weights:
                   "down_scale": ((self.num_experts, hidden, columns), "a block each 128 x 128"),
                   "shared_gate_up_scale": ((*halves, shared, hidden), "of gate and up, a block each 128 x 128"),
                   "shared_down_scale": ((hidden, shared), "a block each 128 x 128")}
+        self._require_scales(shapes)
+
+    def _require_channel_scales(self, parts):
+        """A float32 each row of a weight, with a last dimension of 1 or without."""
+        shared = self.shared_intermediate_size
+        shapes = {"gate_up_scale": ((self.num_experts, parts * self.intermediate_size), "[E, 2I], one each row of gate_up"),
+                  "down_scale": ((self.num_experts, self.hidden_size), "[E, H], one each row of down"),
+                  "shared_gate_up_scale": ((parts * shared,), "[2 I_s], one each row of shared_gate_up"),
+                  "shared_down_scale": ((self.hidden_size,), "[H], one each row of shared_down")}
+        for name, (shape, words) in shapes.items():
+            given = getattr(self, name)
+            if given is not None and given.shape == (*shape, 1):
+                shapes[name] = (given.shape, words)
+        self._require_scales(shapes)
+
+    def _require_input_scales(self):
+        """Static scales of x and of the intermediate, each one or one an expert."""
+        for name in ("gate_up_input_scale", "down_input_scale"):
+            given = getattr(self, name)
+            if given is None:
+                continue
+            if self.weight_format != "fp8-channel":
+                raise ValueError(wrong(name, "an array", f"None: beside {self.weight_format} weights there are none"))
+            own = self.num_experts + bool(self.shared_intermediate_size)
+            words = "one for all experts" if given.shape == (1,) else "one for each expert" + (
+                ", the shared one's last" if own > self.num_experts else "; or [1]")
+            self._match(name, given, ("float32",))
+            require_shape(name, given, (1,) if given.shape == (1,) else (own,), words)
+            require_memory(name, given, given.itemsize)
+
+    def _require_scales(self, shapes):
+        shared = self.shared_intermediate_size
         for name, (shape, words) in shapes.items():
             given = getattr(self, name)
             wanted = self.weight_format != "dense" and (shared or not name.startswith("shared_"))
@@ -209,7 +252,13 @@ class Weights:
                            dtype=DTYPES[self.dtype], device=self.gate_up.device,
                            num_mapped_experts=0 if self.expert_map is None else self.expert_map.shape[0],
                            shared_intermediate_size=self.shared_intermediate_size,
+                           num_gate_up_input_scales=_count(self.gate_up_input_scale),
+                           num_down_input_scales=_count(self.down_input_scale),
                            num_threads=num_threads, **options.members)
+
+
+def _count(given):
+    return 0 if given is None else given.shape[0]
 
 
 def _half(name, rows, gated):
@@ -239,7 +288,9 @@ class NativeLayer:
         self.hidden_size, self.top_k, self.device = config.hidden_size, config.top_k, config.device
         self.dtype = next(name for name, number in DTYPES.items() if number == config.dtype)
         self.has_shared_expert = config.shared_intermediate_size > 0
-        self.quantizes_tokens = _native.WEIGHT_FORMATS[config.weight_format] != "dense"
+        weight_format = _native.WEIGHT_FORMATS[config.weight_format]
+        self.quantizes_tokens = weight_format != "dense"
+        self.token_groups = 1 if weight_format == "fp8-channel" else num_blocks(config.hidden_size)  # scales of a token
         self.torch_dtype = self.torch_device = None  # tessera._torch's words for dtype and device, noted at first use
         self.known_workspace_bytes = {}
         # On the CPU a call of more may last long enough for somebody to press Ctrl-C.
@@ -329,14 +380,16 @@ def read_x(x, stream, name="x"):
 def run(layer, x, x_view, topk_ids, topk_weights, shared_weight, out, workspace, address, x_scale=None):
     """One call with every argument checked, on the stream at `address`."""
     num_tokens = _require_x(layer, x_view, x_scale is not None)
-    scale = _read_x_scale(layer, x_scale, num_tokens, address)
+    scale = _read_beside_x("x_scale", x_scale, layer.quantizes_tokens and "[T, scales of a token]",
+                           "with dense weights x is not quantized", (num_tokens, layer.token_groups), layer, address)
     ids = view("topk_ids", topk_ids, address)
     require_type("topk_ids", ids, _ID_TYPES)
     _require_argument("topk_ids", ids, (num_tokens, layer.top_k), "[T, k]", layer)
     slots = view("topk_weights", topk_weights, address)
     require_type("topk_weights", slots, tuple(dict.fromkeys(("float32", layer.dtype))))
     _require_argument("topk_weights", slots, (num_tokens, layer.top_k), "[T, k]", layer)
-    shared = _read_shared_weight(layer, shared_weight, num_tokens, address)
+    shared = _read_beside_x("shared_weight", shared_weight, layer.has_shared_expert and "[T]",
+                            "the layer has no shared expert", (num_tokens,), layer, address)
     needed = layer.workspace_bytes(num_tokens)
     result, scratch = _make_results(x, num_tokens, layer, out, workspace, needed, address)
     target = view("out", result, address)
@@ -362,32 +415,22 @@ def _require_x(layer, x, is_quantized):
     return integer("x: number of tokens", x.shape[0], 0, _MAX_TOKENS)
 
 
-def _read_x_scale(layer, x_scale, num_tokens, address):
-    if x_scale is None:
+def _read_beside_x(name, given, words, why_not, shape, layer, address):
+    """The View of float32 numbers that a call has for its tokens. `words`: what they are, of a layer that has them."""
+    if given is None:
         return None
-    if not layer.quantizes_tokens:
-        raise ValueError(wrong("x_scale", "an array", "None: with dense weights x is not quantized"))
-    scale = view("x_scale", x_scale, address)
-    require_type("x_scale", scale, ("float32",))
-    _require_argument("x_scale", scale, (num_tokens, num_blocks(layer.hidden_size)), "[T, ceil(H / 128)]", layer)
-    return scale
+    if not words:
+        raise ValueError(wrong(name, "an array", f"None: {why_not}"))
+    numbers = view(name, given, address)
+    require_type(name, numbers, ("float32",))
+    _require_argument(name, numbers, shape, words, layer)
+    return numbers
 
 
 def _require_argument(name, given, shape, words, layer, alignment=None, writable=False):
     require_shape(name, given, shape, words)
     require_device(name, given, layer.device, "x and the weights are")
     require_memory(name, given, alignment or given.itemsize, writable)
-
-
-def _read_shared_weight(layer, shared_weight, num_tokens, address):
-    if shared_weight is None:
-        return None
-    if not layer.has_shared_expert:
-        raise ValueError(wrong("shared_weight", "an array", "None: the layer has no shared expert"))
-    shared = view("shared_weight", shared_weight, address)
-    require_type("shared_weight", shared, ("float32",))
-    _require_argument("shared_weight", shared, (num_tokens,), "[T]", layer)
-    return shared
 
 
 def _make_results(x, num_tokens, layer, out, workspace, needed, address):
@@ -479,7 +522,7 @@ def prepare(gate_up, down, gated, stream, allocate):
     return made
 
 
-def quantize(name, array, is_weight, gate_and_up=False, gate_up_order="gate_first"):
+def quantize(name, array, is_weight, gate_and_up=False, gate_up_order="gate_first", whole_rows=False):
     """(codes, scales) of rows, or of a weight's blocks, made by the array's framework."""
     torch = torch_tensors(array)
     if torch is None and not isinstance(array, numpy.ndarray):
@@ -493,11 +536,12 @@ def quantize(name, array, is_weight, gate_and_up=False, gate_up_order="gate_firs
             raise ValueError(wrong(name, f"shape {list(given.shape)}", "[E, rows, columns] or [rows, columns]"))
         parts = 2 if gate_and_up else 1
         rows = _half(name, given.shape[-2], gate_and_up)
-        scale_rows = (*given.shape[:-2], *((parts,) if gate_and_up else ()), -(-rows // _BLOCK))
+        scale_rows = (*given.shape[:-2], *((parts,) if gate_and_up else ()), num_blocks(rows))
     else:
-        require_shape(name, given, (None, None), "[rows, columns]")
-        scale_rows = given.shape[:1]
-    scale_shape = (*scale_rows, -(-given.shape[-1] // _BLOCK))
+        if len(given.shape) != 3:
+            require_shape(name, given, (None, None), "[rows, columns] or [E, rows, columns]")
+        scale_rows = given.shape[:-1]
+    scale_shape = (*scale_rows, 1 if whole_rows else num_blocks(given.shape[-1]))
     if torch is not None:
         codes, scales = torch.allocate(CPU, 0, (given.shape, "float8_e4m3fn"), (scale_shape, "float32"))
     else:
@@ -509,11 +553,13 @@ def quantize(name, array, is_weight, gate_and_up=False, gate_up_order="gate_firs
         _native.in_background(lambda: check(lib.tessera_quantize_blocks(
             given.pointer, DTYPES[given.dtype], matrices, *given.shape[-2:], int(gate_and_up), order, *results)))
     else:
-        check(lib.tessera_quantize_rows(given.pointer, DTYPES[given.dtype], *given.shape, *results))
+        make = lib.tessera_quantize_whole_rows if whole_rows else lib.tessera_quantize_rows
+        rows = math.prod(given.shape[:-1])
+        _native.in_background(lambda: check(make(given.pointer, DTYPES[given.dtype], rows, given.shape[-1], *results)))
     return codes, scales
 
 
-def convert_scales(scale, shape, gate_and_up, grid, up_offset):
+def convert_scales(scale, shape, gate_and_up, grid, up_offset, gate_up_order):
     """tessera.convert_scales of arguments whose names are checked."""
     torch = torch_tensors(scale)
     if torch is None and not isinstance(scale, numpy.ndarray):
@@ -521,27 +567,44 @@ def convert_scales(scale, shape, gate_and_up, grid, up_offset):
     if not isinstance(shape, (tuple, list)) or len(shape) not in (2, 3):
         raise TypeError(wrong("shape", repr(shape), "that of the weight: (E, rows, columns) or (rows, columns)"))
     *experts, rows, columns = (integer("shape", extent, 0, _MAX_TOKENS) for extent in shape)
-    number = choice("grid", grid, _native.SCALE_GRIDS)
+    number = choice("grid", grid, (*_native.SCALE_GRIDS, *_native.CHANNEL_GRIDS)) % len(_native.SCALE_GRIDS)
+    order = choice("gate_up_order", gate_up_order, _native.GATE_UP_ORDERS)
     offset = integer("up_offset", up_offset, 0, _BLOCK - 1)
     given = view("scale", scale, inference=False)
     require_type("scale", given, (*_native.SCALE_TYPES, "uint8"))
     require_device("scale", given, CPU, "only the CPU converts")
     width = _half("shape", rows, gate_and_up)
     parts = (2,) if gate_and_up else ()
+    if grid in _native.CHANNEL_GRIDS:
+        if offset:
+            raise ValueError(wrong("up_offset", offset, f"0: {grid} have no blocks"))
+        if grid == "halves" and not gate_and_up:
+            raise ValueError(wrong("grid", "halves", "rows or matrices: the weight is one projection"))
+        own = {"rows": (rows,), "halves": (2,), "matrices": ()}[grid]
+        stored = [(*experts, *own), (*experts, *own, 1), (*experts, *own, 1, 1)]
+        return _converted(torch, given, stored, f"one of each of {grid}", (*experts, rows), lambda kind, result: (
+            lib.tessera_convert_channel_scales(given.pointer, kind, number, math.prod(experts), rows, int(gate_and_up),
+                                               order, result)))
     blocks = num_blocks(rows) if grid == "concatenated" else num_blocks(width) * (2 if gate_and_up else 1)
     stored = [(*experts, blocks, num_blocks(columns))]
     if parts and grid != "concatenated":
         split = (num_blocks(width), 2) if grid == "interleaved" else (2, num_blocks(width))
         stored.append((*experts, *split, num_blocks(columns)))
+    result_shape = (*experts, *parts, num_blocks(width + offset), num_blocks(columns))
+    return _converted(torch, given, stored, f"a block each 128 x 128 of {grid} rows", result_shape, lambda kind, result: (
+        lib.tessera_convert_scales(given.pointer, kind, number, experts[0] if experts else 1, rows, columns,
+                                   int(gate_and_up), offset, result)))
+
+
+def _converted(torch, given, stored, words, result_shape, convert):
+    """What `convert(type of the scales, pointer of the result)` makes of scales of one of the shapes `stored`."""
     if given.shape not in stored:
         raise ValueError(wrong("scale", f"shape {list(given.shape)}",
-                               " or ".join(str(list(one)) for one in stored) + f", a block each 128 x 128 of {grid} rows"))
+                               " or ".join(str(list(one)) for one in stored) + f", {words}"))
     require_memory("scale", given, given.itemsize)
-    result_shape = (*experts, *parts, num_blocks(width + offset), num_blocks(columns))
     result = torch.allocate(CPU, 0, (result_shape, "float32"))[0] if torch else numpy.empty(result_shape, numpy.float32)
     kind = _native.SCALE_TYPES.index("float8_e8m0fnu" if given.dtype == "uint8" else given.dtype)
-    check(lib.tessera_convert_scales(given.pointer, kind, number, experts[0] if experts else 1, rows, columns,
-                                     int(gate_and_up), offset, view("scales", result).pointer))
+    check(convert(kind, view("scales", result).pointer))
     return result
 
 

@@ -16,9 +16,10 @@ CPU = -1
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
 ACTIVATIONS = ("identity", "silu", "gelu_tanh", "gelu_erf", "relu", "relu_squared", "clamped_swiglu")
 GATE_UP_ORDERS = ("gate_first", "interleaved", "up_first")
-WEIGHT_FORMATS = ("dense", "fp8-block")
+WEIGHT_FORMATS = ("dense", "fp8-block", "fp8-channel")
 SCALE_TYPES = ("float32", "bfloat16", "float8_e8m0fnu")
 SCALE_GRIDS = ("per_projection", "concatenated", "interleaved")
+CHANNEL_GRIDS = ("rows", "halves", "matrices")
 ROUTER_KINDS = ("softmax_topk", "topk_softmax", "softmax_topk_renormalize", "sigmoid_grouped", "sigmoid_renormalize")
 PRECISIONS = ("default", "fp32", "bf16", "fp16", "fp64")
 
@@ -47,7 +48,9 @@ class MoEConfig(_Structure):
                 ("num_mapped_experts", ctypes.c_int32), ("shared_intermediate_size", ctypes.c_int32),
                 ("device", ctypes.c_int32), ("num_threads", ctypes.c_int32),
                 ("weight_format", ctypes.c_int32), ("gate_scale_offset", ctypes.c_int32),
-                ("up_scale_offset", ctypes.c_int32), ("down_scale_offset", ctypes.c_int32)]
+                ("up_scale_offset", ctypes.c_int32), ("down_scale_offset", ctypes.c_int32),
+                ("num_gate_up_input_scales", ctypes.c_int32), ("num_down_input_scales", ctypes.c_int32),
+                ("round_like_engines", ctypes.c_int32)]
 
 
 class MoEWeights(_Structure):
@@ -56,7 +59,8 @@ class MoEWeights(_Structure):
                 ("shared_gate_up", ctypes.c_void_p), ("shared_down", ctypes.c_void_p),
                 ("expert_map", ctypes.c_void_p), ("gate_up_scale", ctypes.c_void_p),
                 ("down_scale", ctypes.c_void_p), ("shared_gate_up_scale", ctypes.c_void_p),
-                ("shared_down_scale", ctypes.c_void_p)]
+                ("shared_down_scale", ctypes.c_void_p), ("gate_up_input_scale", ctypes.c_void_p),
+                ("down_input_scale", ctypes.c_void_p)]
 
 
 class MoEInputs(_Structure):
@@ -114,8 +118,10 @@ _PROTOTYPES = [
     # The inputs arrive as packed bytes, see PACK_INPUTS: half the cost of a ctypes structure, and no thread shares them.
     ("tessera_moe_run", _INT, [_POINTER, _STRING, _POINTER, _SIZE, _POINTER]),
     ("tessera_quantize_rows", _INT, [_POINTER, _INT, _LONG, _LONG, _POINTER, _POINTER]),
+    ("tessera_quantize_whole_rows", _INT, [_POINTER, _INT, _LONG, _LONG, _POINTER, _POINTER]),
     ("tessera_quantize_blocks", _INT, [_POINTER, _INT, _LONG, _LONG, _LONG, _INT, _INT, _POINTER, _POINTER]),
     ("tessera_convert_scales", _INT, [_POINTER, _INT, _INT, _LONG, _LONG, _LONG, _INT, _INT, _POINTER]),
+    ("tessera_convert_channel_scales", _INT, [_POINTER, _INT, _INT, _LONG, _LONG, _INT, _INT, _POINTER]),
     ("tessera_moe_prepare_weights", _INT,
      [_REFERENCE(MoEConfig), _POINTER, _POINTER, _POINTER, _POINTER, _POINTER]),
     ("tessera_router_config_init_sized", None, [_REFERENCE(RouterConfig), _SIZE]),

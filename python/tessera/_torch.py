@@ -22,7 +22,6 @@ _NUMBERS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _Tensor = torch.Tensor
 _is_grad_enabled = torch.is_grad_enabled
 _is_compiling = torch.compiler.is_compiling
-_num_blocks = _moe.num_blocks
 _empty, _empty_like, _uint8, _int32, _int64, _float32, _float8 = (
     torch.empty, torch.empty_like, torch.uint8, torch.int32, torch.int64, torch.float32, torch.float8_e4m3fn)
 _run = lib.tessera_moe_run
@@ -115,7 +114,7 @@ def _run_plain(layer, x, topk_ids, topk_weights, shared_weight, out, workspace, 
         stream = None if index < 0 else current_stream(index)
     elif index < 0 or type(stream) is not int or out is None or workspace is None:
         return None
-    scale = 0 if x_scale is None else _plain_pointer(x_scale, (num_tokens, _num_blocks(shape[1])), _float32, device)
+    scale = 0 if x_scale is None else _plain_pointer(x_scale, (num_tokens, layer.token_groups), _float32, device)
     shared = 0
     if shared_weight is not None:
         shared = layer.has_shared_expert and _plain_pointer(shared_weight, (num_tokens,), _float32, device)
@@ -213,9 +212,11 @@ def _call_operator(x, arrays, topk_ids, topk_weights, shared_weight, options, ou
     if stream is not None:
         raise ValueError(wrong("stream", stream, "None: a compiled function runs on the current stream"))
     gate_up, down, gate_up_bias, down_bias, shared_gate_up, shared_down, expert_map, *scales = arrays
-    *known, weight_format, scale_offsets = options
+    *scales, gate_up_input_scale, down_input_scale = scales
+    *known, weight_format, scale_offsets, round_like_engines = options
     arguments = (x, gate_up, down, topk_ids, topk_weights, gate_up_bias, down_bias, expert_map, *known, shared_gate_up,
-                 shared_down, shared_weight, weight_format, *scales, scale_offsets, x_scale, dtype)
+                 shared_down, shared_weight, weight_format, *scales, scale_offsets, x_scale, dtype,
+                 gate_up_input_scale, down_input_scale, round_like_engines)
     if out is None:
         return torch.ops.tessera.moe.default(*arguments)
     torch.ops.tessera.moe_out.default(*arguments, out=out)
@@ -251,10 +252,12 @@ def _moe_operator(x, gate_up, down, topk_ids, topk_weights, gate_up_bias=None, d
                   activation="silu", alpha=1.0, beta=0.0, limit=0.0, gated=True, gate_up_order="gate_first",
                   first_expert=0, shared_gate_up=None, shared_down=None, shared_weight=None, weight_format="dense",
                   gate_up_scale=None, down_scale=None, shared_gate_up_scale=None, shared_down_scale=None,
-                  scale_offsets=(0, 0, 0), x_scale=None, dtype=None, out=None):
+                  scale_offsets=(0, 0, 0), x_scale=None, dtype=None, gate_up_input_scale=None, down_input_scale=None,
+                  round_like_engines=False, out=None):
     arrays = (gate_up, down, gate_up_bias, down_bias, shared_gate_up, shared_down, expert_map, gate_up_scale,
-              down_scale, shared_gate_up_scale, shared_down_scale)
-    options = (activation, alpha, beta, limit, gated, gate_up_order, first_expert, weight_format, tuple(scale_offsets))
+              down_scale, shared_gate_up_scale, shared_down_scale, gate_up_input_scale, down_input_scale)
+    options = (activation, alpha, beta, limit, gated, gate_up_order, first_expert, weight_format, tuple(scale_offsets),
+               round_like_engines)
     return _moe_now(x, arrays, topk_ids, topk_weights, shared_weight, options, out, None, None, x_scale, dtype)
 
 
@@ -266,7 +269,8 @@ def _moe_fake(x, gate_up, down, topk_ids, topk_weights, gate_up_bias=None, down_
               activation="silu", alpha=1.0, beta=0.0, limit=0.0, gated=True, gate_up_order="gate_first",
               first_expert=0, shared_gate_up=None, shared_down=None, shared_weight=None, weight_format="dense",
               gate_up_scale=None, down_scale=None, shared_gate_up_scale=None, shared_down_scale=None,
-              scale_offsets=(0, 0, 0), x_scale=None, dtype=None, out=None):
+              scale_offsets=(0, 0, 0), x_scale=None, dtype=None, gate_up_input_scale=None, down_input_scale=None,
+              round_like_engines=False, out=None):
     """What a call gives, without one; sizes that the call would refuse are refused here where they are known."""
     layer_type = x.dtype if x_scale is None else _DTYPES[dtype or "bfloat16"]
     _check_fake_tensors(weight_format, layer_type, {
@@ -274,7 +278,8 @@ def _moe_fake(x, gate_up, down, topk_ids, topk_weights, gate_up_bias=None, down_
         "gate_up_bias": gate_up_bias, "down_bias": down_bias, "expert_map": expert_map, "shared_gate_up": shared_gate_up,
         "shared_down": shared_down, "shared_weight": shared_weight, "gate_up_scale": gate_up_scale,
         "down_scale": down_scale, "shared_gate_up_scale": shared_gate_up_scale,
-        "shared_down_scale": shared_down_scale, "x_scale": x_scale, "out": out})
+        "shared_down_scale": shared_down_scale, "x_scale": x_scale, "gate_up_input_scale": gate_up_input_scale,
+        "down_input_scale": down_input_scale, "out": out})
     for name, tensor, dims in (("x", x, 2), ("gate_up", gate_up, 3), ("down", down, 3), ("topk_ids", topk_ids, 2)):
         if tensor.dim() != dims:
             raise ValueError(wrong(name, f"shape {list(tensor.shape)}", f"{dims} dimensions"))
@@ -292,7 +297,8 @@ def _moe_fake(x, gate_up, down, topk_ids, topk_weights, gate_up_bias=None, down_
 def _check_fake_tensors(weight_format, layer_type, tensors):
     x = tensors["x"]
     types = {"topk_ids": (_int32, _int64), "topk_weights": (_float32, layer_type), "expert_map": (_int32,),
-             "shared_weight": (_float32,), "x_scale": (_float32,)}
+             "shared_weight": (_float32,), "x_scale": (_float32,), "gate_up_input_scale": (_float32,),
+             "down_input_scale": (_float32,)}
     if tensors["x_scale"] is not None:
         types["x"] = (_float8, _uint8)
     if weight_format != "dense":
@@ -322,7 +328,8 @@ def _define():
                  'str gate_up_order="gate_first", int first_expert=0, Tensor? shared_gate_up=None, '
                  'Tensor? shared_down=None, Tensor? shared_weight=None, str weight_format="dense", '
                  "Tensor? gate_up_scale=None, Tensor? down_scale=None, Tensor? shared_gate_up_scale=None, "
-                 "Tensor? shared_down_scale=None, int[] scale_offsets=[0, 0, 0], Tensor? x_scale=None, str? dtype=None")
+                 "Tensor? shared_down_scale=None, int[] scale_offsets=[0, 0, 0], Tensor? x_scale=None, str? dtype=None, "
+                 "Tensor? gate_up_input_scale=None, Tensor? down_input_scale=None, bool round_like_engines=False")
     # Strides as in eager mode: a compiler that chose others would make arrays that the library must refuse.
     tags = [getattr(torch.Tag, name) for name in ("needs_exact_strides", "pt2_compliant_tag")
             if hasattr(torch.Tag, name)]

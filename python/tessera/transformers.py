@@ -11,8 +11,8 @@ names the requirement; nothing else is computed in its place. Inference only. Te
 is the oldest that takes an implementation by the name it was registered with.
 
 Models of e4m3 weights with a scale each block of 128 x 128 (quantization_config "fp8", as DeepSeek-V3 and Qwen3's FP8
-checkpoints have it) are served too, where Transformers dispatches their experts (FP8Experts of 5.17): weights are used as
-they lie, tokens quantised as they come. One scale a tensor and static scales of activations are not.
+checkpoints have it) or one each projection are served too, where Transformers dispatches their experts (FP8Experts of
+5.17): weights are used as they lie, tokens quantised as they come or, beside one scale a projection, by static scales.
 
 Weights that a checkpoint keeps transposed (gpt-oss: [E, H, 2I], [E, I, H]) are repacked once, at the first eager call or
 by ``prepare(model)``: the parameter keeps its shape and its values and becomes a strided view, so that the other
@@ -119,13 +119,12 @@ def experts_forward(self, hidden_states, top_k_index, top_k_weights):
         raise _unsupported(self, "top_k_index", f"{top_k_index.shape[-1]} experts a token", f"at most {LIMITS.max_top_k}")
     biases, scales = (None, None), {}
     if fp8:
-        gate_up_scale, down_scale = _transformers_fp8.scales(self, _weight_names(self))
-        scales = {"weight_format": "fp8-block", "gate_up_scale": gate_up_scale, "down_scale": down_scale}
+        scales = _transformers_fp8.arguments(self, _weight_names(self))
     elif self.has_bias:
         biases = tuple(getattr(self, name) for name in _tensor_names(self)[2:])
     if torch.is_grad_enabled():
-        _require_no_grad(self, hidden_states, top_k_weights, gate_up, down, *biases, scales.get("gate_up_scale"),
-                         scales.get("down_scale"))
+        _require_no_grad(self, hidden_states, top_k_weights, gate_up, down, *biases,
+                         *(tensor for name, tensor in scales.items() if name != "weight_format"))
     x, weights = hidden_states.to(dtype).contiguous(), top_k_weights.contiguous()
     if weights.dtype not in (torch.float32, dtype):
         weights = weights.float()
@@ -230,7 +229,7 @@ def _look_now(module):
     names = _tensor_names(module)
     if getattr(module, names[0]).dtype == _transformers_fp8.DTYPE:
         _transformers_fp8.require(module, _weight_names(module), width)
-        names += _transformers_fp8.scale_names(_weight_names(module))
+        names += _transformers_fp8.tensor_names(module, _weight_names(module))
     gate = _transformers_gate.identify(module, width)
     if gate is None:
         activation = type(getattr(module, "act_fn", None)).__name__
@@ -242,7 +241,7 @@ def _look_now(module):
         _pack(module, name)
     _transformers_fp8.forget(module)
     if len(names) > len(_tensor_names(module)):
-        _transformers_fp8.scales(module, _weight_names(module))  # made now: a compiler may come next
+        _transformers_fp8.arguments(module, _weight_names(module))  # made now: a compiler may come next
     setattr(module, _GATE, tuple(gate))
     return tuple(gate)
 

@@ -64,6 +64,9 @@ moe::LayerConfig layer_config(const tessera_moe_config& given) {
   config.gate_up_order = read_enum("gate_up_order", given.gate_up_order, moe::GateUpOrder::up_first);
   config.weight_format = moe::weight_format(given.weight_format);
   config.scale_offsets = {given.gate_scale_offset, given.up_scale_offset, given.down_scale_offset};
+  config.num_gate_up_input_scales = given.num_gate_up_input_scales;
+  config.num_down_input_scales = given.num_down_input_scales;
+  config.round_like_engines = given.round_like_engines != 0;
   return config;
 }
 
@@ -74,7 +77,9 @@ moe::LayerWeights layer_weights(const tessera_moe_weights* given) {
           weights.shared_gate_up,   weights.shared_down,
           weights.expert_map,       weights.gate_up_scale,
           weights.down_scale,       weights.shared_gate_up_scale,
-          weights.shared_down_scale};
+          weights.shared_down_scale,
+          weights.gate_up_input_scale,
+          weights.down_input_scale};
 }
 
 std::unique_ptr<tessera_moe> create(const tessera_moe_config* given_config, const tessera_moe_weights* given_weights) {
@@ -180,6 +185,14 @@ tessera_status tessera_quantize_rows(const void* values, int32_t dtype, int64_t 
   });
 }
 
+tessera_status tessera_quantize_whole_rows(const void* values, int32_t dtype, int64_t rows, int64_t columns, void* codes,
+                                           float* scales) {
+  return guarded([&] {
+    tessera::moe::quantize_rows(values, read_dtype("dtype", dtype), {rows, columns, tessera::kWholeRow},
+                                static_cast<uint8_t*>(codes), scales);
+  });
+}
+
 tessera_status tessera_quantize_blocks(const void* values, int32_t dtype, int64_t num_matrices, int64_t rows,
                                        int64_t columns, int32_t gate_and_up, int32_t gate_up_order, void* codes,
                                        float* scales) {
@@ -199,6 +212,18 @@ tessera_status tessera_convert_scales(const void* stored, int32_t scale_type, in
     const StoredScales from{stored, read_enum("scale_type", scale_type, ScaleType::e8m0),
                             read_enum("grid", grid, ScaleGrid::interleaved)};
     convert_scales(from, {num_matrices, rows, columns, gate_and_up != 0}, up_offset, scales);
+  });
+}
+
+tessera_status tessera_convert_channel_scales(const void* stored, int32_t scale_type, int32_t channel_grid,
+                                              int64_t num_matrices, int64_t rows, int32_t gate_and_up,
+                                              int32_t gate_up_order, float* scales) {
+  return guarded([&] {
+    using namespace tessera::moe;
+    const StoredChannelScales from{stored, read_enum("scale_type", scale_type, ScaleType::e8m0),
+                                   read_enum("channel_grid", channel_grid, ChannelGrid::matrices)};
+    const auto order = read_enum("gate_up_order", gate_up_order, tessera::GateUpOrder::up_first);
+    convert_channel_scales(from, {num_matrices, rows, 1, gate_and_up != 0, order}, scales);
   });
 }
 

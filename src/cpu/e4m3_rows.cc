@@ -51,21 +51,29 @@ TESSERA_VECTOR_CLONES void decode_e4m3(const uint8_t* codes, int64_t size, float
   }
 }
 
-void quantize_row(const float* values, int64_t size, uint8_t* codes, float* scales) {
-  for (int64_t begin = 0; begin < size; begin += kScaleGroup) {
-    const int64_t count = std::min<int64_t>(kScaleGroup, size - begin);
+void quantize_row(const float* values, int64_t size, int64_t group, uint8_t* codes, float* scales) {
+  for (int64_t begin = 0; begin < size; begin += group) {
+    const int64_t count = std::min(group, size - begin);
     const float scale = e4m3_scale(largest_magnitude(values + begin, count));
     encode_e4m3(values + begin, count, e4m3_inverse_scale(scale), codes + begin);
-    scales[begin / kScaleGroup] = scale;
+    *scales++ = scale;
   }
 }
 
-void round_row_by_e4m3(float* values, int64_t size) {
-  uint8_t codes[kScaleGroup];
-  for (int64_t begin = 0; begin < size; begin += kScaleGroup) {
-    const int64_t count = std::min<int64_t>(kScaleGroup, size - begin);
-    float scale;
-    quantize_row(values + begin, count, codes, &scale);
+void round_row_by_e4m3(float* values, int64_t size, int64_t group) {
+  for (int64_t begin = 0; begin < size; begin += group) {
+    const int64_t count = std::min(group, size - begin);
+    round_by_e4m3(values + begin, count, e4m3_scale(largest_magnitude(values + begin, count)));
+  }
+}
+
+void round_by_e4m3(float* values, int64_t size, float scale) {
+  constexpr int64_t kAtOnce = 256;
+  uint8_t codes[kAtOnce];
+  const float inverse = e4m3_inverse_scale(scale);
+  for (int64_t begin = 0; begin < size; begin += kAtOnce) {
+    const int64_t count = std::min(kAtOnce, size - begin);
+    encode_e4m3(values + begin, count, inverse, codes);
     decode_e4m3(codes, count, scale, values + begin);
   }
 }

@@ -15,10 +15,13 @@ void encode_e4m3(const float* values, int64_t size, float inverse_scale, uint8_t
 /// out[i] = e4m3_to_f32(codes[i]) * scale, rounded to nearest.
 void decode_e4m3(const uint8_t* codes, int64_t size, float scale, float* out);
 
-/// A row, group after group: codes [size], scales [ceil(size / kScaleGroup)].
-void quantize_row(const float* values, int64_t size, uint8_t* codes, float* scales);
+/// A row, group after group: codes [size], scales [ceil(size / group)].
+void quantize_row(const float* values, int64_t size, int64_t group, uint8_t* codes, float* scales);
 
 /// What quantising a row leaves of it: values[i] = e4m3_to_f32(code) * scale. In place.
-void round_row_by_e4m3(float* values, int64_t size);
+void round_row_by_e4m3(float* values, int64_t size, int64_t group);
+
+/// The same by a scale that is given.
+void round_by_e4m3(float* values, int64_t size, float scale);
 
 }  // namespace tessera::cpu

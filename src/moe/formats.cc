@@ -26,10 +26,10 @@ double decode_e4m3(const void* weights, DType, int64_t index) {
 constexpr std::array kFormats = {
     FormatRow{WeightFormat::dense, "dense", 0, 0, 0, DType::f32, decode_dense, kWgmmaAccumulatorUnit},
     FormatRow{WeightFormat::fp8_block, "fp8-block", 8, kScaleGroup, kScaleGroup, DType::f32, decode_e4m3,
-              kE4m3AccumulatorUnit, kScaleGroup},
+              kE4m3AccumulatorUnit, kScaleGroup, kScaleGroup},
+    FormatRow{WeightFormat::fp8_channel, "fp8-channel", 8, 1, kWholeRow, DType::f32, decode_e4m3, kE4m3AccumulatorUnit,
+              kWholeRow, kScaleGroup},
 };
-
-int64_t blocks(int64_t extent, int64_t block) { return (extent + block - 1) / block; }
 
 std::string all_names() {
   std::string names;
@@ -64,12 +64,12 @@ size_t weight_bytes(const FormatRow& row, DType dtype, int64_t rows, int64_t col
 
 size_t scale_bytes(const FormatRow& row, int64_t rows, int64_t columns) {
   if (!row.has_scales()) return 0;
-  return static_cast<size_t>(blocks(rows, row.scale_block_rows) * blocks(columns, row.scale_block_columns)) *
+  return static_cast<size_t>(scale_groups(rows, row.scale_block_rows) * scale_groups(columns, row.scale_block_columns)) *
          dtype_size(row.scale_dtype);
 }
 
-int64_t num_row_groups(const FormatRow& row, int64_t columns) {
-  return row.quantizes_rows() ? blocks(columns, row.row_group) : 0;
+int64_t num_token_groups(const FormatRow& row, int64_t columns) {
+  return row.quantizes_rows() ? scale_groups(columns, row.token_group) : 0;
 }
 
 ScaleExtent gate_up_scale_extent(const LayerConfig& config) {

@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "tessera/core/dtype.h"
+#include "tessera/core/e4m3.h"
 #include "tessera/moe/layer_config.h"
 
 namespace tessera::moe {
@@ -20,16 +21,19 @@ struct FormatRow {
   WeightFormat format;
   std::string_view name;
   int32_t bits;  ///< of an element; 0: those of the layer's dtype
-  /// A scale belongs to a block of this many rows and columns of a weight matrix; 0, 0: the format has none.
+  /// A scale belongs to a block of this many rows and columns of a weight matrix; 0, 0: the format has none. Columns
+  /// may be kWholeRow.
   int32_t scale_block_rows, scale_block_columns;
   DType scale_dtype;  ///< of scales; unused without any
   /// Element `index` of `weights` (host memory), without its scale. `dtype` is the layer's.
   double (*decode)(const void* weights, DType dtype, int64_t index);
   double product_roundoff;  ///< unit roundoff of the sums in which the GPU's products of this format end
-  /// Tokens and the intermediate are multiplied as e4m3 with a scale each this many columns; 0: as they are kept.
-  int32_t row_group = 0;
+  /// Tokens, and the intermediate, are multiplied as e4m3 with a scale each this many columns; 0: as they are kept.
+  int32_t token_group = 0, row_group = 0;
 
   bool has_scales() const { return scale_block_rows != 0; }
+  /// A scale for each row of a weight: it multiplies the row's sum.
+  bool scales_rows() const { return scale_block_columns == kWholeRow; }
   bool quantizes_rows() const { return row_group != 0; }
 };
 
@@ -46,8 +50,8 @@ int32_t width_multiple(const FormatRow& row);
 size_t weight_bytes(const FormatRow& row, DType dtype, int64_t rows, int64_t columns);
 size_t scale_bytes(const FormatRow& row, int64_t rows, int64_t columns);
 
-/// Scales of a row of tokens or of the intermediate: 0 of a format that does not quantise them.
-int64_t num_row_groups(const FormatRow& row, int64_t columns);
+/// Scales of a token of so many columns: 0 of a format that does not quantise them.
+int64_t num_token_groups(const FormatRow& row, int64_t columns);
 
 /// What a layer's tensor of scales is made for: so many matrices, rows and columns counted from where the first block
 /// begins.

@@ -51,6 +51,7 @@ const char* scales_misfit(const LayerConfig& config) {
 
 const char* expert_gemm_rows_fp8_misfit(const LayerConfig& config, int64_t num_tokens, const LaunchDevice& device) {
   if (const char* misfit = expert_gemm_rows_misfit(config, num_tokens, device)) return misfit;
+  if (config.num_gate_up_input_scales > 1) return "a token is quantised for each of its experts";
   return scales_misfit(config);
 }
 
@@ -59,6 +60,11 @@ const char* expert_gemm_rows_slower(const LayerConfig& config, int64_t num_token
   const double mean_rows = static_cast<double>(num_tokens) * config.top_k / config.num_experts;
   if (num_tokens <= kFewRows.always_tokens || mean_rows <= kFewRows.most_mean_rows) return nullptr;
   return "experts have more rows than weights are worth reading for once";
+}
+
+template <int kElementBytes>
+std::pair<int32_t, int32_t> expert_gemm_rows_tile(Role, int32_t) {
+  return {16 * expert_gemm_rows::default_policy().unit_slabs, expert_gemm_rows::kStageRowBytes / kElementBytes};
 }
 
 std::pair<int32_t, int32_t> expert_gemm_tile(Role role, int32_t cluster_size) {
@@ -76,27 +82,53 @@ std::pair<int32_t, int32_t> expert_gemm_fp8_tile(Role, int32_t cluster_size) {
   return {policy.tile_columns, policy.tile_k};
 }
 
+const char* never_slower(const LayerConfig&, int64_t) { return nullptr; }
+
+constexpr bool is_dense(WeightFormat format) { return format == WeightFormat::dense; }
+
+// expert_gemm_rows for a format.
+constexpr KernelRow few_rows_kernel(WeightFormat format, std::string_view name, std::string_view why) {
+  return {
+      .id = KernelId::expert_gemm_rows,
+      .name = name,
+      .format = format,
+      .tile_rows = expert_gemm_rows::default_policy().max_columns,
+      .row_granule = 8,
+      .makes_plan = true,
+      .misfit = is_dense(format) ? expert_gemm_rows_misfit : expert_gemm_rows_fp8_misfit,
+      .slower = is_dense(format) ? expert_gemm_rows_slower<expert_gemm_rows::kFewDenseRows>
+                                 : expert_gemm_rows_slower<expert_gemm_rows::kFewE4m3Rows>,
+      .tiling = expert_gemm_rows::tiling,
+      .tile_columns_and_k = is_dense(format) ? expert_gemm_rows_tile<2> : expert_gemm_rows_tile<1>,
+      .policy = [](Role, int32_t) { return str_cat(expert_gemm_rows::default_policy()); },
+      .ctas_per_multiprocessor = expert_gemm_rows::default_policy().ctas_per_sm,
+      .why = why,
+  };
+}
+
+// expert_gemm_fp8 for a format of e4m3 weights.
+constexpr KernelRow fp8_kernel(WeightFormat format, std::string_view name, std::string_view why) {
+  return {
+      .id = KernelId::expert_gemm_fp8,
+      .name = name,
+      .format = format,
+      .tile_rows = expert_gemm_fp8::kTileRows,
+      .row_granule = 64,
+      .makes_plan = false,
+      .misfit = expert_gemm_fp8_misfit,
+      .slower = never_slower,
+      .tiling = expert_gemm_fp8::tiling,
+      .tile_columns_and_k = expert_gemm_fp8_tile,
+      .policy = [](Role, int32_t cluster_size) { return str_cat(expert_gemm_fp8::default_policy(cluster_size)); },
+      .ctas_per_multiprocessor = 1,
+      .why = why,
+  };
+}
+
 // In the order of preference.
 constexpr std::array kKernels = {
-    KernelRow{
-        .id = KernelId::expert_gemm_rows,
-        .name = "expert_gemm_rows",
-        .format = WeightFormat::dense,
-        .tile_rows = expert_gemm_rows::default_policy().max_columns,
-        .row_granule = 8,
-        .makes_plan = true,
-        .misfit = expert_gemm_rows_misfit,
-        .slower = expert_gemm_rows_slower<expert_gemm_rows::kFewDenseRows>,
-        .tiling = expert_gemm_rows::tiling,
-        .tile_columns_and_k =
-            [](Role, int32_t) {
-              return std::pair{16 * expert_gemm_rows::default_policy().unit_slabs,
-                               expert_gemm_rows::kStageRowBytes / 2};
-            },
-        .policy = [](Role, int32_t) { return str_cat(expert_gemm_rows::default_policy()); },
-        .ctas_per_multiprocessor = expert_gemm_rows::default_policy().ctas_per_sm,
-        .why = "16-bit weights, few rows an expert: weights are read once, by even shares of their bytes",
-    },
+    few_rows_kernel(WeightFormat::dense, "expert_gemm_rows",
+                    "16-bit weights, few rows an expert: weights are read once, by even shares of their bytes"),
     KernelRow{
         .id = KernelId::expert_gemm,
         .name = "expert_gemm",
@@ -105,7 +137,7 @@ constexpr std::array kKernels = {
         .row_granule = 64,  // a warpgroup's: one without rows is left out
         .makes_plan = false,
         .misfit = expert_gemm_misfit,
-        .slower = [](const LayerConfig&, int64_t) -> const char* { return nullptr; },
+        .slower = never_slower,
         .tiling = expert_gemm::tiling,
         .tile_columns_and_k = expert_gemm_tile,
         .policy = [](Role role,
@@ -113,40 +145,15 @@ constexpr std::array kKernels = {
         .ctas_per_multiprocessor = 1,
         .why = "16-bit weights, any number of rows: the largest tile that two warpgroups hold",
     },
-    KernelRow{
-        .id = KernelId::expert_gemm_rows,
-        .name = "expert_gemm_rows_fp8",
-        .format = WeightFormat::fp8_block,
-        .tile_rows = expert_gemm_rows::default_policy().max_columns,
-        .row_granule = 8,
-        .makes_plan = true,
-        .misfit = expert_gemm_rows_fp8_misfit,
-        .slower = expert_gemm_rows_slower<expert_gemm_rows::kFewE4m3Rows>,
-        .tiling = expert_gemm_rows::tiling,
-        .tile_columns_and_k =
-            [](Role, int32_t) {
-              return std::pair{16 * expert_gemm_rows::default_policy().unit_slabs, expert_gemm_rows::kStageRowBytes};
-            },
-        .policy = [](Role, int32_t) { return str_cat(expert_gemm_rows::default_policy()); },
-        .ctas_per_multiprocessor = expert_gemm_rows::default_policy().ctas_per_sm,
-        .why = "e4m3 weights in blocks, few rows an expert: weights are read once, the intermediate quantised by who "
-               "ends a block",
-    },
-    KernelRow{
-        .id = KernelId::expert_gemm_fp8,
-        .name = "expert_gemm_fp8",
-        .format = WeightFormat::fp8_block,
-        .tile_rows = expert_gemm_fp8::kTileRows,
-        .row_granule = 64,
-        .makes_plan = false,
-        .misfit = expert_gemm_fp8_misfit,
-        .slower = [](const LayerConfig&, int64_t) -> const char* { return nullptr; },
-        .tiling = expert_gemm_fp8::tiling,
-        .tile_columns_and_k = expert_gemm_fp8_tile,
-        .policy = [](Role, int32_t cluster_size) { return str_cat(expert_gemm_fp8::default_policy(cluster_size)); },
-        .ctas_per_multiprocessor = 1,
-        .why = "e4m3 weights in blocks, any number of rows: tokens quantised once, the intermediate as it is made",
-    },
+    few_rows_kernel(WeightFormat::fp8_block, "expert_gemm_rows_fp8",
+                    "e4m3 weights in blocks, few rows an expert: weights are read once, the intermediate quantised by "
+                    "who ends a block"),
+    fp8_kernel(WeightFormat::fp8_block, "expert_gemm_fp8",
+               "e4m3 weights in blocks, any number of rows: tokens quantised once, the intermediate as it is made"),
+    few_rows_kernel(WeightFormat::fp8_channel, "expert_gemm_rows_fp8_channel",
+                    "e4m3 weights with a scale each row, few rows an expert: weights are read once"),
+    fp8_kernel(WeightFormat::fp8_channel, "expert_gemm_fp8_channel",
+               "e4m3 weights with a scale each row, any number of rows: it multiplies the finished sum"),
 };
 
 // nullptr where the row can be taken. No allocation: asked at every run of a layer.

@@ -17,8 +17,6 @@ namespace {
 
 constexpr int64_t kBlock = kScaleGroup;  // rows and columns
 
-int64_t num_blocks(int64_t extent, int64_t block) { return (extent + block - 1) / block; }
-
 void require_arrays(DType dtype, const void* values, const void* codes, const void* scales, int64_t count) {
   require_dtype("dtype", dtype);
   if (count == 0) return;
@@ -91,8 +89,8 @@ struct Scales {
 
 void check(const FormatRow& format, const Scales& s) {
   require_pointer(s.name, s.values, "host memory", alignof(float));
-  const int64_t block_rows = num_blocks(s.extent.rows, format.scale_block_rows);
-  const int64_t block_columns = num_blocks(s.extent.columns, format.scale_block_columns);
+  const int64_t block_rows = scale_groups(s.extent.rows, format.scale_block_rows);
+  const int64_t block_columns = scale_groups(s.extent.columns, format.scale_block_columns);
   const int64_t count = s.extent.matrices * block_rows * block_columns;
   const auto* values = static_cast<const float*>(s.values);
   for (int64_t i = 0; i < count; ++i) {
@@ -100,9 +98,20 @@ void check(const FormatRow& format, const Scales& s) {
     const int64_t part = i / (block_rows * block_columns), block = i % (block_rows * block_columns);
     std::string where = s.name;
     if (!s.is_shared) where += str_cat(" of expert ", part / s.parts);
-    if (s.parts == 2) where += part % 2 == 0 ? ", gate" : ", up";
-    throw Error(str_cat(where, ", block [", block / block_columns, ", ", block % block_columns, "]"),
-                str_cat(values[i]), "a finite number that is not negative");
+    if (format.scales_rows()) {
+      where += str_cat(", row ", part % s.parts * block_rows + block);
+    } else {
+      if (s.parts == 2) where += part % 2 == 0 ? ", gate" : ", up";
+      where += str_cat(", block [", block / block_columns, ", ", block % block_columns, "]");
+    }
+    throw Error(where, str_cat(values[i]), "a finite number that is not negative");
+  }
+}
+
+void check_input_scales(const char* name, const float* scales, int32_t count) {
+  for (int32_t i = 0; i < count; ++i) {
+    if (std::isfinite(scales[i]) && scales[i] > 0.0f) continue;
+    throw Error(count == 1 ? name : str_cat(name, " of expert ", i), str_cat(scales[i]), "a positive finite number");
   }
 }
 
@@ -111,13 +120,16 @@ void check(const FormatRow& format, const Scales& s) {
 void quantize_rows(const void* values, DType dtype, const RowsShape& shape, uint8_t* codes, float* scales) {
   require_size("rows", shape.rows);
   require_size("columns", shape.columns);
+  if (shape.group != kScaleGroup && shape.group != kWholeRow)
+    throw Error("group", str_cat(shape.group), str_cat(kScaleGroup, " columns, or the whole row"));
   require_arrays(dtype, values, codes, scales, shape.rows * shape.columns);
   std::vector<float> row(static_cast<size_t>(shape.columns));
   const size_t row_bytes = static_cast<size_t>(shape.columns) * dtype_size(dtype);
   for (int64_t i = 0; i < shape.rows; ++i) {
     cpu::to_f32(static_cast<const std::byte*>(values) + static_cast<size_t>(i) * row_bytes, dtype, shape.columns,
                 row.data());
-    cpu::quantize_row(row.data(), shape.columns, codes + i * shape.columns, scales + i * scale_groups(shape.columns));
+    cpu::quantize_row(row.data(), shape.columns, shape.group, codes + i * shape.columns,
+                      scales + i * scale_groups(shape.columns, shape.group));
   }
 }
 
@@ -152,6 +164,9 @@ void check_scales(const LayerConfig& config, const LayerWeights& weights) {
   const int64_t parts = config.gated ? 2 : 1;
   check(format, {"gate_up scale", weights.gate_up_scale, parts, gate_up_scale_extent(config)});
   check(format, {"down scale", weights.down_scale, 1, down_scale_extent(config)});
+  validate_input_scales(config, weights, "host memory");
+  check_input_scales("gate_up input scale", weights.gate_up_input_scale, config.num_gate_up_input_scales);
+  check_input_scales("down input scale", weights.down_input_scale, config.num_down_input_scales);
   if (config.shared_intermediate_size == 0) return;
   check(format,
         {"shared gate_up scale", weights.shared_gate_up_scale, parts, shared_gate_up_scale_extent(config), true});

@@ -49,6 +49,8 @@ void validate_scale_offsets(const LayerConfig& config) {
   const auto require = [&](const char* name, int32_t offset, int32_t block) {
     if (block == 0 && offset != 0)
       throw Error(name, str_cat(offset), str_cat("0: weights of format ", format.name, " have no scales"));
+    if (format.scales_rows() && offset != 0)
+      throw Error(name, str_cat(offset), str_cat("0: weights of format ", format.name, " have no blocks of scales"));
     require_range(name, offset, 0, std::max(block - 1, 0));
   };
   require("gate scale offset", config.scale_offsets.gate, format.scale_block_rows);
@@ -87,7 +89,7 @@ void require_run_apart(const LayerConfig& config, const LayerWeights& weights, c
   const size_t id_bytes = inputs.ids_are_64_bit ? sizeof(int64_t) : sizeof(int32_t);
   const MemoryRange read[] = {
       {"x", inputs.x, extent(tokens, hidden, 1, inputs.x_scale == nullptr ? element : 1)},
-      {"x_scale", inputs.x_scale, extent(tokens, num_row_groups(format, hidden), 1, sizeof(float))},
+      {"x_scale", inputs.x_scale, extent(tokens, num_token_groups(format, hidden), 1, sizeof(float))},
       {"topk_ids", inputs.topk_ids, extent(tokens, config.top_k, 1, id_bytes)},
       {"topk_weights", inputs.topk_weights, extent(tokens, config.top_k, 1, dtype_size(inputs.topk_weights_dtype))},
       {"shared_weight", inputs.shared_weight, extent(tokens, 1, 1, sizeof(float))},
@@ -102,6 +104,9 @@ void require_run_apart(const LayerConfig& config, const LayerWeights& weights, c
       {"the shared gate_up scale", weights.shared_gate_up_scale,
        scale_bytes(format, shared_gate_up_scale_extent(config))},
       {"the shared down scale", weights.shared_down_scale, scale_bytes(format, shared_down_scale_extent(config))},
+      {"the gate_up input scale", weights.gate_up_input_scale,
+       extent(config.num_gate_up_input_scales, 1, 1, sizeof(float))},
+      {"the down input scale", weights.down_input_scale, extent(config.num_down_input_scales, 1, 1, sizeof(float))},
       {"expert_map", weights.expert_map, extent(config.num_mapped_experts, 1, 1, sizeof(int32_t))},
   };
   const MemoryRange written[] = {{"out", inputs.out, extent(tokens, hidden, 1, element)},
@@ -122,6 +127,11 @@ void validate_scales(const LayerConfig& config, const LayerWeights& weights, con
   require("down scale", weights.down_scale, true);
   require("shared gate_up scale", weights.shared_gate_up_scale, shared);
   require("shared down scale", weights.shared_down_scale, shared);
+  validate_input_scales(config, weights, memory);
+}
+
+int64_t num_own_scales(const LayerConfig& config) {
+  return int64_t{config.num_experts} + (config.shared_intermediate_size != 0 ? 1 : 0);
 }
 
 }  // namespace
@@ -162,6 +172,10 @@ void validate_sizes(const LayerConfig& config, bool has_f32) {
   require_dtype("dtype", config.dtype);
   if (config.dtype == DType::f32 && !has_f32) throw Error("dtype", "f32", "bf16 or f16");
   validate_scale_offsets(config);
+  if (config.round_like_engines && !format_row(config.weight_format).quantizes_rows())
+    throw Error("round_like_engines", "true",
+                str_cat("false: with weights of format ", weight_format_name(config.weight_format),
+                        " the intermediate is rounded anyway"));
 }
 
 void validate(const LayerConfig& config, const LayerWeights& weights, const BackEndTraits& traits) {
@@ -190,6 +204,23 @@ void validate(const LayerConfig& config, const LayerWeights& weights, const Back
   validate_scales(config, weights, traits.memory);
   if (config.num_mapped_experts != 0)
     require_pointer("expert_map", weights.expert_map, traits.memory, alignof(int32_t));
+}
+
+void validate_input_scales(const LayerConfig& config, const LayerWeights& weights, const char* memory) {
+  const auto require = [&](const char* name, const float* scales, const char* count_name, int32_t count) {
+    if (count != 0 && !format_row(config.weight_format).scales_rows())
+      throw Error(count_name, str_cat(count),
+                  str_cat("0: rows beside weights of format ", weight_format_name(config.weight_format),
+                          " have no static scales"));
+    const int64_t own = num_own_scales(config);
+    if (count != 0 && count != 1 && count != own)
+      throw Error(count_name, str_cat(count), own == 1 ? "0 or 1" : str_cat("0, 1 or ", own, ", one for each expert"));
+    if (count == 0 && scales != nullptr) throw Error(name, "a pointer", str_cat("null, or ", count_name));
+    if (count != 0) require_pointer(name, scales, memory, alignof(float));
+  };
+  require("gate_up input scale", weights.gate_up_input_scale, "num_gate_up_input_scales",
+          config.num_gate_up_input_scales);
+  require("down input scale", weights.down_input_scale, "num_down_input_scales", config.num_down_input_scales);
 }
 
 void validate_num_tokens(const LayerConfig& config, int32_t num_tokens, const char* name) {

@@ -33,6 +33,9 @@ void validate_sizes(const LayerConfig& config, bool has_f32);
 
 void validate(const LayerConfig& config, const LayerWeights& weights, const BackEndTraits& traits);
 
+/// Static scales: of formats that have them, as many as were announced.
+void validate_input_scales(const LayerConfig& config, const LayerWeights& weights, const char* memory);
+
 /// Throws Error for a number of tokens that a layer of this configuration cannot take.
 void validate_num_tokens(const LayerConfig& config, int32_t num_tokens, const char* name = "num_tokens");
 

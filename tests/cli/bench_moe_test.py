@@ -227,7 +227,7 @@ class BadInputTest(CommandTest):
                 ((*TINY, "--tokens", 3, "--routing", "worst"), ("routing worst: got 3 tokens x 2",)),
                 ((*TINY[:6], "--top-k", 9, "--tokens", 4), ("--top-k: got 9", "1..8")),
                 ((*TINY, "--tokens", 4, "--dtype", "f64"), ("--dtype: got 'f64'",)),
-                ((*TINY, "--tokens", 4, "--format", "fp8"), ("--format: got 'fp8'", "dense, fp8-block")),
+                ((*TINY, "--tokens", 4, "--format", "fp8"), ("--format: got 'fp8'", "dense, fp8-block, fp8-channel")),
                 (("--hidden", 72, *TINY[2:], "--tokens", 4, "--format", "fp8-block"),
                  ("--hidden: got 72", "a multiple of 16")),
                 ((*TINY, "--tokens", 4, "--device", "tpu"), ("--device: got 'tpu'", "auto, cpu or cuda")),

@@ -44,7 +44,7 @@ class ExplainMoeTest(CommandTest):
         unknown = explain("--preset", "qwen3-30b", "--tokens", 1, "--kernel", "fastest")
         self.assert_code(unknown, 2)
         self.assertIn("--kernel: got 'fastest', expected expert_gemm_rows, expert_gemm, expert_gemm_rows_fp8, "
-                      "expert_gemm_fp8", unknown.err)
+                      "expert_gemm_fp8, expert_gemm_rows_fp8_channel, expert_gemm_fp8_channel", unknown.err)
 
     def test_every_preset_and_routing_can_be_explained(self):
         names = explain("--help").out.partition("Presets:")[2].replace("\n", " ").split(",")
@@ -139,7 +139,7 @@ class BadInputTest(CommandTest):
                 (("--hidden", 60, *shape[2:], "--experts", 4, "--top-k", 1), ("--hidden: got 60", "multiple of 8")),
                 ((*usual, "--routing", "even"), ("--routing: got 'even'", "balanced")),
                 (("--preset", "olmoe", "--tokens", 7, "--routing", "worst"), ("routing worst: got 7 tokens x 8",)),
-                ((*usual, "--format", "fp4"), ("--format: got 'fp4'", "dense, fp8-block")),
+                ((*usual, "--format", "fp4"), ("--format: got 'fp4'", "dense, fp8-block, fp8-channel")),
                 ((*usual, "--format", "fp8-block", "--kernel", "expert_gemm"),
                  ("kernel: got 'expert_gemm'", "its weights have another format")),
                 (("--hidden", 72, *shape[2:], "--experts", 4, "--top-k", 1, "--format", "fp8-block"),

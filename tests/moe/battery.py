@@ -35,6 +35,9 @@ class Entry:
     integers: bool
     format: str
     dead_experts: bool
+    x_scales: int
+    h_scales: int
+    round_like_engines: bool
     expert_map: tuple
     ids: tuple
 

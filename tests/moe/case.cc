@@ -87,6 +87,9 @@ std::string json_of(const BatteryEntry& entry) {
   field("integers", yes(c.integers));
   field("format", quoted(moe::weight_format_name(c.format)));
   field("dead_experts", yes(c.dead_experts));
+  field("x_scales", std::to_string(num_input_scales(c, c.x_scales)));
+  field("h_scales", std::to_string(num_input_scales(c, c.h_scales)));
+  field("round_like_engines", yes(c.round_like_engines));
   field("expert_map", c.mapped == 0 ? "null" : numbers(expert_map_of(c)));
   field("ids", numbers(ids_of(c)));
   return line + "}";
@@ -127,7 +130,8 @@ std::ostream& operator<<(std::ostream& out, const LayerCase& c) {
              << (c.bias ? " bias" : "") << (c.ids_are_64_bit ? " i64" : "") << " first " << c.first_expert << " mapped "
              << c.mapped << " shared " << c.shared_intermediate << (c.shared_weight ? " weighted" : "") << " order "
              << static_cast<int>(c.order) << (c.integers ? " integers" : "") << " " << moe::weight_format_name(c.format)
-             << (c.dead_experts ? " dead experts" : "");
+             << (c.dead_experts ? " dead experts" : "") << (c.round_like_engines ? " rounded like engines" : "")
+             << " static scales " << c.x_scales << " " << c.h_scales;
 }
 
 moe::LayerConfig config_of(const LayerCase& c) {
@@ -144,7 +148,14 @@ moe::LayerConfig config_of(const LayerCase& c) {
   config.shared_intermediate_size = c.shared_intermediate;
   config.gate_up_order = c.order;
   config.weight_format = c.format;
+  config.num_gate_up_input_scales = num_input_scales(c, c.x_scales);
+  config.num_down_input_scales = num_input_scales(c, c.h_scales);
+  config.round_like_engines = c.round_like_engines;
   return config;
+}
+
+int32_t num_input_scales(const LayerCase& c, int32_t scales) {
+  return scales == kEachExpert ? c.experts + (c.shared_intermediate != 0 ? 1 : 0) : scales;
 }
 
 moe::LayerWeights weights_of(const LayerCase& c, moe::LayerWeights all) {
@@ -154,6 +165,8 @@ moe::LayerWeights weights_of(const LayerCase& c, moe::LayerWeights all) {
     all.shared_gate_up_scale = all.shared_down_scale = nullptr;
   if (c.shared_intermediate == 0) all.shared_gate_up = all.shared_down = nullptr;
   if (c.mapped == 0) all.expert_map = nullptr;
+  if (c.x_scales == 0) all.gate_up_input_scale = nullptr;
+  if (c.h_scales == 0) all.down_input_scale = nullptr;
   return all;
 }
 

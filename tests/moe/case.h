@@ -18,6 +18,8 @@
 
 namespace tessera::testing {
 
+inline constexpr int32_t kEachExpert = -1;
+
 struct LayerCase {
   int32_t hidden = 64;
   int32_t intermediate = 64;
@@ -39,6 +41,9 @@ struct LayerCase {
   DType topk_weights_dtype = DType::f32;
   moe::WeightFormat format = moe::WeightFormat::dense;
   bool dead_experts = false;  ///< scales of all but expert 0 are 1e-8, 1e-23, 1e-38 and 0 in turn
+  /// Static scales of x and of the intermediate: 0, then they are made of the rows; 1; or, kEachExpert, one an expert.
+  int32_t x_scales = 0, h_scales = 0;
+  bool round_like_engines = false;
   std::string name{};         ///< of an entry of the battery: letters, digits, underscores
   std::string why{};          ///< it is there
 
@@ -49,6 +54,9 @@ moe::LayerConfig config_of(const LayerCase& c);
 
 /// Of pointers to all that a layer may have, those that the case's layer has.
 moe::LayerWeights weights_of(const LayerCase& c, moe::LayerWeights all);
+
+/// How many of such scales there are.
+int32_t num_input_scales(const LayerCase& c, int32_t scales);
 
 /// [mapped]: every third global id is nobody's, the others go to the experts from the last to the first, and around.
 std::vector<int32_t> expert_map_of(const LayerCase& c);

@@ -318,6 +318,99 @@ void add_fp8_options(Builder& to) {
          "a token whose only expert was never trained", "fp8_dead_alone");
 }
 
+// e4m3 weights with a scale each row; a scale a token, or static ones.
+LayerCase channel(LayerCase c, int32_t x_scales = 0, int32_t h_scales = 0) {
+  c.format = moe::WeightFormat::fp8_channel;
+  c.x_scales = x_scales;
+  c.h_scales = h_scales;
+  return c;
+}
+
+void add_channel_sizes(Builder& to) {
+  for (const int32_t intermediate : {16, 80, 128, 192, 320, 1408}) {
+    to.add(channel({.hidden = 208, .intermediate = intermediate, .experts = 3, .tokens = 20}), k16Bit,
+           "groups of the intermediate that are whole or not, under a scale each row", "channel_width", intermediate);
+  }
+  for (const int32_t hidden : {16, 112, 128, 144, 272, 2048, 2880}) {
+    to.add(channel({.hidden = hidden, .intermediate = 144, .experts = 3, .tokens = 20}), hidden > 2000 ? kBf16 : kAll,
+           "one scale a token, over all of its columns", "channel_hidden", hidden);
+  }
+  for (const int32_t tokens : {0, 1, 2, 8, 31, 33, 65, 127, 129, 257}) {
+    to.add(channel({.hidden = 144, .intermediate = 80, .experts = 3, .tokens = tokens}), kBf16,
+           "rows of an expert around the heights of tiles", "channel_tokens", tokens);
+  }
+}
+
+void add_channel_options(Builder& to) {
+  for (const bool gated : {true, false}) {
+    for (const GateUpOrder order : kOrders) {
+      if (!gated && order != GateUpOrder::gate_first) continue;
+      for (const bool bias : {false, true}) {
+        LayerCase c{.hidden = 144, .intermediate = 208, .experts = 3, .tokens = 17};
+        c.gated = gated;
+        c.bias = bias;
+        c.order = order;
+        c.activation = activation_of(gated ? ActivationKind::clamped_swiglu : ActivationKind::relu_squared);
+        to.add(channel(c), kAll, "scales stand in the order of the rows, and come before the bias", "channel",
+               gated ? "gated" : "plain", bias ? "bias" : "no_bias", kOrderNames[static_cast<size_t>(order)]);
+      }
+    }
+  }
+  for (const char* routing : {"worst", "zipf", "foreign", "none"}) {
+    to.add(channel({.hidden = 144, .intermediate = 208, .experts = 16, .top_k = 4, .tokens = 28, .routing = routing}),
+           kBf16, "a load that the plan must spread, experts without rows", "channel_routing", routing);
+  }
+  const LayerCase shared{.hidden = 272, .intermediate = 208, .mapped = 19, .shared_intermediate = 208};
+  const LayerCase slices{.hidden = 144,
+                         .intermediate = 128,
+                         .tokens = 33,
+                         .bias = true,
+                         .ids_are_64_bit = true,
+                         .shared_intermediate = 384,
+                         .shared_weight = true,
+                         .order = GateUpOrder::interleaved};
+  const LayerCase narrow{.hidden = 144, .intermediate = 208, .shared_intermediate = 80, .order = GateUpOrder::up_first};
+  const LayerCase few{.hidden = 144, .intermediate = 208, .experts = 5, .top_k = 3, .tokens = 3};
+  const std::array<std::array<int32_t, 2>, 6> kinds = {
+      {{0, 0}, {1, 0}, {0, 1}, {1, 1}, {kEachExpert, 0}, {kEachExpert, kEachExpert}}};
+  for (const auto& [x, h] : kinds) {
+    const auto digit = [](int32_t scales) { return std::to_string(scales == kEachExpert ? 2 : scales); };
+    const std::string kind = digit(x) + digit(h);
+    to.add(channel(shared, x, h), k16Bit, "a map with holes, a shared expert; scales made, one for all, one an expert",
+           "channel_shared", kind);
+    to.add(channel(slices, x, h), k16Bit, "a shared expert in slices: all have its scale", "channel_slices", kind);
+    to.add(channel(narrow, x, h), kAll, "a shared expert narrower than the others, which a CPU takes", "channel_narrow",
+           kind);
+    to.add(channel(few, x, h), k16Bit, "few rows, under each kind of scale", "channel_few", kind);
+  }
+  to.add(channel({.hidden = 272, .intermediate = 208, .experts = 9, .top_k = 4, .tokens = 40, .dead_experts = true}),
+         kAll, "experts that were never trained: their scales are nothing or next to it", "channel_dead_experts");
+  for (const int32_t intermediate : {80, 272}) {
+    LayerCase c{.hidden = 208, .intermediate = intermediate, .experts = 3, .tokens = 40, .bias = true};
+    c.round_like_engines = true;
+    to.add(channel(c), kAll, "rounded where engines round: before the activation and after", "channel_engines",
+           intermediate);
+    to.add(fp8(c), kAll, "rounded where engines round: before the activation and after", "fp8_engines", intermediate);
+  }
+  LayerCase plain{.hidden = 208, .intermediate = 144, .experts = 3, .tokens = 5, .gated = false};
+  plain.activation = {ActivationKind::relu};
+  plain.round_like_engines = true;
+  to.add(channel(plain), k16Bit, "the same without a gate", "channel_engines_plain");
+}
+
+void add_channel_exact(Builder& to) {
+  for (const GateUpOrder order : kOrders) {
+    for (const int32_t tokens : {1, 129}) {
+      LayerCase c{.hidden = 144, .intermediate = 272, .top_k = 3, .tokens = tokens};
+      c.activation = {ActivationKind::identity};
+      c.bias = c.integers = true;
+      c.order = order;
+      to.add(channel(c), k16Bit, "integers that quantising leaves alone, a power of two a row", "channel_integers",
+             kOrderNames[static_cast<size_t>(order)], tokens);
+    }
+  }
+}
+
 void add_fp8_exact(Builder& to) {
   for (const GateUpOrder order : kOrders) {
     for (const int32_t tokens : {1, 63, 129}) {
@@ -353,6 +446,9 @@ const std::vector<BatteryEntry>& battery_entries() {
     add_fp8_sizes(builder);
     add_fp8_options(builder);
     add_fp8_exact(builder);
+    add_channel_sizes(builder);
+    add_channel_options(builder);
+    add_channel_exact(builder);
     return builder.take();
   }();
   return entries;

@@ -14,9 +14,7 @@ namespace {
 // Of the relative error of so many elements. fp32 rounds too finely for one element to weigh.
 double limit_of(const LayerCase& c, size_t num_elements, const Sums& sums) {
   if (moe::format_row(c.format).quantizes_rows()) {
-    // One code that fell the other way weighs the more, the fewer there are. The exact model of the tensor cores comes
-    // up to nine tenths of this in the battery (I = 80 to 320).
-    return kQuantizedRowLimit * (1.0 + 3.0 * sums.narrow_rows / std::sqrt(static_cast<double>(c.intermediate)));
+    return kQuantizedRowLimit * (sums.narrow_rows == 0.0 ? 1.0 : moe::narrow_row_factor(c.intermediate));
   }
   if (c.dtype == DType::f32) return 1e-5;
   const double wide = c.dtype == DType::bf16 ? 3e-3 : 4e-4;

@@ -30,9 +30,9 @@ inline constexpr Sums kWgmmaSums{moe::kWgmmaAccumulatorUnit, 8.0, true};
 /// Unit roundoff of a case's products, for its reference.
 double unit_of(const LayerCase& c, const Sums& sums);
 
-/// Of a format that quantises rows, where what is rounded the other way before the intermediate is quantised may become
-/// another code: limits of a wide row's relative error and of the middle one of all rows.
-inline constexpr double kQuantizedRowLimit = 1.5e-2, kQuantizedMedianLimit = 6e-3;
+/// Of a format that quantises rows (see moe::kQuantizedRowLimit): the limit of the middle one of all rows' errors.
+using moe::kQuantizedRowLimit;
+inline constexpr double kQuantizedMedianLimit = 6e-3;
 
 /// What is wrong with `out`, the bytes of [T, H]: in how many elements, and the worst of them by its token, column and
 /// distance in bounds; then the row beyond its limit, or all rows. Empty if nothing is. Where nothing contributes to a

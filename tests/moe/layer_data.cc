@@ -56,6 +56,8 @@ LayerData::LayerData(const LayerCase& c, uint64_t seed)
       down_scale_(scales(c.experts, 1, c.hidden, c.intermediate, scale_of(c.intermediate))),
       shared_gate_up_scale_(scales(1, c.gated ? 2 : 1, c.shared_intermediate, c.hidden, scale_of(c.hidden))),
       shared_down_scale_(scales(1, 1, c.hidden, c.shared_intermediate, scale_of(c.intermediate))),
+      x_scales_(input_scales(c.x_scales, 4.0f)),
+      h_scales_(input_scales(c.h_scales, 6.0f)),
       expert_map_(expert_map_of(c)) {
   const std::vector<int32_t> ids = ids_of(c, seed);
   set_ids({ids.begin(), ids.end()});
@@ -86,7 +88,8 @@ void LayerData::set_ids(const std::vector<int64_t>& ids) {
 moe::LayerWeights LayerData::weights() const {
   return weights_of(case_, {gate_up_.data(), down_.data(), gate_up_bias_.data(), down_bias_.data(),
                             shared_gate_up_.data(), shared_down_.data(), expert_map_.data(), gate_up_scale_.data(),
-                            down_scale_.data(), shared_gate_up_scale_.data(), shared_down_scale_.data()});
+                            down_scale_.data(), shared_gate_up_scale_.data(), shared_down_scale_.data(),
+                            x_scales_.data(), h_scales_.data()});
 }
 
 moe::LayerInputs LayerData::inputs(void* out) const {
@@ -142,7 +145,8 @@ GuardedBytes LayerData::scales(int64_t experts, int64_t parts, int64_t rows, int
   GuardedBytes bytes(static_cast<size_t>(experts * parts) * moe::scale_bytes(format, rows, columns));
   if (bytes.size() == 0) return bytes;
   constexpr float kDead[] = {1e-8f, 1e-23f, 1e-38f, 0.0f};
-  const int64_t across = scale_groups(columns), down = scale_groups(rows);
+  const int64_t across = scale_groups(columns, format.scale_block_columns);
+  const int64_t down = scale_groups(rows, format.scale_block_rows);
   auto* values = reinterpret_cast<float*>(bytes.data());
   for (int64_t i = 0; i < static_cast<int64_t>(bytes.size() / sizeof(float)); ++i) {
     const int64_t expert = i / (parts * down * across), part = i / (down * across) % parts;
@@ -157,6 +161,14 @@ GuardedBytes LayerData::scales(int64_t experts, int64_t parts, int64_t rows, int
     }
   }
   return bytes;
+}
+
+// Under which magnitudes up to about `most` fit; those of two experts differ by a fifth, and are no powers of two.
+std::vector<float> LayerData::input_scales(int32_t scales, float most) const {
+  std::vector<float> values;
+  for (int32_t i = 0; i < num_input_scales(case_, scales); ++i)
+    values.push_back(most / kE4m3Largest * (1.0f + 0.2f * static_cast<float>(i % 4)));
+  return values;
 }
 
 // Rows that stay what they are when they are quantised: a power of two is the scale of a group whose largest number is

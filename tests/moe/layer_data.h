@@ -62,6 +62,9 @@ class LayerData {
   const GuardedBytes& down_scale() const { return down_scale_; }
   const GuardedBytes& shared_gate_up_scale() const { return shared_gate_up_scale_; }
   const GuardedBytes& shared_down_scale() const { return shared_down_scale_; }
+  /// Static scales, of x and of the intermediate; empty without any.
+  const std::vector<float>& x_scales() const { return x_scales_; }
+  const std::vector<float>& h_scales() const { return h_scales_; }
   const std::vector<int32_t>& expert_map() const { return expert_map_; }
   const std::vector<float>& shared_weights() const { return shared_weights_; }
   const std::vector<int64_t>& ids() const { return ids_; }
@@ -87,6 +90,7 @@ class LayerData {
   GuardedBytes tensor(int64_t rows, int64_t columns, float scale, int range, uint64_t seed) const;
   GuardedBytes weight(int64_t rows, int64_t columns, float scale, uint64_t seed) const;
   GuardedBytes scales(int64_t experts, int64_t parts, int64_t rows, int64_t columns, float scale) const;
+  std::vector<float> input_scales(int32_t scales, float most) const;
   void make_quantised_integers();
   void draw_routing_weights(uint64_t seed);
 
@@ -98,6 +102,7 @@ class LayerData {
   std::vector<float> topk_weights_;
   std::vector<uint16_t> narrow_weights_;
   std::vector<float> shared_weights_;
+  std::vector<float> x_scales_, h_scales_;
   std::vector<int32_t> expert_map_;
 };
 

@@ -102,31 +102,41 @@ def round_by_e4m3(values):
     return dequantized(*quantized(values)) if values.size else values
 
 
-def expert_rows(dtype, x, gate_up, down, gate_up_bias=None, down_bias=None, keep=None, **options):
-    """[rows, H]: one expert's answer to rows of x. `keep`: what becomes of the intermediate, without it rounded."""
+def expert_rows(dtype, x, gate_up, down, gate_up_bias=None, down_bias=None, keep=None, round_like_engines=False,
+                **options):
+    """[rows, H]: one expert's answer to rows of x. `keep`: what becomes of the intermediate, without it rounded;
+    `round_like_engines`: what enters and leaves the activation is rounded first."""
     keep = keep or (lambda values: round_to(dtype, values))
     product = x @ gate_up.T
     if gate_up_bias is not None:
         product = product + gate_up_bias
-    rows = keep(between(product, **options)) @ down.T
+    engine = (lambda values: round_to(dtype, values)) if round_like_engines else (lambda values: values)
+    rows = keep(engine(between(engine(product), **options))) @ down.T
     return round_to(dtype, rows if down_bias is None else rows + down_bias)
 
 
 def layer(dtype, x, gate_up, down, topk_ids, topk_weights, gate_up_bias=None, down_bias=None, expert_map=None,
-          first_expert=0, shared=None, shared_weight=None, **options):
+          first_expert=0, shared=None, shared_weight=None, of_expert=None, **options):
     """[T, H] before the last rounding. Arrays are float64; weights and biases need only give an expert's by its index.
 
-    `shared` is (gate_up, down) of a shared expert, `options` are those of between() and `keep` of expert_rows()."""
+    `shared` is (gate_up, down) of a shared expert, `options` are those of between() and of expert_rows(). `of_expert` says
+    for the number of an expert, E for the shared one, what becomes of its rows of x and of its intermediate."""
+    def answer(expert, x, *rest):
+        if of_expert is None:
+            return expert_rows(dtype, x, *rest, **options)
+        take, keep = of_expert(expert)
+        return expert_rows(dtype, take(x), *rest, keep=keep, **options)
+
     out = numpy.zeros(x.shape)
     numbers = experts_of(topk_ids, len(down), first_expert, expert_map)
     for expert in numpy.unique(numbers[numbers >= 0]).tolist():
         tokens, slots = numpy.nonzero(numbers == expert)
         biases = [None if bias is None else bias[expert] for bias in (gate_up_bias, down_bias)]
-        rows = expert_rows(dtype, x[tokens], gate_up[expert], down[expert], *biases, **options)
+        rows = answer(expert, x[tokens], gate_up[expert], down[expert], *biases)
         numpy.add.at(out, tokens, rows * topk_weights[tokens, slots, None])  # a token may name an expert twice
     if shared is not None:
         weight = numpy.ones(len(x)) if shared_weight is None else shared_weight
-        out += expert_rows(dtype, x, *shared, **options) * weight[:, None]
+        out += answer(len(down), x, *shared) * weight[:, None]
     return out
 
 

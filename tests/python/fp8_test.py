@@ -181,7 +181,7 @@ class Layers(unittest.TestCase):
         given = [made(case.x), gate_up, down, case.ids, case.topk_weights]
         named = {**case.options(), "gate_up_bias": made(case.gate_up_bias), "down_bias": made(case.down_bias),
                  "expert_map": expert_map, "gate_up_scale": gate_up_scale, "down_scale": down_scale,
-                 "weight_format": FORMAT}
+                 "weight_format": FORMAT, "round_like_engines": case.round_like_engines}
         shared = {}
         if case.shared_intermediate:
             codes, scales = blocks_of(with_uneven_blocks(case.shared_gate_up), case)
@@ -199,7 +199,7 @@ class Layers(unittest.TestCase):
             case.dtype, layer_reference.round_by_e4m3(case.x), values_of(given[1], named["gate_up_scale"], case),
             values_of(given[2], named["down_scale"]), case.ids, case.topk_weights, case.gate_up_bias, case.down_bias,
             case.expert_map, shared=experts, shared_weight=case.shared_weight, keep=layer_reference.round_by_e4m3,
-            **case.options())
+            round_like_engines=case.round_like_engines, **case.options())
 
     def run_case(self, case):
         """(out, reference) in float64."""

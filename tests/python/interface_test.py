@@ -156,7 +156,7 @@ class Headers(unittest.TestCase):
 
     def setUp(self):
         text = "".join((ROOT / "include" / "tessera" / name).read_text()
-                       for name in ("tessera.h", "tessera_moe.h", "tessera_quantize.h", "tessera_classifier.h"))
+                       for name in ("tessera.h", "tessera_moe.h", "tessera_quantize.h", "tessera_router.h", "tessera_classifier.h"))
         self.text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
 
     def members(self, name):

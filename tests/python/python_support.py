@@ -102,6 +102,7 @@ def of_battery(entry, dtype):
     case = Case(**{name: getattr(entry, name) for name in same}, dtype=dtype, ids=entry.ids_array(),
                 ids_type=numpy.int64 if entry.wide_ids else numpy.int32,
                 expert_map=None if entry.expert_map is None else list(entry.expert_map))
+    case.round_like_engines = entry.round_like_engines
     if not entry.shared_weight:
         case.shared_weight[:] = 1
     if entry.topk_weights_dtype == dtype != "float32":  # the package takes float32 and the type of x

@@ -18,9 +18,6 @@ namespace tessera::cli {
 namespace {
 
 constexpr int32_t kMostTokens = 6;
-// Of a row's relative error where rows are quantised: an element's bound there is wide. A code that falls the other way
-// weighs the more, the narrower the intermediate is.
-constexpr double kQuantizedRowLimit = 1.5e-2, kNarrowIntermediate = 24.0;
 
 /// From the first token to the last, each once.
 std::vector<int32_t> sampled_tokens(int32_t num_tokens) {
@@ -69,7 +66,7 @@ class TokenCopy {
       squares += expected.out[i] * expected.out[i];
     }
     if (squares == 0.0 || !moe::format_row(config_.weight_format).quantizes_rows()) return largest;
-    const double limit = kQuantizedRowLimit * (1.0 + kNarrowIntermediate / std::sqrt(config_.intermediate_size));
+    const double limit = moe::kQuantizedRowLimit * moe::narrow_row_factor(config_.intermediate_size);
     return std::max(largest, std::sqrt(error_squares / squares) / limit);
   }
 

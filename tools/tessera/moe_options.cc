@@ -62,12 +62,12 @@ std::string_view activation_name(const moe::LayerConfig& config) {
 void add_moe_options(CLI::App& app, MoeOptions& options) {
   app.add_option("--preset", options.preset, "Sizes of a published model, listed below")->type_name("NAME");
   constexpr int32_t kAnySize = std::numeric_limits<int32_t>::max();
-  add_integer(app, "--hidden", options.hidden, "Or sizes one by one: H, a multiple of 8; fp8-block: of 16", 0, kAnySize,
+  add_integer(app, "--hidden", options.hidden, "Or sizes one by one: H, a multiple of 8; fp8: of 16", 0, kAnySize,
               false);
   add_integer(app, "--intermediate", options.intermediate, "I, a multiple of the same", 0, kAnySize, false);
   add_integer(app, "--experts", options.experts, "E, 1 to 1024", 0, kAnySize, false);
   add_integer(app, "--top-k", options.top_k, "Experts a token, 1 to 32", 0, kAnySize, false);
-  app.add_option("--format", options.format, "Of the weights: dense (of the layer's type) or fp8-block")
+  app.add_option("--format", options.format, "Of the weights: dense (of the layer's type), fp8-block or fp8-channel")
       ->type_name("NAME")
       ->capture_default_str();
   app.add_option("--tokens", options.tokens, "Tokens of a run; each with every routing")

@@ -2,6 +2,8 @@
 //
 //   group of values x[0..n) -> scale s, codes q:     s = max(amax, 1e-10) * (1 / 448),  q[i] = e4m3(x[i] * (1 / s))
 //
+// A scale that is given (a static one) takes the place of the first step.
+//
 // Every step is one fp32 operation, rounded to nearest even, so that host and device have the same bits; no sum is
 // fused, nothing is flushed (host code is compiled without contraction). A NaN makes the group's scale and all its
 // codes NaN. An infinity makes the scale infinite, finite values of the group 0 and infinite ones NaN.
@@ -52,6 +54,12 @@ inline constexpr int32_t kScaleGroup = 128;
 template <class Int>
 TESSERA_HOST_DEVICE constexpr Int scale_groups(Int extent) {
   return (extent + kScaleGroup - 1) / kScaleGroup;
+}
+/// In place of kScaleGroup where all columns of a row share a scale, however many they are.
+inline constexpr int32_t kWholeRow = INT32_MAX;
+/// How many groups of `group` columns (or rows) so many are.
+TESSERA_HOST_DEVICE constexpr int64_t scale_groups(int64_t extent, int64_t group) {
+  return (extent + group - 1) / group;
 }
 /// The least amax that a scale is made from: of a row of zeros too.
 inline constexpr float kLeastAmax = 1e-10f;

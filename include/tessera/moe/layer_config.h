@@ -6,8 +6,9 @@
 // e is the expert of topk_ids[t, s]. The sum is taken in the order of the slots, the shared expert last. A slot whose
 // id belongs to no expert of this shard adds nothing; a token without any expert is exactly +0. Accumulation is fp32;
 // the intermediate, the expert's rows and out are rounded once each to the layer's type. Weights of format fp8_block
-// are multiplied by tokens and an intermediate that are quantised as quantize.h does rows; the intermediate is not
-// rounded otherwise. Pointers are memory of the device that runs the layer.
+// and fp8_channel are multiplied by tokens and an intermediate that are quantised as quantize.h does rows; the
+// intermediate is not rounded otherwise, but with round_like_engines. Pointers are memory of the device that runs the
+// layer.
 #pragma once
 
 #include <cstdint>
@@ -46,12 +47,20 @@ struct LayerConfig {
   GateUpOrder gate_up_order = GateUpOrder::gate_first;
   WeightFormat weight_format = WeightFormat::dense;  ///< of the four weights
   ScaleOffsets scale_offsets{};                      ///< all below the block's size; CUDA: 0
+  /// Of fp8_channel, how many static scales LayerWeights has for x and for the intermediate: 0, then they are made of
+  /// the rows; 1; or one for each expert, E, and one more for a shared expert. A row is quantised by its expert's.
+  int32_t num_gate_up_input_scales = 0;
+  int32_t num_down_input_scales = 0;
+  /// Of formats that quantise rows: also round to dtype what goes into the activation and what comes out of it, as
+  /// engines do that keep both in memory. Differs from what it otherwise is by per cents of a code.
+  bool round_like_engines = false;
 };
 
 /// Row-major, aligned to kAlignment (limits.h); must outlive the layer. Weights and scales are of the weight_format: a
 /// scale belongs to a block of B rows and C columns of a weight, both of which the format gives; null for a format
 /// without scales. With scale_offsets there are as many blocks as they ask for: ceil((max(gate, up) + I) / B) rows of
-/// gate_up's, ceil((down + I) / C) columns of down's.
+/// gate_up's, ceil((down + I) / C) columns of down's. Of fp8_channel, B is 1 and C the whole row: [E, 2I] in the order of
+/// the rows, as gate_up_bias; [E, H].
 struct LayerWeights {
   const void* gate_up = nullptr;         ///< gated [E, 2I, H], see GateUpOrder; non-gated [E, I, H]
   const void* down = nullptr;            ///< [E, H, I]
@@ -64,6 +73,8 @@ struct LayerWeights {
   const void* down_scale = nullptr;      ///< [E, ceil(H/B), ceil(I/C)]
   const void* shared_gate_up_scale = nullptr;  ///< [2, ceil(I_s/B), ceil(H/C)] or [ceil(I_s/B), ceil(H/C)]
   const void* shared_down_scale = nullptr;     ///< [ceil(H/B), ceil(I_s/C)]
+  const float* gate_up_input_scale = nullptr;  ///< [num_gate_up_input_scales] of x; null: none
+  const float* down_input_scale = nullptr;     ///< [num_down_input_scales] of the intermediate
 };
 
 struct LayerInputs {
@@ -75,8 +86,8 @@ struct LayerInputs {
   int32_t num_tokens = 0;                ///< T; 0 does nothing
   const float* shared_weight = nullptr;  ///< [T], null: 1
   DType topk_weights_dtype = DType::f32;
-  /// [T, ceil(H / 128)]: x is quantised already, and is multiplied as it is. Of formats that quantise tokens; null: the
-  /// layer does.
+  /// [T, ceil(H / 128)], of fp8_channel [T]: x is quantised already, and is multiplied as it is. Of formats that
+  /// quantise tokens; null: the layer does.
   const float* x_scale = nullptr;
 };
 

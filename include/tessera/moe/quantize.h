@@ -1,6 +1,8 @@
-// Numbers to e4m3 with scales, on the host: tokens by rows, weights by blocks, as WeightFormat::fp8_block has them.
+// Numbers to e4m3 with scales, on the host: tokens by rows, weights by blocks, as WeightFormat::fp8_block has them, or
+// both by rows, as fp8_channel does.
 //
 //   quantize_rows(x, DType::bf16, {num_tokens, hidden}, codes, scales);                   // a scale each 128 columns
+//   quantize_rows(gate_up, DType::bf16, {E * 2 * I, hidden, kWholeRow}, codes, scales);   // a scale each row
 //   quantize_blocks(gate_up, DType::bf16, {E, 2 * I, H, true, order}, codes, scales);      // a scale each 128 x 128
 //   check_scales(config, weights);                                                        // of a checkpoint, at load
 //
@@ -11,6 +13,7 @@
 #include <cstdint>
 
 #include "tessera/core/dtype.h"
+#include "tessera/core/e4m3.h"
 #include "tessera/core/gate_up_order.h"
 #include "tessera/moe/layer_config.h"
 
@@ -19,10 +22,11 @@ namespace tessera::moe {
 struct RowsShape {
   int64_t rows = 0;
   int64_t columns = 0;
+  int64_t group = kScaleGroup;  ///< columns that share a scale: 128, or kWholeRow
 };
 
-/// values [rows, columns] of any dtype -> codes [rows, columns], scales [rows, ceil(columns / 128)]. Throws Error for a
-/// negative size or a null pointer.
+/// values [rows, columns] of any dtype -> codes [rows, columns], scales [rows, ceil(columns / group)]. Throws Error for
+/// a negative size, another group or a null pointer.
 void quantize_rows(const void* values, DType dtype, const RowsShape& shape, uint8_t* codes, float* scales);
 
 /// Of a weight [num_matrices, rows, columns].
@@ -41,9 +45,10 @@ struct WeightShape {
 /// Throws Error for a negative size, an odd number of gate and up rows or a null pointer.
 void quantize_blocks(const void* values, DType dtype, const WeightShape& shape, uint8_t* codes, float* scales);
 
-/// Throws Error naming tensor, expert and block for a scale of these weights (host memory) that is not finite or is
-/// negative; 0 is accepted: experts that were never trained have it. Nothing for a format without scales. A layer does
-/// not look at them: its weights may be on a device.
+/// Throws Error naming tensor, expert and block (or row) for a scale of these weights (host memory) that is not finite
+/// or is negative; 0 is accepted: experts that were never trained have it. A static scale of rows must be positive, too:
+/// rows are divided by it. Nothing for a format without scales. A layer does not look at them: its weights may be on a
+/// device.
 void check_scales(const LayerConfig& config, const LayerWeights& weights);
 
 }  // namespace tessera::moe

@@ -28,20 +28,21 @@ inline constexpr int kStagingBytes = 2 * kStagingBlockBytes;
 // Output columns of a tile of kColumns weight rows.
 constexpr int tile_out_columns(Role role, int columns) { return role == Role::gate_up ? columns / 2 : columns; }
 
-// Adds the bias of the columns this thread holds.
-template <Role kRole, class Element, int kColumns>
-__device__ inline void add_bias(ptx::Fragment<kColumns>& acc, const Problem& problem, const TileSlot& tile) {
+// Calls act(j, source, source of the next) for each pair of columns that this thread holds, registers 4 j on: which rows
+// of an expert's weight they are. Of slice `slice` of an expert that is `slices` as wide.
+template <Role kRole, int kColumns, class Act>
+__device__ inline void each_column_pair(const Problem& problem, const TileSlot& tile, int32_t slice, int32_t slices,
+                                        Act&& act) {
   constexpr bool kGated = kRole == Role::gate_up;
   constexpr int kGroups = ptx::Fragment<kColumns>::kColumnGroups;
   constexpr int kHalf = kGroups / 2;
   const int32_t n = problem.out_columns(kRole);
-  const int64_t width = kGated ? 2 * static_cast<int64_t>(n) : n;
-  const Element* bias = static_cast<const Element*>(problem.bias(kRole)) + tile.expert * width;
+  const int32_t all = n * slices;
   const GateUpOrder order = problem.gate_up_order;
   // 32 bits do: an expert's own rows.
-  const int32_t step = kGated ? static_cast<int32_t>(gate_row(order, 1, n) - gate_row(order, 0, n)) : 1;
-  const int32_t first_gate = kGated ? static_cast<int32_t>(gate_row(order, 0, n)) : 0;
-  const int32_t first_up = kGated ? static_cast<int32_t>(up_row(order, 0, n)) : 0;
+  const int32_t step = kGated ? static_cast<int32_t>(gate_row(order, 1, all) - gate_row(order, 0, all)) : 1;
+  const int32_t first_gate = (kGated ? static_cast<int32_t>(gate_row(order, 0, all)) : 0) + step * n * slice;
+  const int32_t first_up = (kGated ? static_cast<int32_t>(up_row(order, 0, all)) : 0) + step * n * slice;
 #pragma unroll
   for (int j = 0; j < kGroups; ++j) {
     const int in_half = kGated ? j % kHalf : j;
@@ -49,12 +50,55 @@ __device__ inline void add_bias(ptx::Fragment<kColumns>& acc, const Problem& pro
         tile.n_block * tile_out_columns(kRole, kColumns) + in_half * 8 + static_cast<int>(threadIdx.x % 4) * 2;
     if (column >= n) continue;  // n is a multiple of 8: the pair is inside or outside together
     const int32_t source = step * column + (kGated && j >= kHalf ? first_up : first_gate);
-    const float b0 = cta::to_float(bias[source]);
-    const float b1 = cta::to_float(bias[source + step]);
+    act(j, source, source + step);
+  }
+}
+
+// Adds the bias of the columns this thread holds.
+template <Role kRole, class Element, int kColumns>
+__device__ inline void add_bias(ptx::Fragment<kColumns>& acc, const Problem& problem, const TileSlot& tile) {
+  const int64_t width = (kRole == Role::gate_up ? 2 : 1) * static_cast<int64_t>(problem.out_columns(kRole));
+  const Element* bias = static_cast<const Element*>(problem.bias(kRole)) + tile.expert * width;
+  each_column_pair<kRole, kColumns>(problem, tile, 0, 1, [&](int j, int32_t first, int32_t second) {
+    const float b0 = cta::to_float(bias[first]);
+    const float b1 = cta::to_float(bias[second]);
     acc[4 * j + 0] = __fadd_rn(acc[4 * j + 0], b0);
     acc[4 * j + 1] = __fadd_rn(acc[4 * j + 1], b1);
     acc[4 * j + 2] = __fadd_rn(acc[4 * j + 2], b0);
     acc[4 * j + 3] = __fadd_rn(acc[4 * j + 3], b1);
+  });
+}
+
+// Multiplies the sums by the scales of their weight rows.
+template <Role kRole, int kColumns>
+__device__ inline void scale_columns(ptx::Fragment<kColumns>& acc, const Problem& problem, const TileSlot& tile) {
+  constexpr bool kGated = kRole == Role::gate_up;
+  const bool is_routed = tile.expert < problem.num_experts;
+  const int64_t width = (kGated ? 2 : 1) * static_cast<int64_t>(problem.out_columns(kRole));
+  const float* const scales =
+      is_routed ? (kRole == Role::down ? problem.down_scale : problem.gate_up_scale) + tile.expert * width
+                : (kRole == Role::down ? problem.shared_down_scale : problem.shared_gate_up_scale);
+  const bool is_slice = kRole != Role::down && !is_routed;
+  const int32_t slice = is_slice ? tile.expert - problem.num_experts : 0;
+  each_column_pair<kRole, kColumns>(problem, tile, slice, is_slice ? problem.num_shared_experts : 1,
+                                    [&](int j, int32_t first, int32_t second) {
+                                      const float s0 = scales[first];
+                                      const float s1 = scales[second];
+                                      acc[4 * j + 0] = __fmul_rn(acc[4 * j + 0], s0);
+                                      acc[4 * j + 1] = __fmul_rn(acc[4 * j + 1], s1);
+                                      acc[4 * j + 2] = __fmul_rn(acc[4 * j + 2], s0);
+                                      acc[4 * j + 3] = __fmul_rn(acc[4 * j + 3], s1);
+                                    });
+}
+
+// To the type and back: what is kept in memory between two steps where a layer is told to round like engines.
+template <class Element, int kFirst, int kCount, int kColumns>
+__device__ inline void round_to(ptx::Fragment<kColumns>& acc) {
+#pragma unroll
+  for (int i = kFirst; i < kFirst + kCount; i += 2) {
+    const float2 rounded = cta::unpack2(Element{}, cta::pack2(Element{}, acc[i], acc[i + 1]));
+    acc[i] = rounded.x;
+    acc[i + 1] = rounded.y;
   }
 }
 

@@ -50,13 +50,19 @@ struct Problem {
   const void* shared_down;     // [H, S I]
   void* intermediate;          // [max_rows, I]
   void* rows;                  // [max_rows, H]
-  // Scales of e4m3 operands: blocks of 128 columns of K, of weights also of 128 rows; B(n) = ceil(n / 128).
+  // Scales of e4m3 operands: blocks of 128 columns of K, of weights also of 128 rows; B(n) = ceil(n / 128). With
+  // weight_rows_scaled a weight's are one each row, in the order of the rows: gated [E, 2I], else [E, I]; [E, H]; of the
+  // shared experts [2 S I] or [S I]; [H].
   const float* token_scales;          // [B(H), scale_stride], of rows below max_rows
   const float* gate_up_scale;         // gated [E, 2, B(I), B(H)], gate's before up's in any order; else [E, B(I), B(H)]
   const float* down_scale;            // [E, B(H), B(I)]
   const float* shared_gate_up_scale;  // gated [2, S B(I), B(H)], else [S B(I), B(H)]
   const float* shared_down_scale;     // [B(H), S B(I)]
   float* intermediate_scales;         // [B(I), scale_stride], of rows below max_rows
+  const float* given_scales;          // [num_given_scales]: of the intermediate, where it is weight_rows_scaled
+  int32_t num_given_scales;           // 0: made of the rows; 1; or one each expert, of the shared experts the last
+  bool weight_rows_scaled;
+  bool round_like_engines;  // of e4m3: what enters and leaves the activation is rounded to dtype
   // Of a kernel whose CTAs make less than a block of the intermediate: where it stands until it is quantised.
   float* activations;       // [max_rows, I]
   int32_t* block_arrivals;  // [max_rows, B(I)], 0 before GEMM 1
@@ -76,6 +82,10 @@ struct Problem {
   }
   TESSERA_HOST_DEVICE constexpr const void* bias(Role role) const {
     return role == Role::down ? down_bias : gate_up_bias;
+  }
+  /// The intermediate's static scale of an expert of the plan; null: made of each row.
+  TESSERA_HOST_DEVICE constexpr const float* given_scale(int32_t expert) const {
+    return num_given_scales == 0 ? nullptr : given_scales + (expert < num_given_scales ? expert : num_given_scales - 1);
   }
   TESSERA_HOST_DEVICE constexpr void* out(Role role) const { return role == Role::down ? rows : intermediate; }
 };

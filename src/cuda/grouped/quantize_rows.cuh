@@ -26,9 +26,10 @@ __device__ inline uint16_t quantize_pair(float first, float second, float invers
 }
 
 // A warp's 16 rows x 128 columns, registers kFirst on of the fragment: codes to the staging buffer, as a 128-byte
-// swizzled TMA box has them, scales to memory. Four lanes hold a row.
+// swizzled TMA box has them, scales to memory. Four lanes hold a row. `given`: the scale of all, null: made of each row.
 template <int kFirst, class Sums>
-__device__ inline void stage_quantized(uint8_t* staging, const Sums& acc, float* scales, int32_t rows_left) {
+__device__ inline void stage_quantized(uint8_t* staging, const Sums& acc, float* scales, int32_t rows_left,
+                                       const float* given) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {  // rows lane / 4 and eight below
@@ -40,7 +41,7 @@ __device__ inline void stage_quantized(uint8_t* staging, const Sums& acc, float*
     }
     amax = ptx::max_or_nan(amax, __shfl_xor_sync(0xFFFFFFFFu, amax, 1));
     amax = ptx::max_or_nan(amax, __shfl_xor_sync(0xFFFFFFFFu, amax, 2));
-    const float scale = group_scale(amax);
+    const float scale = given != nullptr ? *given : group_scale(amax);
     const float inverse = __frcp_rn(scale);
     const int row = lane / 4 + 8 * half;
 #pragma unroll
@@ -56,7 +57,7 @@ __device__ inline void stage_quantized(uint8_t* staging, const Sums& acc, float*
 // Writes this warp's 16 rows of the tile as e4m3, kOutColumns columns, and their scales [B(columns), scale_stride].
 template <int kOutColumns, int kBuffers, class Sums>
 __device__ inline void store_quantized(uint8_t (&staging)[kBuffers][kStagingBytes], const OutRows& out, float* scales,
-                                       int32_t scale_stride, const Sums& acc) {
+                                       int32_t scale_stride, const Sums& acc, const float* given) {
   static_assert(kOutColumns == kScaleGroup || kOutColumns == 2 * kScaleGroup);
   constexpr int kCodeBytes = kStagingRows * kScaleGroup;
   static_assert(kOutColumns / kScaleGroup * kCodeBytes <= kStagingBytes);
@@ -72,7 +73,7 @@ __device__ inline void store_quantized(uint8_t (&staging)[kBuffers][kStagingByte
     if (column >= out.columns) return;
     stage_quantized<block * kScaleGroup / 2>(
         staging[0] + block * kCodeBytes, acc,
-        scales + static_cast<int64_t>(column / kScaleGroup) * scale_stride + out.row, out.rows_left);
+        scales + static_cast<int64_t>(column / kScaleGroup) * scale_stride + out.row, out.rows_left, given);
   });
   ptx::fence_proxy_async();  // written through the generic proxy, TMA reads through the async proxy
   __syncwarp();              // all 16 rows are written and fenced

@@ -46,8 +46,8 @@ inline constexpr int kScaleCopyLanes = 2;
 
 // Copies a tile's scales, a step of K at a time, by the loading warp: its first lane has the rows' brought in one
 // piece, the last two copy the weights', 4 bytes each. (Reading them in the multiplying warps cost a quarter of the
-// kernel's time: a load that comes late holds up the products.)
-template <Role kRole>
+// kernel's time: a load that comes late holds up the products.) Without waves the weights' are none of a step's.
+template <Role kRole, bool kHasWaves>
 class ScaleCopy {
  public:
   __device__ ScaleCopy(StageScales* stages, const Problem& problem)
@@ -57,6 +57,7 @@ class ScaleCopy {
 
   __device__ void select(const TileSlot& tile) {
     row_ = tile.row_begin - row_offset(tile);
+    if constexpr (!kHasWaves) return;
     const int wave = wave_of_lane();
     if (wave < 0) return;
     constexpr bool kGated = kRole == Role::gate_up;
@@ -69,6 +70,7 @@ class ScaleCopy {
     StageScales& target = stages_[stage];
     if (threadIdx.x % 32 == 0) ptx::bulk_load(target.rows, rows_ + row_, sizeof(target.rows), full);
     row_ += problem_.scale_stride;
+    if constexpr (!kHasWaves) return;
     const int wave = wave_of_lane();
     if (wave < 0) return;
     ptx::cp_async_4(cta::smem_address(target.waves + wave), wave_++);

@@ -62,6 +62,7 @@ struct TileConfig {
   static constexpr int kGatherWarps = kPolicy.gather_warps;
   static constexpr bool kGathers = kGatherWarps > 0;
   static constexpr bool kHasScales = kElementBytes == 1;
+  static constexpr bool kWeightRowsScaled = false;  // a weight has a scale each row, see Problem
   using StageScales = ::cuda::std::conditional_t<kHasScales, grouped::StageScales, NoStageScales>;
   // That arrive when what they copied is there.
   static constexpr int kCopyThreads = kGathers ? kGatherWarps * 32 : kHasScales ? kScaleCopyLanes : 0;

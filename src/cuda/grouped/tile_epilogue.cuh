@@ -19,9 +19,18 @@ __device__ inline void finish_tile(TileStorage<C>& smem, const CUtensorMap& out_
                                    const TileSlot& tile, int warpgroup, int warp_in_group,
                                    typename C::Accumulators& acc) {
   using Element = typename C::Element;
+  constexpr bool kQuantizes = C::kHasScales && C::kRole != Role::down;
+  constexpr int kRegisters = C::Accumulators::kRegisters;
+  if constexpr (C::kWeightRowsScaled) scale_columns<C::kRole>(acc, problem, tile);
   if (problem.bias(C::kRole) != nullptr && tile.expert < problem.num_experts)
     add_bias<C::kRole, Element>(acc, problem, tile);
+  if constexpr (kQuantizes) {
+    if (problem.round_like_engines) round_to<Element, 0, kRegisters>(acc);
+  }
   activate<C::kRole>(problem.activation, acc);
+  if constexpr (kQuantizes) {
+    if (problem.round_like_engines) round_to<Element, 0, C::kOutColumns / 2>(acc);
+  }
   const int row_in_tile = warpgroup * cta::kWarpgroupRows + warp_in_group * kStagingRows;
   const OutRows out{out_map,
                     problem.out(C::kRole),
@@ -30,8 +39,9 @@ __device__ inline void finish_tile(TileStorage<C>& smem, const CUtensorMap& out_
                     tile.num_rows - row_in_tile,
                     tile.n_block * C::kOutColumns};
   auto& staging = smem.staging[warpgroup * 4 + warp_in_group];
-  if constexpr (C::kHasScales && C::kRole != Role::down) {
-    store_quantized<C::kOutColumns>(staging, out, problem.intermediate_scales, problem.scale_stride, acc);
+  if constexpr (kQuantizes) {
+    const float* const given = C::kWeightRowsScaled ? problem.given_scale(tile.expert) : nullptr;
+    store_quantized<C::kOutColumns>(staging, out, problem.intermediate_scales, problem.scale_stride, acc, given);
   } else {
     store_tile<Element, C::kOutColumns>(staging, out, acc);
   }

@@ -20,19 +20,31 @@ bool is_interleaved(const LayerConfig& config) {
   return config.gated && config.gate_up_order == GateUpOrder::interleaved;
 }
 
-bool quantizes_rows(const CpuRun& run) { return format_row(run.config.weight_format).quantizes_rows(); }
-
 int64_t matrix_rows(const CpuRun& run, const RowTile& tile) {
   return tile.expert.intermediate_size * (run.config.gated ? 2 : 1);
+}
+
+// What quantising leaves of values that share a scale each `group` columns, or have the static one of the tile's expert.
+void round_by_codes(float* values, int64_t size, int64_t group, const float* fixed) {
+  if (fixed != nullptr) return cpu::round_by_e4m3(values, size, *fixed);
+  cpu::round_row_by_e4m3(values, size, group);
+}
+
+// To the layer's type and back, in place.
+void round_to(DType dtype, float* values, int64_t size) {
+  uint16_t bits[kPanelColumns];
+  if (dtype == DType::f32) return;
+  cpu::from_f32(values, size, dtype, bits);
+  cpu::to_f32(bits, dtype, size, values);
 }
 
 // A token that came quantised, as the numbers that its codes and scales stand for.
 void load_codes(const CpuRun& run, size_t token, float* values) {
   const FormatRow& format = format_row(run.config.weight_format);
-  const int64_t hidden = run.config.hidden_size, group = format.row_group;
+  const int64_t hidden = run.config.hidden_size, group = format.token_group;
   const auto row = static_cast<int64_t>(token);
   const uint8_t* codes = static_cast<const uint8_t*>(run.inputs.x) + row * hidden;
-  const float* scale = run.inputs.x_scale + row * num_row_groups(format, hidden);
+  const float* scale = run.inputs.x_scale + row * num_token_groups(format, hidden);
   for (int64_t begin = 0; begin < hidden; begin += group)
     cpu::decode_e4m3(codes + begin, std::min(group, hidden - begin), *scale++, values + begin);
 }
@@ -45,7 +57,10 @@ const void* load_tokens(const CpuRun& run, const RowTile& tile, std::byte* a) {
   const auto* x = static_cast<const std::byte*>(run.inputs.x);
   const auto hidden = static_cast<size_t>(run.config.hidden_size);
   const size_t row_bytes = hidden * run.element_bytes();
-  const bool quantizes = quantizes_rows(run);
+  const FormatRow& format = format_row(run.config.weight_format);
+  const bool quantizes = format.quantizes_rows();
+  const float* const fixed =
+      input_scale(run.weights.gate_up_input_scale, run.config.num_gate_up_input_scales, tile.task);
   const bool converts = gemm.operand() != dtype || quantizes;
   if (tile.is_shared && !converts && gemm.height_for(tile.num_rows) == tile.num_rows)
     return x + static_cast<size_t>(tile.first_row) * row_bytes;
@@ -59,7 +74,7 @@ const void* load_tokens(const CpuRun& run, const RowTile& tile, std::byte* a) {
     } else if (converts) {
       auto* values = reinterpret_cast<float*>(target);
       cpu::to_f32(source, dtype, run.config.hidden_size, values);
-      if (quantizes) cpu::round_row_by_e4m3(values, run.config.hidden_size);
+      if (quantizes) round_by_codes(values, run.config.hidden_size, format.token_group, fixed);
     } else {
       std::memcpy(target, source, row_bytes);
     }
@@ -102,7 +117,8 @@ void store_activated(const CpuRun& run, const RowTile& tile, int64_t panel, cons
   float h[kPanelColumns];
   std::byte* out = tile.is_shared ? run.workspace.shared_intermediate : run.workspace.intermediate;
   const DType out_dtype = run.products.intermediate_dtype();
-  const bool quantizes = quantizes_rows(run);
+  const FormatRow& format = format_row(config.weight_format);
+  const float* const fixed = input_scale(run.weights.down_input_scale, config.num_down_input_scales, tile.task);
   for (int64_t row = 0; row < tile.num_rows; ++row) {
     if (is_interleaved(config)) {
       cpu::split_pairs(c + row * width, width / 2, first, second);
@@ -113,13 +129,18 @@ void store_activated(const CpuRun& run, const RowTile& tile, int64_t panel, cons
     }
     if (has_bias) cpu::add_bias(bias, width, first);
     if (has_bias && config.gated) cpu::add_bias(bias + width, width, second);
+    if (config.round_like_engines) {
+      round_to(config.dtype, first, width);
+      if (config.gated) round_to(config.dtype, second, width);
+    }
     if (config.gated) {
       cpu::apply_gated(config.activation, first, second, width, h);
     } else {
       cpu::apply_plain(config.activation, first, width, h);
     }
     const int64_t place = (tile.first_row + row) * tile.expert.intermediate_size + begin + skipped;
-    if (quantizes) cpu::round_row_by_e4m3(h + skipped, width - skipped);
+    if (config.round_like_engines) round_to(config.dtype, h, width);
+    if (format.quantizes_rows()) round_by_codes(h + skipped, width - skipped, format.row_group, fixed);
     cpu::from_f32(h + skipped, width - skipped, out_dtype, out + static_cast<size_t>(place) * dtype_size(out_dtype));
   }
 }

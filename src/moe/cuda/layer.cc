@@ -13,6 +13,7 @@
 #include "cuda/kernels/quantize_rows/launch.h"
 #include "moe/cuda/kernels.h"
 #include "moe/cuda/workspace.h"
+#include "moe/formats.h"
 #include "moe/kernels.h"
 #include "moe/layer_layout.h"
 #include "moe/validation.h"
@@ -146,6 +147,10 @@ CudaRun CudaLayer::prepare(const LayerInputs& inputs, void* workspace, size_t wo
   problem.shared_gate_up_scale = static_cast<const float*>(weights_.shared_gate_up_scale);
   problem.shared_down_scale = static_cast<const float*>(weights_.shared_down_scale);
   problem.intermediate_scales = arrays.intermediate_scales;
+  problem.given_scales = weights_.down_input_scale;
+  problem.num_given_scales = config_.num_down_input_scales;
+  problem.weight_rows_scaled = format_row(config_.weight_format).scales_rows();
+  problem.round_like_engines = config_.round_like_engines;
   problem.scale_stride = arrays.scale_stride;
   problem.activations = arrays.activations;
   problem.block_arrivals = arrays.block_arrivals;
@@ -199,7 +204,11 @@ void CudaLayer::quantize_tokens(const CudaRun& run, CUstream_st* stream) const {
                                   .scale_stride = run.arrays.scale_stride,
                                   .counters = run.arrays.block_arrivals,
                                   .num_counters = run.arrays.num_block_arrivals,
-                                  .token_scales = run.inputs.x_scale},
+                                  .token_scales = run.inputs.x_scale,
+                                  .one_scale = run.problem.weight_rows_scaled,
+                                  .given_scales = weights_.gate_up_input_scale,
+                                  .num_given_scales = config_.num_gate_up_input_scales,
+                                  .routing = run.problem.routing},
                                  stream);
 }
 

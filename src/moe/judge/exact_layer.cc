@@ -16,15 +16,15 @@ constexpr int64_t kColumnsAnItem = 64;  // of a product that threads share
 
 float widened(uint16_t bits, DType dtype) { return dtype == DType::bf16 ? bf16_to_f32(bits) : f16_to_f32(bits); }
 
-// One row, by the definition.
-void quantize(const float* values, int64_t columns, uint8_t* codes, float* scales) {
-  for (int64_t begin = 0; begin < columns; begin += kScaleGroup) {
-    const int64_t end = std::min(begin + kScaleGroup, columns);
+// One row, by the definition: a scale each `group` columns, or the one that is given.
+void quantize(const float* values, int64_t columns, int64_t group, const float* given, uint8_t* codes, float* scales) {
+  for (int64_t begin = 0; begin < columns; begin += group) {
+    const int64_t end = std::min(begin + group, columns);
     uint32_t amax = 0;
     for (int64_t i = begin; i < end; ++i) amax = std::max(amax, magnitude_bits(values[i]));
-    const float scale = e4m3_scale(amax);
+    const float scale = given != nullptr ? *given : e4m3_scale(amax);
     for (int64_t i = begin; i < end; ++i) codes[i] = e4m3_code(values[i], e4m3_inverse_scale(scale));
-    scales[begin / kScaleGroup] = scale;
+    for (int64_t i = begin; i < end; i += kScaleGroup) scales[i / kScaleGroup] = scale;
   }
 }
 
@@ -68,6 +68,8 @@ struct ExactLayer::Matrix {
   const float* scales = nullptr;  // [.., scale_stride]: of the block row of row 0, from the block of element 0 on
   int64_t scale_stride = 0;
   int64_t row_offset = 0, column_offset = 0;  // of row 0 and element 0 in their first block
+  const float* channel_scales = nullptr;      // of each row, channel_stride apart; then there are no blocks
+  int64_t channel_stride = 1;
 };
 
 // What is multiplied with it: rows [.., depth] of 16-bit elements, or of codes with scales.
@@ -83,7 +85,8 @@ ExactLayer::ExactLayer(const LayerConfig& config, const LayerWeights& weights, c
       weights_(weights),
       inputs_(inputs),
       threads_(threads),
-      quantizes_(format_row(config.weight_format).quantizes_rows()),
+      format_(format_row(config.weight_format)),
+      quantizes_(format_.quantizes_rows()),
       rules_(tensor_core_rules(product_type(config))),
       num_slots_(num_slots(config)) {
   const bool whole_blocks = num_slots_ <= config.top_k + 1 || config.intermediate_size % kScaleGroup == 0;
@@ -137,6 +140,12 @@ ExactLayer::Matrix ExactLayer::gate_up_matrix(int32_t expert, bool up) const {
     matrix.bias = static_cast<const uint16_t*>(weights_.gate_up_bias) + row;
     matrix.bias_stride = step;
   }
+  if (format_.scales_rows()) {
+    const void* scales = shared ? weights_.shared_gate_up_scale : weights_.gate_up_scale;
+    matrix.channel_scales = static_cast<const float*>(scales) + row;
+    matrix.channel_stride = step;
+    return matrix;
+  }
   const int64_t of_scales = config_.gated ? 2 * number + (up ? 1 : 0) : number;
   const ScaleExtent extent = shared ? shared_gate_up_scale_extent(config_) : gate_up_scale_extent(config_);
   matrix.scales = scales_of(shared ? weights_.shared_gate_up_scale : weights_.gate_up_scale, of_scales, extent);
@@ -156,6 +165,11 @@ ExactLayer::Matrix ExactLayer::down_matrix(int32_t expert) const {
   matrix.rows = elements(shared ? weights_.shared_down : weights_.down, number * hidden, all, hidden, all, first);
   if (!shared && weights_.down_bias != nullptr)
     matrix.bias = static_cast<const uint16_t*>(weights_.down_bias) + number * hidden;
+  if (format_.scales_rows()) {
+    const void* scales = shared ? weights_.shared_down_scale : weights_.down_scale;
+    matrix.channel_scales = static_cast<const float*>(scales) + number * hidden;
+    return matrix;
+  }
   const ScaleExtent extent = shared ? shared_down_scale_extent(config_) : down_scale_extent(config_);
   matrix.scales = scales_of(shared ? weights_.shared_down_scale : weights_.down_scale, number, extent);
   matrix.scale_stride = scale_groups(extent.columns);
@@ -202,7 +216,7 @@ void ExactLayer::promote_columns(const Matrix& matrix, const std::vector<int32_t
       const float a_scale = a.scales[int64_t{a_rows[static_cast<size_t>(i)]} * scale_groups(a.depth) + block];
       for (int64_t j = 0; j < count; ++j) {
         const int64_t row_block = (matrix.row_offset + begin + j) / kScaleGroup;
-        const float b_scale = matrix.scales[row_block * matrix.scale_stride + b_block];
+        const float b_scale = matrix.scales == nullptr ? 1.0f : matrix.scales[row_block * matrix.scale_stride + b_block];
         float& sum = result[i * stride + j];
         sum = promoted(acc[static_cast<size_t>(i * count + j)], a_scale, b_scale, sum);
       }
@@ -223,6 +237,7 @@ void ExactLayer::multiply(const Matrix& matrix, const std::vector<int32_t>& a_ro
     for (int64_t i = 0; i < height; ++i) {
       for (int64_t j = begin; j < begin + count; ++j) {
         float& value = result[static_cast<size_t>(i * columns + j)];
+        if (matrix.channel_scales != nullptr) value *= matrix.channel_scales[j * matrix.channel_stride];
         if (matrix.bias != nullptr) value += widened(matrix.bias[j * matrix.bias_stride], config_.dtype);
       }
     }
@@ -239,8 +254,8 @@ std::vector<float> ExactLayer::activations(const ActivationFunction& activation)
   const auto width = static_cast<size_t>(config_.intermediate_size);
   std::vector<float> result(expert_of_row_.size() * width);
   std::vector<float> gate, up, h;
-  const QuantizedRows codes = quantizes_ ? quantized_tokens() : QuantizedRows{};
-  const Operand x{quantizes_ ? codes.codes.data() : inputs_.x, config_.hidden_size, codes.scales.data()};
+  const bool of_expert = config_.num_gate_up_input_scales > 1 && inputs_.x_scale == nullptr;
+  QuantizedRows codes = quantizes_ && !of_expert ? quantized_tokens() : QuantizedRows{};
   for (size_t expert = 0; expert < rows_of_expert_.size(); ++expert) {
     const std::vector<int32_t>& rows = rows_of_expert_[expert];
     if (rows.empty()) continue;
@@ -248,13 +263,23 @@ std::vector<float> ExactLayer::activations(const ActivationFunction& activation)
     std::transform(rows.begin(), rows.end(), tokens.begin(),
                    [&](int32_t row) { return static_cast<int32_t>(row / num_slots_); });
     const auto number = static_cast<int32_t>(expert);
+    if (of_expert) codes = quantized_tokens(number);
+    const Operand x{quantizes_ ? codes.codes.data() : inputs_.x, config_.hidden_size, codes.scales.data()};
     multiply(gate_up_matrix(number, false), tokens, x, gate);
     if (config_.gated) multiply(gate_up_matrix(number, true), tokens, x, up);
     h.resize(gate.size());
+    round_as_engines(gate);
+    if (config_.gated) round_as_engines(up);
     activation(config_.activation, gate.data(), config_.gated ? up.data() : nullptr, h.data(), h.size());
+    round_as_engines(h);
     for (size_t i = 0; i < h.size(); ++i) result[static_cast<size_t>(rows[i / width]) * width + i % width] = h[i];
   }
   return result;
+}
+
+void ExactLayer::round_as_engines(std::vector<float>& values) const {
+  if (!config_.round_like_engines) return;
+  for (float& value : values) value = widened(rounded_bits(value, config_.dtype), config_.dtype);
 }
 
 std::vector<uint16_t> ExactLayer::intermediate(const ActivationFunction& activation) const {
@@ -272,26 +297,32 @@ QuantizedRows ExactLayer::quantized(const std::vector<float>& activations) const
                        std::vector<float>(expert_of_row_.size() * static_cast<size_t>(scale_groups(width)))};
   for (int64_t row = 0; row < num_rows(); ++row) {
     if (expert_of_row(row) < 0) continue;
-    quantize(activations.data() + row * width, width, result.codes.data() + row * width,
+    const float* given = input_scale(weights_.down_input_scale, config_.num_down_input_scales, expert_of_row(row));
+    quantize(activations.data() + row * width, width, format_.row_group, given, result.codes.data() + row * width,
              result.scales.data() + row * scale_groups(width));
   }
   return result;
 }
 
-QuantizedRows ExactLayer::quantized_tokens() const {
+QuantizedRows ExactLayer::quantized_tokens(int32_t expert) const {
   const int64_t hidden = config_.hidden_size, tokens = inputs_.num_tokens;
   QuantizedRows result{std::vector<uint8_t>(static_cast<size_t>(tokens * hidden)),
                        std::vector<float>(static_cast<size_t>(tokens * scale_groups(hidden)))};
   if (inputs_.x_scale != nullptr) {
     std::copy_n(static_cast<const uint8_t*>(inputs_.x), result.codes.size(), result.codes.begin());
-    std::copy_n(inputs_.x_scale, result.scales.size(), result.scales.begin());
+    const int64_t given = num_token_groups(format_, hidden), groups = scale_groups(hidden);
+    for (int64_t i = 0; i < tokens * groups; ++i) {
+      const int64_t group = i % groups * kScaleGroup / format_.token_group;
+      result.scales[static_cast<size_t>(i)] = inputs_.x_scale[i / groups * given + group];
+    }
     return result;
   }
+  const float* given = input_scale(weights_.gate_up_input_scale, config_.num_gate_up_input_scales, expert);
   std::vector<float> values(static_cast<size_t>(hidden));
   for (int64_t token = 0; token < tokens; ++token) {
     const uint16_t* row = static_cast<const uint16_t*>(inputs_.x) + token * hidden;
     std::transform(row, row + hidden, values.begin(), [&](uint16_t bits) { return widened(bits, config_.dtype); });
-    quantize(values.data(), hidden, result.codes.data() + token * hidden,
+    quantize(values.data(), hidden, format_.token_group, given, result.codes.data() + token * hidden,
              result.scales.data() + token * scale_groups(hidden));
   }
   return result;

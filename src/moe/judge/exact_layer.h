@@ -6,7 +6,8 @@
 //   std::vector<uint16_t> y = layer.rows(h);
 //   std::vector<uint16_t> out = layer.combined(y);          // equal to the GPU's, bit for bit
 //
-// Weights of format fp8_block: tokens and the intermediate are quantised, products of e4m3 promoted each 128 of K:
+// Weights of format fp8_block or fp8_channel: tokens and the intermediate are quantised, products of e4m3 promoted each
+// 128 of K, of the latter by the scales of rows alone, after which the channel's multiplies the sum:
 //
 //   QuantizedRows h = layer.quantized(layer.activations(exact_activation));
 //   std::vector<uint16_t> out = layer.combined(layer.rows(h));
@@ -41,7 +42,7 @@ void exact_activation(const Activation& activation, const float* gate, const flo
 /// fp32 to the type's bits as the kernels round: to nearest even, every NaN 0x7FFF.
 uint16_t rounded_bits(float value, DType dtype);
 
-/// Rows as e4m3 with a scale each kScaleGroup columns of a row (core/e4m3.h).
+/// Rows as e4m3 with a scale each kScaleGroup columns of a row (core/e4m3.h), also where all of a row have the same.
 struct QuantizedRows {
   std::vector<uint8_t> codes;  ///< [rows, columns]
   std::vector<float> scales;   ///< [rows, ceil(columns / kScaleGroup)]
@@ -70,8 +71,8 @@ class ExactLayer {
   std::vector<float> activations(const ActivationFunction& activation) const;
   /// [rows, I] quantised; rows without an expert are zero, their scales too.
   QuantizedRows quantized(const std::vector<float>& activations) const;
-  /// [T, H]: the tokens as a format that quantises rows multiplies them.
-  QuantizedRows quantized_tokens() const;
+  /// [T, H]: the tokens as a format that quantises rows multiplies them with the weights of an expert.
+  QuantizedRows quantized_tokens(int32_t expert = 0) const;
   /// [rows, H] from a quantised intermediate.
   std::vector<uint16_t> rows(const QuantizedRows& intermediate) const;
 
@@ -95,12 +96,14 @@ class ExactLayer {
   const float* scales_of(const void* scales, int64_t matrix, const ScaleExtent& extent) const;
   Matrix gate_up_matrix(int32_t expert, bool up) const;
   Matrix down_matrix(int32_t expert) const;
+  void round_as_engines(std::vector<float>& values) const;
   void place_rows();
 
   LayerConfig config_;
   LayerWeights weights_;
   LayerInputs inputs_;
   ThreadPool* threads_;
+  const FormatRow& format_;
   bool quantizes_;  // tokens and the intermediate
   TensorCoreRules rules_;
   int64_t num_slots_;  // of a token: k + S

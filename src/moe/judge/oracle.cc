@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <numeric>
 
 #include "moe/formats.h"
@@ -14,6 +15,7 @@ using oracle_math::Combined;
 using oracle_math::Dot;
 using oracle_math::element;
 using oracle_math::Expert;
+using oracle_math::given_scale;
 using oracle_math::group_scale;
 using oracle_math::GroupScale;
 using oracle_math::kLanes;
@@ -75,21 +77,22 @@ class Oracle {
   }
 
  private:
-  // x_: the token as it is multiplied.
+  // x_: the token as it is multiplied; where experts have scales of their own for it, before it is quantised.
   void load_token(int32_t token) {
     const auto hidden = static_cast<size_t>(config_.hidden_size);
     const size_t first = static_cast<size_t>(token) * hidden;
     x_.resize(hidden);
     if (inputs_.x_scale != nullptr) {
-      const float* scales = inputs_.x_scale + token * num_row_groups(host_.format, config_.hidden_size);
+      const float* scales = inputs_.x_scale + token * num_token_groups(host_.format, config_.hidden_size);
       for (size_t i = 0; i < hidden; ++i) {
         const double code = host_.format.decode(inputs_.x, config_.dtype, static_cast<int64_t>(first + i));
-        x_[i] = code * scales[i / static_cast<size_t>(host_.format.row_group)];  // exact
+        x_[i] = code * scales[i / static_cast<size_t>(host_.format.token_group)];  // exact
       }
       return;
     }
     for (size_t i = 0; i < hidden; ++i) x_[i] = element(inputs_.x, config_.dtype, static_cast<int64_t>(first + i));
-    each_group(hidden, [&](size_t begin, size_t count) {
+    if (config_.num_gate_up_input_scales != 0) return;
+    each_group(host_.format.token_group, hidden, [&](size_t begin, size_t count) {
       const GroupScale group = group_scale(static_cast<int64_t>(count), [&](int64_t i) {
         return Value{x_[begin + static_cast<size_t>(i)], 0.0};
       });
@@ -98,25 +101,36 @@ class Oracle {
   }
 
   void add(const Expert& expert, double weight) {
-    const auto x = [&](int64_t i) { return x_[static_cast<size_t>(i)]; };
+    const std::vector<double>& row = expert.x_scale == nullptr || inputs_.x_scale != nullptr
+                                         ? x_
+                                         : quantized_by(given_scale(*expert.x_scale));
+    const auto x = [&](int64_t i) { return row[static_cast<size_t>(i)]; };
     h_.clear();
     for (int64_t column = 0; column < expert.width; ++column) {
-      h_.push_back(host_.format.quantizes_rows() ? elements_.activation(expert, x, column)
+      h_.push_back(host_.format.quantizes_rows() ? elements_.engine_rounded(elements_.activation(expert, x, column))
                                                  : elements_.intermediate(expert, x, column));
     }
-    each_group(h_.size(), [&](size_t begin, size_t count) {
+    each_group(host_.format.row_group, h_.size(), [&](size_t begin, size_t count) {
       const GroupScale group =
-          group_scale(static_cast<int64_t>(count), [&](int64_t i) { return h_[begin + static_cast<size_t>(i)]; });
+          expert.h_scale != nullptr
+              ? given_scale(*expert.h_scale)
+              : group_scale(static_cast<int64_t>(count), [&](int64_t i) { return h_[begin + static_cast<size_t>(i)]; });
       for (size_t i = begin; i < begin + count; ++i) h_[i] = oracle_math::quantized(h_[i], group);
     });
     const auto h = [&](int64_t i) { return h_[static_cast<size_t>(i)]; };
     for (size_t c = 0; c < sums_.size(); ++c) sums_[c].add(weight, elements_.row(expert, h, static_cast<int64_t>(c)));
   }
 
+  const std::vector<double>& quantized_by(const GroupScale& group) {
+    expert_x_.resize(x_.size());
+    for (size_t i = 0; i < x_.size(); ++i) expert_x_[i] = oracle_math::quantized(x_[i], group);
+    return expert_x_;
+  }
+
   // The groups of a row that share a scale; none where the format leaves rows as they are.
   template <class Visit>
-  void each_group(size_t columns, const Visit& visit) const {
-    const auto group = static_cast<size_t>(host_.format.row_group);
+  void each_group(int32_t group_columns, size_t columns, const Visit& visit) const {
+    const auto group = static_cast<size_t>(group_columns);
     for (size_t begin = 0; group != 0 && begin < columns; begin += group)
       visit(begin, std::min(group, columns - begin));
   }
@@ -126,12 +140,14 @@ class Oracle {
   const LayerInputs& inputs_;
   Host host_;
   oracle_math::Elements<Host> elements_;
-  std::vector<double> x_;
+  std::vector<double> x_, expert_x_;
   std::vector<Value> h_;
   std::vector<Combined> sums_;
 };
 
 }  // namespace
+
+double narrow_row_factor(int32_t intermediate_size) { return 1.0 + 24.0 / std::sqrt(intermediate_size); }
 
 double unit_roundoff(DType dtype) { return oracle_math::unit_roundoff(dtype); }
 

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "moe/layer_layout.h"
 #include "tessera/core/e4m3.h"
 #include "tessera/core/host_device.h"
 #include "tessera/moe/layer_config.h"
@@ -202,6 +203,9 @@ TESSERA_HOST_DEVICE inline GroupScale group_scale(int64_t count, const Values& v
   return {scale, e4m3_inverse_scale(scale), 0x1p-22 + (above > below ? above : below)};
 }
 
+/// Of a static scale: every right computation has it.
+TESSERA_HOST_DEVICE inline GroupScale given_scale(float scale) { return {scale, e4m3_inverse_scale(scale), 0x1p-22}; }
+
 /// A value without an error, after it was quantised.
 TESSERA_HOST_DEVICE inline double quantized(double value, const GroupScale& group) {
   return apart(e4m3_to_f32(e4m3_code(static_cast<float>(value), group.inverse)), group.scale);
@@ -250,16 +254,36 @@ struct Expert {
   const void* gate_up_scale;  // null: the format has none
   const void* down_scale;
   ScaleOffsets offsets;
+  const float* x_scale;  // static; null: made of each row
+  const float* h_scale;
 };
 
 TESSERA_HOST_DEVICE inline Expert routed_expert(const LayerConfig& config, const LayerWeights& weights,
                                                 int64_t number) {
-  return {weights.gate_up,          weights.down,          weights.gate_up_bias, weights.down_bias,   number,
-          config.intermediate_size, weights.gate_up_scale, weights.down_scale,   config.scale_offsets};
+  return {weights.gate_up,
+          weights.down,
+          weights.gate_up_bias,
+          weights.down_bias,
+          number,
+          config.intermediate_size,
+          weights.gate_up_scale,
+          weights.down_scale,
+          config.scale_offsets,
+          input_scale(weights.gate_up_input_scale, config.num_gate_up_input_scales, number),
+          input_scale(weights.down_input_scale, config.num_down_input_scales, number)};
 }
 TESSERA_HOST_DEVICE inline Expert shared_expert(const LayerConfig& config, const LayerWeights& weights) {
-  return {weights.shared_gate_up,       weights.shared_down,       nullptr, nullptr, 0, config.shared_intermediate_size,
-          weights.shared_gate_up_scale, weights.shared_down_scale, {}};
+  return {weights.shared_gate_up,
+          weights.shared_down,
+          nullptr,
+          nullptr,
+          0,
+          config.shared_intermediate_size,
+          weights.shared_gate_up_scale,
+          weights.shared_down_scale,
+          {},
+          input_scale(weights.gate_up_input_scale, config.num_gate_up_input_scales, config.num_experts),
+          input_scale(weights.down_input_scale, config.num_down_input_scales, config.num_experts)};
 }
 
 /// The elements of a layer. `Side` is where it runs: weight(matrix, index) reads an element of a weight without its
@@ -271,6 +295,9 @@ struct Elements {
   const LayerConfig& config;
   double accumulator_unit;
   int64_t block_rows = kScaleGroup, block_columns = kScaleGroup;  // of the weights that share a scale
+
+  /// A scale for each row, which stand in the order of the rows.
+  TESSERA_HOST_DEVICE bool scales_rows() const { return block_columns == kWholeRow; }
 
   /// The scales of row `row` of matrix number `matrix` of [.., rows, depth], all counted from where the first block
   /// begins; null where there are none.
@@ -314,7 +341,7 @@ struct Elements {
     if (!config.gated) {
       const float* scales = row_scales(e.gate_up_scale, e.number, scale_rows, gate_offset + column, depth);
       const Value value = product(e.gate_up, scales, e.number * e.width + column, depth, x, e.gate_up_bias);
-      return plain(config.activation, value);
+      return plain(config.activation, engine_rounded(value));
     }
     const int64_t first = e.number * 2 * e.width;
     // Of [E, 2, I, H] or [E, I, 2, H], in which gate is number `half`.
@@ -322,11 +349,19 @@ struct Elements {
       return first + (config.gate_up_order == GateUpOrder::interleaved ? 2 * column + half : half * e.width + column);
     };
     const int64_t gate_half = config.gate_up_order == GateUpOrder::up_first ? 1 : 0;
-    const float* gate_scales = row_scales(e.gate_up_scale, 2 * e.number, scale_rows, gate_offset + column, depth);
-    const float* up_scales = row_scales(e.gate_up_scale, 2 * e.number + 1, scale_rows, up_offset + column, depth);
-    const Value gate = product(e.gate_up, gate_scales, half_row(gate_half), depth, x, e.gate_up_bias);
-    const Value up = product(e.gate_up, up_scales, half_row(1 - gate_half), depth, x, e.gate_up_bias);
-    return oracle_math::gated(config.activation, gate, up);
+    const auto scales_of = [&](int64_t half, int64_t row, int64_t offset) {
+      return scales_rows() ? row_scales(e.gate_up_scale, 0, 0, row, depth)
+                           : row_scales(e.gate_up_scale, 2 * e.number + half, scale_rows, offset + column, depth);
+    };
+    const int64_t gate_row = half_row(gate_half), up_row = half_row(1 - gate_half);
+    const Value gate = product(e.gate_up, scales_of(0, gate_row, gate_offset), gate_row, depth, x, e.gate_up_bias);
+    const Value up = product(e.gate_up, scales_of(1, up_row, up_offset), up_row, depth, x, e.gate_up_bias);
+    return oracle_math::gated(config.activation, engine_rounded(gate), engine_rounded(up));
+  }
+
+  /// What engines keep in memory, where the layer is told to.
+  TESSERA_HOST_DEVICE Value engine_rounded(Value value) const {
+    return config.round_like_engines ? kept(value, config.dtype) : value;
   }
 
   /// Column `column` of an expert's row, rounded; h(i) is its intermediate, a Value.

@@ -33,11 +33,11 @@ TEST(Formats, ErrorsListTheNames) {
     return std::string("no error");
   };
   EXPECT_EQ(message([] { parse_weight_format("f7", "weight_format"); }),
-            "weight_format: got 'f7', expected one of dense, fp8-block");
+            "weight_format: got 'f7', expected one of dense, fp8-block, fp8-channel");
   EXPECT_EQ(message([] { weight_format(256); }),
-            "weight_format: got 256, expected the number of one of dense, fp8-block");
+            "weight_format: got 256, expected the number of one of dense, fp8-block, fp8-channel");
   EXPECT_EQ(message([] { weight_format(-1); }),
-            "weight_format: got -1, expected the number of one of dense, fp8-block");
+            "weight_format: got -1, expected the number of one of dense, fp8-block, fp8-channel");
 }
 
 TEST(Formats, DenseIsTheLayersType) {
@@ -68,6 +68,17 @@ TEST(Formats, Fp8BlockIsE4m3WithAScaleEach128Square) {
   EXPECT_EQ(fp8.decode(codes, DType::bf16, 0), 1.0);
   EXPECT_EQ(fp8.decode(codes, DType::bf16, 1), -448.0);
   EXPECT_EQ(fp8.decode(codes, DType::bf16, 2), 0x1p-9);
+}
+
+TEST(Formats, Fp8ChannelIsE4m3WithAScaleEachRow) {
+  const FormatRow& fp8 = format_row(WeightFormat::fp8_channel);
+  EXPECT_EQ(fp8.name, "fp8-channel");
+  EXPECT_EQ(scale_bytes(fp8, 129, 256), 129u * 4u);
+  EXPECT_EQ(num_token_groups(fp8, 7168), 1);
+  EXPECT_EQ(num_token_groups(format_row(WeightFormat::fp8_block), 7168), 56);
+  EXPECT_EQ(num_token_groups(format_row(WeightFormat::dense), 7168), 0);
+  EXPECT_EQ(fp8.row_group, 128);
+  EXPECT_TRUE(fp8.scales_rows() && fp8.has_scales() && fp8.quantizes_rows());
 }
 
 // 4-bit elements and a scale a block, by numbers: what a row of the table says is all that sizes depend on.

@@ -5,7 +5,8 @@
 //   gate_up, up_only   A[r] = the token of row r    [R, H]    W [E, 2I, H] or [E, I, H]    out [R, I], e4m3 and scales
 //   down               A[r] = intermediate row r    [R, I]    W [E, H, I]                  out [R, H], 16 bits
 //
-// A and W are e4m3, a block is 128 columns of K, and of W also 128 rows. The tensor cores keep 13 bits of a sum of such
+// A and W are e4m3, a block is 128 columns of K, and of W also 128 rows. Where W has a scale each row instead, blocks have
+// those of A alone, and W's multiply the finished sums. The tensor cores keep 13 bits of a sum of such
 // products, so a sum never runs through more than one block: each block's products are added to fp32 sums, scaled.
 //
 // A CTA has three warpgroups. Per tile of 128 rows x 256 weight rows, per block of K:
@@ -41,9 +42,11 @@ using grouped::Problem;
 using grouped::Role;
 using grouped::TileSlot;
 
-// What a role's kernel is compiled for.
-template <Role kRole, class Tuning>
+// What a role's kernel is compiled for. kRowsScaled: weights have a scale each row in place of blocks.
+template <Role kRole, class Tuning, bool kRowsScaled>
 struct Config : grouped::TileConfig<kRole, Tuning, default_policy(Tuning::kClusterSize)> {
+  static constexpr bool kWeightRowsScaled = kRowsScaled;
+  static constexpr int kCopyThreads = kRowsScaled ? 0 : grouped::kScaleCopyLanes;
   static constexpr int kWaveColumns = Config::kPolicy.wave_columns;
   static constexpr int kWaves = Config::kPolicy.tile_columns / kWaveColumns;
   static constexpr int kWaveRegisters = ptx::Fragment<kWaveColumns>::kRegisters;
@@ -97,6 +100,13 @@ __device__ inline void promote(Sums& sums, const ptx::Fragment<kColumns>& produc
     sums[kFirst + i + 2] = __fmaf_rn(products[i + 2], scale_8, sums[kFirst + i + 2]);
     sums[kFirst + i + 3] = __fmaf_rn(products[i + 3], scale_8, sums[kFirst + i + 3]);
   }
+}
+
+// The scale of a row's products with a wave.
+template <class C>
+__device__ inline float scaled(float row, float wave) {
+  if constexpr (C::kWeightRowsScaled) return row;
+  return __fmul_rn(row, wave);
 }
 
 // What a warp of a consumer keeps at hand because it is slow to find: addresses of shared memory, each in a register.
@@ -156,9 +166,10 @@ __device__ inline void multiply_blocks(SharedStorage<C>& smem, cta::RingPosition
     const uint32_t offset = stage * static_cast<uint32_t>(sizeof(smem.scales[0]));
     const float row_0 = ptx::load_shared_f32(row_scale + offset);
     const float row_8 = ptx::load_shared_f32(row_scale + offset + 8 * static_cast<uint32_t>(sizeof(float)));
-    const float2 waves = ptx::load_shared_f32x2(at.wave_scale + offset);
+    float2 waves = make_float2(1.0f, 1.0f);
+    if constexpr (!C::kWeightRowsScaled) waves = ptx::load_shared_f32x2(at.wave_scale + offset);
     ptx::wgmma_wait<0>();
-    promote<0>(sums, products, __fmul_rn(row_0, waves.x), __fmul_rn(row_8, waves.x));
+    promote<0>(sums, products, scaled<C>(row_0, waves.x), scaled<C>(row_8, waves.x));
     if constexpr (kInTurns) turns.wait();
     multiply_wave<C>(products, a_again, b_second);
     if constexpr (kInTurns) turns.pass();
@@ -166,7 +177,7 @@ __device__ inline void multiply_blocks(SharedStorage<C>& smem, cta::RingPosition
     if (block < num_blocks) cta::wait_phase(&smem.full[ring.stage], ring.phase);
     ptx::wgmma_wait<0>();
     at.release(stage);
-    promote<C::kWaveRegisters>(sums, products, __fmul_rn(row_0, waves.y), __fmul_rn(row_8, waves.y));
+    promote<C::kWaveRegisters>(sums, products, scaled<C>(row_0, waves.y), scaled<C>(row_8, waves.y));
   }
 }
 
@@ -200,14 +211,14 @@ __device__ inline void consume(SharedStorage<C>& smem, const CUtensorMap& out_ma
   if (threadIdx.x % 32 == 0) ptx::bulk_wait_read();  // shared memory outlives the stores that read it
 }
 
-template <Role kRole, class Tuning>
-__global__ void __launch_bounds__(Config<kRole, Tuning>::kThreads, 1)
+template <Role kRole, class Tuning, bool kRowsScaled>
+__global__ void __launch_bounds__(Config<kRole, Tuning, kRowsScaled>::kThreads, 1)
     expert_gemm_fp8_kernel(const __grid_constant__ CUtensorMap weight_map,
                            const __grid_constant__ CUtensorMap shared_weight_map,
                            const __grid_constant__ CUtensorMap a_map, const __grid_constant__ CUtensorMap out_map,
                            const __grid_constant__ Problem problem,
                            const __grid_constant__ grouped::LaunchOptions options) {
-  using C = Config<kRole, Tuning>;
+  using C = Config<kRole, Tuning, kRowsScaled>;
   extern __shared__ __align__(1024) uint8_t shared_bytes[];
   auto& smem = *reinterpret_cast<SharedStorage<C>*>(shared_bytes);
   const auto [warp, warpgroup] = grouped::enter(smem, weight_map, a_map, out_map, options);
@@ -217,7 +228,7 @@ __global__ void __launch_bounds__(Config<kRole, Tuning>::kThreads, 1)
     ptx::decrease_registers<C::kPolicy.load_registers>();
     const grouped::WeightMaps weight_maps(weight_map, shared_weight_map, problem);
     grouped::load_warpgroup<C>(smem, weight_maps, a_map, problem, options, warp,
-                               grouped::ScaleCopy<C::kRole>(smem.scales, problem));
+                               grouped::ScaleCopy<C::kRole, !kRowsScaled>(smem.scales, problem));
     grouped::leave<C>(options);
   } else {
     ptx::increase_registers<C::kPolicy.math_registers>();

@@ -26,6 +26,7 @@ struct SlabRows {
     const int32_t n = problem.out_columns(C::kRole);
     for (int half = 0; half < kHalves; ++half)
       exists[half] = warp < context.ring.unit_slabs && column_begin + 8 * half < n;
+    if constexpr (C::kWeightRowsScaled) load_scales(problem, unit.expert);
     if (problem.bias(C::kRole) == nullptr || unit.expert >= problem.num_experts) return;
     has_bias = true;
     const int32_t column = column_begin + static_cast<int>(threadIdx.x) % 32 / 4;
@@ -48,7 +49,45 @@ struct SlabRows {
   bool exists[kHalves];
   bool has_bias = false;
   float bias[2] = {};  // gate and up, or of each half
+  float scale[2] = {1.0f, 1.0f};
+
+ private:
+  // Of the weight rows. A slice of the shared experts' first weight has its part of theirs.
+  __device__ void load_scales(const Problem& problem, int32_t expert) {
+    const int32_t n = problem.out_columns(C::kRole);
+    const bool is_routed = expert < problem.num_experts;
+    const bool is_slice = C::kRole != Role::down && !is_routed;
+    const int32_t all = is_slice ? n * problem.num_shared_experts : n;
+    const int32_t column =
+        column_begin + static_cast<int>(threadIdx.x) % 32 / 4 + (is_slice ? (expert - problem.num_experts) * n : 0);
+    const float* scales = C::kRole == Role::down ? problem.shared_down_scale : problem.shared_gate_up_scale;
+    if (is_routed)
+      scales = (C::kRole == Role::down ? problem.down_scale : problem.gate_up_scale) +
+               static_cast<int64_t>(expert) * (C::kGated ? 2 * n : n);
+    if constexpr (C::kGated) {
+      if (!exists[0]) return;
+      scale[0] = scales[gate_row(problem.gate_up_order, column, all)];
+      scale[1] = scales[up_row(problem.gate_up_order, column, all)];
+    } else {
+      for (int half = 0; half < 2; ++half)
+        if (exists[half]) scale[half] = scales[column + 8 * half];
+    }
+  }
 };
+
+// All registers, or of a gated slab those that hold results: rounded to the layer's type and back.
+template <class C, bool kResults, int kColumns>
+__device__ inline void round_like_engines(const Problem& problem, ptx::Fragment<kColumns>& acc) {
+  using Element = typename C::Element;
+  if (!problem.round_like_engines) return;
+#pragma unroll
+  for (int i = 0; i < ptx::Fragment<kColumns>::kRegisters; i += 2) {
+    if (kResults && C::kGated && i % 4 != 0) continue;
+    const float2 rounded = cta::unpack2(Element{}, cta::pack2(Element{}, acc[i], acc[i + 1]));
+    acc[i] = rounded.x;
+    acc[i + 1] = rounded.y;
+  }
+}
 
 // acc[4 j ..]: two rows (tokens) 8 j + 2 (lane % 4) + {0, 1} of the slab's first 8 weight rows, then of its last 8.
 // Results take the place of the first two, of a gated slab, or of all four.
@@ -67,10 +106,15 @@ __device__ inline void finish(const Problem& problem, const SlabRows<C>& slab, p
       }
     }
   }
+  if constexpr (C::kWeightRowsScaled) {
+#pragma unroll
+    for (int i = 0; i < 4 * kGroups; ++i) acc[i] = __fmul_rn(acc[i], slab.scale[i / 2 % 2]);
+  }
   if (slab.has_bias) {
 #pragma unroll
     for (int i = 0; i < 4 * kGroups; ++i) acc[i] = __fadd_rn(acc[i], slab.bias[i / 2 % 2]);
   }
+  if constexpr (C::kQuantized && C::kRole != Role::down) round_like_engines<C, false>(problem, acc);
   if constexpr (C::kGated) {
     grouped::with_gated(problem.activation, [&](auto act) {
 #pragma unroll
@@ -84,6 +128,7 @@ __device__ inline void finish(const Problem& problem, const SlabRows<C>& slab, p
       for (int i = 0; i < 4 * kGroups; ++i) acc[i] = act(acc[i]);
     });
   }
+  if constexpr (C::kQuantized && C::kRole != Role::down) round_like_engines<C, true>(problem, acc);
 }
 
 // Transposed, a lane holds two neighbouring columns of one token: four lanes write 16 bytes of it.

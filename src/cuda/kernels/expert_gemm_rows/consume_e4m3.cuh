@@ -32,9 +32,9 @@ __device__ inline void multiply_block(uint32_t a, uint32_t b, ptx::Fragment<kCol
 }
 
 // One lane for four columns of a row: codes and scale of the block of 128 columns at `column` of `num_rows` rows of the
-// plan.
+// plan. `given`: the scale of all, null: made of each row.
 __device__ inline void quantize_block(const Problem& problem, const Plan& plan, int32_t row_begin, int32_t num_rows,
-                                      int32_t column) {
+                                      int32_t column, const float* given) {
   constexpr int kRowsAtOnce = 4;  // reads in flight
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t width = problem.intermediate_size;
@@ -61,7 +61,7 @@ __device__ inline void quantize_block(const Problem& problem, const Plan& plan, 
 #pragma unroll
       for (int distance = 1; distance < 32; distance *= 2)
         amax = ptx::max_or_nan(amax, __shfl_xor_sync(kAllLanes, amax, distance));
-      const float scale = grouped::group_scale(amax);
+      const float scale = given != nullptr ? *given : grouped::group_scale(amax);
       const float inverse = __frcp_rn(scale);
       const uint32_t low = grouped::quantize_pair(values[i].x, values[i].y, inverse);
       const uint32_t high = grouped::quantize_pair(values[i].z, values[i].w, inverse);
@@ -80,6 +80,7 @@ struct SlabCount {
   int32_t column = 0;
   int32_t row_begin = 0;
   int32_t num_rows = 0;
+  int32_t expert = 0;
 };
 
 // part: 0 for the block that the unit's first slab lies in, 1 for the next.
@@ -92,7 +93,7 @@ __device__ inline SlabCount slabs_of_block(const Context<C>& context, const Unit
   const int32_t end = min(begin + kScaleGroup, width);
   const auto slabs_of = [](int32_t columns) { return max((columns + C::kSlabOutColumns - 1) / C::kSlabOutColumns, 0); };
   return {slabs_of(min(unit_end, end) - max(unit_begin, begin)), slabs_of(end - begin), begin, unit.row_begin,
-          unit.num_rows};
+          unit.num_rows, unit.expert};
 }
 
 // By one warp, beside those that multiply, which would otherwise wait for memory here: counts the slabs of each unit
@@ -132,13 +133,16 @@ __device__ inline void quantize_finished(const Context<C>& context) {
     if (complete != 0) __threadfence();  // the others' columns are seen from here on
     for (; complete != 0; complete &= complete - 1) {
       const int source = __ffs(static_cast<int>(complete)) - 1;
+      const float* given = nullptr;
+      if constexpr (C::kWeightRowsScaled) given = problem.given_scale(__shfl_sync(kAllLanes, mine.expert, source));
       quantize_block(problem, context.plan, __shfl_sync(kAllLanes, mine.row_begin, source),
-                     __shfl_sync(kAllLanes, mine.num_rows, source), __shfl_sync(kAllLanes, mine.column, source));
+                     __shfl_sync(kAllLanes, mine.num_rows, source), __shfl_sync(kAllLanes, mine.column, source), given);
     }
   }
 }
 
-// acc += the products of the next block of K, scaled. is_copied: rows were copied by threads.
+// acc += the products of the next block of K, scaled: by the rows' scales alone where the weights have none of blocks.
+// is_copied: rows were copied by threads.
 template <class C, int kColumns>
 __device__ inline void multiply_next(const Ring& ring, RingPosition& at, bool is_copied, ptx::Fragment<kColumns>& acc) {
   static_assert(C::kStageBlocks == 1);
@@ -150,7 +154,9 @@ __device__ inline void multiply_next(const Ring& ring, RingPosition& at, bool is
   cta::wait_phase(&ring.barriers->full[at.stage], at.phase);
   if (is_copied) ptx::fence_proxy_async();
   multiply_block(data + ring.weights_offset(at.stage), data + ring.rows_offset(at.stage), products);
-  const float2 weights = ptx::load_shared_f32x2(scales + threadIdx.x / 32 * 2 * kFloat);
+  float2 weights = make_float2(1.0f, 1.0f);
+  if constexpr (C::kBlocksScaled) weights = ptx::load_shared_f32x2(scales + threadIdx.x / 32 * 2 * kFloat);
+  const auto scaled = [](float row, float weight) { return C::kBlocksScaled ? __fmul_rn(row, weight) : row; };
   float2 rows[kGroups];
 #pragma unroll
   for (int j = 0; j < kGroups; ++j)
@@ -160,10 +166,10 @@ __device__ inline void multiply_next(const Ring& ring, RingPosition& at, bool is
   if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(&ring.barriers->empty[at.stage]);
 #pragma unroll
   for (int j = 0; j < kGroups; ++j) {
-    acc[4 * j + 0] = __fmaf_rn(products[4 * j + 0], __fmul_rn(rows[j].x, weights.x), acc[4 * j + 0]);
-    acc[4 * j + 1] = __fmaf_rn(products[4 * j + 1], __fmul_rn(rows[j].y, weights.x), acc[4 * j + 1]);
-    acc[4 * j + 2] = __fmaf_rn(products[4 * j + 2], __fmul_rn(rows[j].x, weights.y), acc[4 * j + 2]);
-    acc[4 * j + 3] = __fmaf_rn(products[4 * j + 3], __fmul_rn(rows[j].y, weights.y), acc[4 * j + 3]);
+    acc[4 * j + 0] = __fmaf_rn(products[4 * j + 0], scaled(rows[j].x, weights.x), acc[4 * j + 0]);
+    acc[4 * j + 1] = __fmaf_rn(products[4 * j + 1], scaled(rows[j].y, weights.x), acc[4 * j + 1]);
+    acc[4 * j + 2] = __fmaf_rn(products[4 * j + 2], scaled(rows[j].x, weights.y), acc[4 * j + 2]);
+    acc[4 * j + 3] = __fmaf_rn(products[4 * j + 3], scaled(rows[j].y, weights.y), acc[4 * j + 3]);
   }
   at.advance(ring);
 }

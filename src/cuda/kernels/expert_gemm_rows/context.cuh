@@ -41,6 +41,8 @@ struct Config {
   static constexpr bool kMarked = Tuning::kMarked;
   static constexpr bool kGated = kRole == Role::gate_up;
   static constexpr bool kQuantized = sizeof(Operand) == 1;  // e4m3 with scales
+  static constexpr bool kWeightRowsScaled = Tuning::kWeightRowsScaled;  // those of weights are one each row
+  static constexpr bool kBlocksScaled = kQuantized && !kWeightRowsScaled;
   // What a kernel before this one writes is read after it has ended; else ids alone, which are there.
   static constexpr bool kReadsLate = kRole == Role::down || kQuantized;
   static constexpr int kSlabOutColumns = kGated ? kSlabRows / 2 : kSlabRows;
@@ -98,7 +100,7 @@ __device__ inline void init_barriers(Barriers& barriers) {
   const int stage = static_cast<int>(threadIdx.x);
   if (stage < kMaxStages) {
     // For the boxes of weights, for those of rows of each row warp, and for every cp.async's thread.
-    ptx::mbarrier_init(&barriers.full[stage], 1 + kRowWarps * (1 + 32) + (C::kQuantized ? kWeightScales : 0));
+    ptx::mbarrier_init(&barriers.full[stage], 1 + kRowWarps * (1 + 32) + (C::kBlocksScaled ? kWeightScales : 0));
     ptx::mbarrier_init(&barriers.empty[stage], kConsumerWarps);
     if (stage < kHandovers) {
       ptx::mbarrier_init(&barriers.written[stage], kConsumerWarps);

@@ -12,10 +12,11 @@ namespace tessera::kernels::expert_gemm_rows {
 namespace {
 
 // What a kernel is compiled for beside its role.
-template <class Element_, class Operand_, bool kMarked_>
+template <class Element_, class Operand_, bool kWeightRowsScaled_, bool kMarked_>
 struct Tuning {
   using Element = Element_;
   using Operand = Operand_;
+  static constexpr bool kWeightRowsScaled = kWeightRowsScaled_;
   static constexpr bool kMarked = kMarked_;  // see cta/mark.cuh
 };
 
@@ -23,13 +24,19 @@ struct Tuning {
 template <class Function>
 void with_instance(const Problem& problem, Role role, bool is_marked, Function&& function) {
   grouped::with_element(problem.dtype, [&](auto element) {
-    grouped::with_bool(problem.operand_bytes == 1, [&](auto quantized) {
-      using Element = decltype(element);
-      using Operand = ::cuda::std::conditional_t<quantized, __nv_fp8_e4m3, Element>;
+    using Element = decltype(element);
+    const auto with_operand = [&](auto operand, auto rows_scaled) {
       grouped::with_bool(is_marked, [&](auto marked) {
-        grouped::with_role(role, [&](auto constant) { function(constant, Tuning<Element, Operand, marked>{}); });
+        grouped::with_role(role, [&](auto constant) {
+          function(constant, Tuning<Element, decltype(operand), rows_scaled, marked>{});
+        });
       });
-    });
+    };
+    if (problem.operand_bytes == 1) {
+      grouped::with_bool(problem.weight_rows_scaled, [&](auto scaled) { with_operand(__nv_fp8_e4m3{}, scaled); });
+    } else {
+      with_operand(element, grouped::Constant<false>{});
+    }
   });
 }
 

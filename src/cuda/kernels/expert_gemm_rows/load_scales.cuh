@@ -12,7 +12,7 @@
 namespace tessera::kernels::expert_gemm_rows {
 
 // Those of a unit's weights, by the first kWeightScales lanes of a warp: each of one slab and half. They depend on
-// nothing that a kernel before this one writes.
+// nothing that a kernel before this one writes. Scales of whole rows are none of a stage's: see SlabRows.
 template <class C>
 class WeightScaleCopy {
  public:
@@ -20,7 +20,7 @@ class WeightScaleCopy {
       : context_(context), lane_(static_cast<int>(threadIdx.x) % 32) {}
 
   __device__ void select(const Unit& unit) {
-    if (lane_ >= kWeightScales) return;
+    if (!C::kBlocksScaled || lane_ >= kWeightScales) return;
     const Problem& problem = context_.problem;
     const int32_t column = (unit.slab_begin + lane_ / 2) * C::kSlabOutColumns;
     // The first half of a gated slab are the rows that stand first in the weight.
@@ -31,7 +31,7 @@ class WeightScaleCopy {
 
   // Of the next blocks of K, and arrives at their stage's barrier.
   __device__ void load(int first_block, int num_blocks, uint64_t* full) {
-    if (lane_ >= kWeightScales) return;
+    if (!C::kBlocksScaled || lane_ >= kWeightScales) return;
     const Ring& ring = context_.ring;
     const uint32_t data = cta::smem_address(ring.data) + lane_ * static_cast<int>(sizeof(float));
 #pragma unroll

@@ -15,8 +15,8 @@ __global__ void __launch_bounds__(kPolicy.threads) copy_rows_kernel(const __grid
   if (!place.exists) return;
   const auto* const tokens = static_cast<const uint8_t*>(params.tokens);
   const uint4 codes = *reinterpret_cast<const uint4*>(tokens + place.token * params.columns + place.column);
-  const float scale =
-      threadIdx.x % kGroupLanes == 0 ? params.token_scales[place.token * params.token_groups + place.group] : 0.0f;
+  const int64_t of_scale = params.one_scale ? place.token : place.token * params.token_groups + place.group;
+  const float scale = threadIdx.x % kGroupLanes == 0 ? params.token_scales[of_scale] : 0.0f;
   store(params, place, codes, scale);
 }
 

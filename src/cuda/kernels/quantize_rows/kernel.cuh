@@ -34,14 +34,20 @@ struct Place {
   int32_t column;
 };
 
-// By all threads, first: also clears the counters. In this order: kernels behind this one then find what stands before
-// it, the ids of a small batch's experts.
-__device__ inline Place begin(const Params& params) {
+// By all threads, first: the number of this one. Also clears the counters. In this order: kernels behind this one then
+// find what stands before it, the ids of a small batch's experts.
+__device__ inline int64_t enter(const Params& params) {
   ptx::wait_for_prerequisites();
   ptx::launch_dependents();
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * kPolicy.threads + threadIdx.x;
   for (int64_t i = thread; i < params.num_counters; i += static_cast<int64_t>(gridDim.x) * kPolicy.threads)
     params.counters[i] = 0;
+  return thread;
+}
+
+// By all threads, first.
+__device__ inline Place begin(const Params& params) {
+  const int64_t thread = enter(params);
   const int64_t group = thread / kGroupLanes;
   if (group >= params.num_groups) return {};
   Place place{};
@@ -52,44 +58,55 @@ __device__ inline Place begin(const Params& params) {
   return place;
 }
 
-// Into the rows of all slots.
-__device__ inline void store(const Params& params, const Place& place, const uint4& codes, float scale) {
-  float* const scales = params.scales + static_cast<int64_t>(place.group) * params.scale_stride;
+// Calls act(slot, row) for each slot of a token that has a row.
+template <class Act>
+__device__ inline void each_row(const Params& params, int64_t token, Act&& act) {
   for (int32_t slot = 0; slot < params.num_slots; ++slot) {
-    const int64_t row =
-        params.token_row == nullptr ? place.token : params.token_row[place.token * params.num_slots + slot];
-    if (row < 0) continue;
-    *reinterpret_cast<uint4*>(static_cast<uint8_t*>(params.codes) + row * params.columns + place.column) = codes;
-    if (threadIdx.x % kGroupLanes == 0) scales[row] = scale;
+    const int64_t row = params.token_row == nullptr ? token : params.token_row[token * params.num_slots + slot];
+    if (row >= 0) act(slot, row);
   }
 }
 
+__device__ inline void store_codes(const Params& params, int64_t row, int32_t column, const uint4& codes) {
+  *reinterpret_cast<uint4*>(static_cast<uint8_t*>(params.codes) + row * params.columns + column) = codes;
+}
+
+__device__ inline void store_row(const Params& params, const Place& place, int64_t row, const uint4& codes,
+                                 float scale) {
+  store_codes(params, row, place.column, codes);
+  if (threadIdx.x % kGroupLanes == 0)
+    params.scales[static_cast<int64_t>(place.group) * params.scale_stride + row] = scale;
+}
+
+// Into the rows of all slots.
+__device__ inline void store(const Params& params, const Place& place, const uint4& codes, float scale) {
+  each_row(params, place.token, [&](int32_t, int64_t row) { store_row(params, place, row, codes, scale); });
+}
+
+// 16 elements of a token.
 template <class Element>
-__global__ void __launch_bounds__(kPolicy.threads) quantize_rows_kernel(const __grid_constant__ Params params) {
-  const Place place = begin(params);
-  float values[kLaneElements] = {};
-  float amax = 0.0f;
-  if (place.exists) {
-    const auto* const source = reinterpret_cast<const uint4*>(static_cast<const Element*>(params.tokens) +
-                                                              place.token * params.columns + place.column);
-    const uint4 low = source[0];
-    const uint4 high = source[1];
-    const uint32_t words[kLaneElements / 2] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+__device__ inline void load_values(const Params& params, int64_t token, int32_t column,
+                                   float (&values)[kLaneElements]) {
+  const auto* const source =
+      reinterpret_cast<const uint4*>(static_cast<const Element*>(params.tokens) + token * params.columns + column);
+  const uint4 low = source[0];
+  const uint4 high = source[1];
+  const uint32_t words[kLaneElements / 2] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
-    for (int i = 0; i < kLaneElements / 2; ++i) {
-      const float2 pair = cta::unpack2(Element{}, words[i]);
-      values[2 * i] = pair.x;
-      values[2 * i + 1] = pair.y;
-    }
-#pragma unroll
-    for (float value : values) amax = ptx::max_or_nan(amax, fabsf(value));
+  for (int i = 0; i < kLaneElements / 2; ++i) {
+    const float2 pair = cta::unpack2(Element{}, words[i]);
+    values[2 * i] = pair.x;
+    values[2 * i + 1] = pair.y;
   }
+}
+
+__device__ inline float largest_of(const float (&values)[kLaneElements], float amax) {
 #pragma unroll
-  for (int distance = 1; distance < kGroupLanes; distance *= 2)
-    amax = ptx::max_or_nan(amax, __shfl_xor_sync(0xFFFFFFFFu, amax, distance));
-  if (!place.exists) return;
-  const float scale = grouped::group_scale(amax);
-  const float inverse = __frcp_rn(scale);
+  for (float value : values) amax = ptx::max_or_nan(amax, fabsf(value));
+  return amax;
+}
+
+__device__ inline uint4 quantized(const float (&values)[kLaneElements], float inverse) {
   uint32_t codes[kLaneElements / 4];
 #pragma unroll
   for (int i = 0; i < kLaneElements / 4; ++i) {
@@ -97,7 +114,21 @@ __global__ void __launch_bounds__(kPolicy.threads) quantize_rows_kernel(const __
     const uint32_t high = grouped::quantize_pair(values[4 * i + 2], values[4 * i + 3], inverse);
     codes[i] = low | high << 16;
   }
-  store(params, place, make_uint4(codes[0], codes[1], codes[2], codes[3]), scale);
+  return make_uint4(codes[0], codes[1], codes[2], codes[3]);
+}
+
+template <class Element>
+__global__ void __launch_bounds__(kPolicy.threads) quantize_rows_kernel(const __grid_constant__ Params params) {
+  const Place place = begin(params);
+  float values[kLaneElements] = {};
+  if (place.exists) load_values<Element>(params, place.token, place.column, values);
+  float amax = largest_of(values, 0.0f);
+#pragma unroll
+  for (int distance = 1; distance < kGroupLanes; distance *= 2)
+    amax = ptx::max_or_nan(amax, __shfl_xor_sync(0xFFFFFFFFu, amax, distance));
+  if (!place.exists) return;
+  const float scale = grouped::group_scale(amax);
+  store(params, place, quantized(values, __frcp_rn(scale)), scale);
 }
 
 }  // namespace tessera::kernels::quantize_rows

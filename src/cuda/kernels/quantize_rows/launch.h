@@ -1,5 +1,6 @@
-// Quantises tokens of 16-bit elements to e4m3, with one fp32 scale for each token and 128 columns, into the rows that
-// they are routed to, or row by row. Tokens that are e4m3 already are copied there, with their scales.
+// Quantises tokens of 16-bit elements to e4m3, with one fp32 scale for each token and 128 columns, or for all of a token,
+// or by scales that are given, into the rows that they are routed to, or row by row. Tokens that are e4m3 already are
+// copied there, with their scales. Whatever shares a scale, each block of 128 columns of a row gets it.
 //
 //   quantize_rows::launch(args, stream);
 //
@@ -11,6 +12,7 @@
 
 #include <cstdint>
 
+#include "cuda/grouped/routing.h"
 #include "tessera/core/dtype.h"
 
 namespace tessera::kernels::quantize_rows {
@@ -28,8 +30,15 @@ struct Args {
   int32_t scale_stride;
   int32_t* counters = nullptr;  // [num_counters], set to 0 for the kernels behind this one
   int64_t num_counters = 0;
-  /// [num_tokens, ceil(columns / 128)]: tokens are e4m3 and these their scales; null: of dtype, and quantised.
+  /// [num_tokens, ceil(columns / 128)], with one_scale [num_tokens]: tokens are e4m3 and these their scales; null: of
+  /// dtype, and quantised.
   const float* token_scales = nullptr;
+  bool one_scale = false;  ///< a token has one, over all of its columns
+  /// Static scales that tokens are quantised by: [1], or of each expert, [num_given_scales], the last that of all from it
+  /// on; null: made of the tokens. Of several, `routing` says whose a slot is.
+  const float* given_scales = nullptr;
+  int32_t num_given_scales = 0;
+  grouped::Routing routing{};
 };
 
 void launch(const Args& args, cudaStream_t stream);
