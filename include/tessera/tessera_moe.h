@@ -34,8 +34,8 @@ typedef enum tessera_weight_format {
   /* e4m3 elements (no infinity, one NaN), float scales, B = C = 128; hidden and intermediate sizes multiples of 16. x
    * and the intermediate are quantised by tessera_quantize_rows's recipe */
   TESSERA_FP8_BLOCK = 1,
-  /* The same elements, B = 1 and C the whole row: scales are [E, 2I] in the order of the rows, [E, H]. x has one scale a
-   * token; it and the intermediate may have static ones */
+  /* The same elements, B = 1 and C the whole row: scales are [E, 2I] in the order of the rows, [E, H]. x has one scale
+   * a token; it and the intermediate may have static ones */
   TESSERA_FP8_CHANNEL = 2
 } tessera_weight_format;
 
@@ -152,6 +152,6 @@ TESSERA_API tessera_status tessera_moe_prepare_weights(const tessera_moe_config*
 #endif
 
 #include "tessera/tessera_quantize.h" /* IWYU pragma: export */
-#include "tessera/tessera_router.h" /* IWYU pragma: export */
+#include "tessera/tessera_router.h"   /* IWYU pragma: export */
 
 #endif

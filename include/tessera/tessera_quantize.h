@@ -11,8 +11,8 @@ extern "C" {
 #endif
 
 /* Refuses scales that no weight can have, not finite or negative, before a layer uses them: TESSERA_INVALID_ARGUMENT
- * names tensor, expert and block or row. 0 is accepted, but of static scales of rows. The scales are read on the host: of weights on a GPU, before they go
- * there. Of `config` sizes, gated and weight_format are read. */
+ * names tensor, expert and block or row. 0 is accepted, but of static scales of rows. The scales are read on the host:
+ * of weights on a GPU, before they go there. Of `config` sizes, gated and weight_format are read. */
 TESSERA_API tessera_status tessera_moe_check_scales(const tessera_moe_config* config,
                                                     const tessera_moe_weights* weights);
 
@@ -23,8 +23,8 @@ TESSERA_API tessera_status tessera_moe_check_scales(const tessera_moe_config* co
 TESSERA_API tessera_status tessera_quantize_rows(const void* values, int32_t dtype, int64_t rows, int64_t columns,
                                                  void* codes, float* scales);
 
-/* The same with one scale for all columns of a row, scales [rows]: what a layer of FP8_CHANNEL does to x, and what makes
- * its weights. */
+/* The same with one scale for all columns of a row, scales [rows]: what a layer of FP8_CHANNEL does to x, and what
+ * makes its weights. */
 TESSERA_API tessera_status tessera_quantize_whole_rows(const void* values, int32_t dtype, int64_t rows, int64_t columns,
                                                        void* codes, float* scales);
 

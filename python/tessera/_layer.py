@@ -3,7 +3,7 @@ route."""
 
 import numpy
 
-from . import _moe, _native
+from . import _moe, _native, _quantize
 from ._arrays import View, kind_of, same_memory, torch_tensors, view
 from ._native import wrong
 
@@ -125,19 +125,19 @@ def _prepare(gate_up, down, gated, stream, of_any_framework):
 def convert_scales(scale, shape, *, gate_and_up=False, grid="per_projection", up_offset=0, gate_up_order="gate_first"):
     """Scales that a checkpoint holds for a weight of this shape, as `moe` takes them. __init__.pyi says all of it."""
     _require_bool("gate_and_up", gate_and_up)
-    return _moe.convert_scales(scale, shape, bool(gate_and_up), grid, up_offset, gate_up_order)
+    return _quantize.convert_scales(scale, shape, bool(gate_and_up), grid, up_offset, gate_up_order)
 
 
 def quantize_rows(x, *, whole_rows=False):
     """(codes [.., columns], scales [.., ceil(columns / 128)] or with whole_rows [.., 1], float32) of x on the CPU."""
     _require_bool("whole_rows", whole_rows)
-    return _moe.quantize("x", x, is_weight=False, whole_rows=bool(whole_rows))
+    return _quantize.quantize("x", x, is_weight=False, whole_rows=bool(whole_rows))
 
 
 def quantize_blocks(weight, *, gate_and_up=False, gate_up_order="gate_first"):
     """(codes, scales) of a weight [E, rows, columns] or [rows, columns] on the CPU, a float32 scale each 128 x 128."""
     _require_bool("gate_and_up", gate_and_up)
-    return _moe.quantize("weight", weight, True, bool(gate_and_up), gate_up_order)
+    return _quantize.quantize("weight", weight, True, bool(gate_and_up), gate_up_order)
 
 
 def _require_bool(name, value):

@@ -14,14 +14,14 @@ from ._arrays import (VECTOR_BYTES, current_stream, device_name, kind_of, read_s
 from ._native import CPU, DTYPES, INPUTS_BYTES, LIMITS, PACK_INPUTS, check, lib, use_cuda, wrong
 
 _ID_TYPES = ("int32", "int64")
-_MAX_TOKENS = 2**31 - 1
-_BLOCK = 128  # rows and columns that share a scale
+MAX_EXTENT = 2**31 - 1
+BLOCK = 128  # rows and columns that share a scale
 FP8_TYPES = ("float8_e4m3fn", "uint8")  # of the latter, the bit patterns
 _QUICK_FLOPS, _QUICK_BYTES = 2 * 10**9, 1 << 26  # a tenth of a second of a slow processor
 
 
 def num_blocks(extent):
-    return -(-extent // _BLOCK)
+    return -(-extent // BLOCK)
 
 
 def integer(name, value, low, high):
@@ -72,7 +72,7 @@ class Options:
                         "alpha": real("alpha", alpha), "beta": real("beta", beta), "limit": real("limit", limit),
                         "gated": int(self.gated),
                         "gate_up_order": choice("gate_up_order", gate_up_order, _native.GATE_UP_ORDERS),
-                        "first_expert": integer("first_expert", first_expert, 0, _MAX_TOKENS),
+                        "first_expert": integer("first_expert", first_expert, 0, MAX_EXTENT),
                         "weight_format": choice("weight_format", weight_format, _native.WEIGHT_FORMATS),
                         "round_like_engines": int(round_like_engines),
                         **dict(zip(("gate_scale_offset", "up_scale_offset", "down_scale_offset"), self.scale_offsets))}
@@ -86,7 +86,7 @@ class Options:
 def _read_offsets(offsets, weight_format, gated):
     if not isinstance(offsets, (tuple, list)) or len(offsets) != 3:
         raise TypeError(wrong("scale_offsets", repr(offsets), "three ints: of gate rows, up rows, columns of down"))
-    gate, up, down = (integer("scale_offsets", offset, 0, _BLOCK - 1) for offset in offsets)
+    gate, up, down = (integer("scale_offsets", offset, 0, BLOCK - 1) for offset in offsets)
     if weight_format != "fp8-block" and (gate or up or down):
         why = "have no scales" if weight_format == "dense" else "have no blocks of scales"
         raise ValueError(wrong("scale_offsets", offsets, f"(0, 0, 0): {weight_format} weights {why}"))
@@ -129,7 +129,7 @@ class Weights:
             expected = (self.num_experts, None, hidden_size)
             require_shape("gate_up", self.gate_up, expected, "[E, 2I, H], not gated [E, I, H], with x's H"
                           + _hint(rows == hidden_size))
-        self.intermediate_size = _half("gate_up", rows, gated)
+        self.intermediate_size = half("gate_up", rows, gated)
         self._require_widths()
         expected = (self.num_experts, self.hidden_size, self.intermediate_size)
         require_shape("down", self.down, expected, "[E, H, I] with gate_up's E, H and I"
@@ -227,7 +227,7 @@ class Weights:
                 raise ValueError(wrong(name, None, "a matrix: a shared expert has both"))
         self._require_matrix("shared_gate_up", (None, self.hidden_size), "[2 I_s, H], or [I_s, H] if not gated",
                              self.weight_types)
-        width = _half("shared_gate_up", self.shared_gate_up.shape[0], gated)
+        width = half("shared_gate_up", self.shared_gate_up.shape[0], gated)
         self._require_matrix("shared_down", (self.hidden_size, width), "[H, I_s] with shared_gate_up's I_s",
                              self.weight_types)
         return width
@@ -248,7 +248,7 @@ class Weights:
             raise ValueError(wrong("num_threads", f"{num_threads} with weights on {device_name(self.gate_up.device)}",
                                    "0: only the CPU computes with threads"))
         return _native.new(_native.MoEConfig, hidden_size=self.hidden_size, intermediate_size=self.intermediate_size,
-                           num_experts=self.num_experts, top_k=integer("top_k", top_k, 1, _MAX_TOKENS),
+                           num_experts=self.num_experts, top_k=integer("top_k", top_k, 1, MAX_EXTENT),
                            dtype=DTYPES[self.dtype], device=self.gate_up.device,
                            num_mapped_experts=0 if self.expert_map is None else self.expert_map.shape[0],
                            shared_intermediate_size=self.shared_intermediate_size,
@@ -261,7 +261,7 @@ def _count(given):
     return 0 if given is None else given.shape[0]
 
 
-def _half(name, rows, gated):
+def half(name, rows, gated):
     if gated and rows % 2:
         raise ValueError(wrong(name, f"{rows} rows", "an even number: gate rows and up rows"))
     return rows // 2 if gated else rows
@@ -412,7 +412,7 @@ def _require_x(layer, x, is_quantized):
     require_shape("x", x, (None, layer.hidden_size), "[T, H]")
     require_device("x", x, layer.device, "the weights are")
     require_memory("x", x, VECTOR_BYTES)
-    return integer("x: number of tokens", x.shape[0], 0, _MAX_TOKENS)
+    return integer("x: number of tokens", x.shape[0], 0, MAX_EXTENT)
 
 
 def _read_beside_x(name, given, words, why_not, shape, layer, address):
@@ -505,7 +505,7 @@ def prepare(gate_up, down, gated, stream, allocate):
         require_shape(name, given, (None, None, None))
         require_memory(name, given, VECTOR_BYTES)
     experts, hidden, columns = gate_up.shape
-    intermediate = _half("gate_up", columns, gated)
+    intermediate = half("gate_up", columns, gated)
     require_shape("down", down, (experts, intermediate, hidden), "[E, I, H] with the E, I and H of gate_up [E, H, 2I]")
     config = _native.new(_native.MoEConfig, hidden_size=hidden, intermediate_size=intermediate, num_experts=experts,
                          top_k=1, dtype=DTYPES[gate_up.dtype], gated=int(gated), device=gate_up.device)
@@ -520,92 +520,6 @@ def prepare(gate_up, down, gated, stream, allocate):
     is_long = gate_up.device == CPU and gate_up.num_bytes > _QUICK_BYTES
     _native.in_background(prepare_now) if is_long else prepare_now()
     return made
-
-
-def quantize(name, array, is_weight, gate_and_up=False, gate_up_order="gate_first", whole_rows=False):
-    """(codes, scales) of rows, or of a weight's blocks, made by the array's framework."""
-    torch = torch_tensors(array)
-    if torch is None and not isinstance(array, numpy.ndarray):
-        raise TypeError(wrong(name, kind_of(array), "a NumPy array or a PyTorch tensor"))
-    given = view(name, array)
-    require_type(name, given, DTYPES)
-    require_device(name, given, CPU, "only the CPU quantizes")
-    require_memory(name, given, given.itemsize)
-    if is_weight:
-        if len(given.shape) not in (2, 3):
-            raise ValueError(wrong(name, f"shape {list(given.shape)}", "[E, rows, columns] or [rows, columns]"))
-        parts = 2 if gate_and_up else 1
-        rows = _half(name, given.shape[-2], gate_and_up)
-        scale_rows = (*given.shape[:-2], *((parts,) if gate_and_up else ()), num_blocks(rows))
-    else:
-        if len(given.shape) != 3:
-            require_shape(name, given, (None, None), "[rows, columns] or [E, rows, columns]")
-        scale_rows = given.shape[:-1]
-    scale_shape = (*scale_rows, 1 if whole_rows else num_blocks(given.shape[-1]))
-    if torch is not None:
-        codes, scales = torch.allocate(CPU, 0, (given.shape, "float8_e4m3fn"), (scale_shape, "float32"))
-    else:
-        codes, scales = numpy.empty(given.shape, numpy.uint8), numpy.empty(scale_shape, numpy.float32)
-    results = view("codes", codes).pointer, view("scales", scales).pointer
-    if is_weight:
-        matrices = given.shape[0] if len(given.shape) == 3 else 1
-        order = choice("gate_up_order", gate_up_order, _native.GATE_UP_ORDERS)
-        _native.in_background(lambda: check(lib.tessera_quantize_blocks(
-            given.pointer, DTYPES[given.dtype], matrices, *given.shape[-2:], int(gate_and_up), order, *results)))
-    else:
-        make = lib.tessera_quantize_whole_rows if whole_rows else lib.tessera_quantize_rows
-        rows = math.prod(given.shape[:-1])
-        _native.in_background(lambda: check(make(given.pointer, DTYPES[given.dtype], rows, given.shape[-1], *results)))
-    return codes, scales
-
-
-def convert_scales(scale, shape, gate_and_up, grid, up_offset, gate_up_order):
-    """tessera.convert_scales of arguments whose names are checked."""
-    torch = torch_tensors(scale)
-    if torch is None and not isinstance(scale, numpy.ndarray):
-        raise TypeError(wrong("scale", kind_of(scale), "a NumPy array or a PyTorch tensor"))
-    if not isinstance(shape, (tuple, list)) or len(shape) not in (2, 3):
-        raise TypeError(wrong("shape", repr(shape), "that of the weight: (E, rows, columns) or (rows, columns)"))
-    *experts, rows, columns = (integer("shape", extent, 0, _MAX_TOKENS) for extent in shape)
-    number = choice("grid", grid, (*_native.SCALE_GRIDS, *_native.CHANNEL_GRIDS)) % len(_native.SCALE_GRIDS)
-    order = choice("gate_up_order", gate_up_order, _native.GATE_UP_ORDERS)
-    offset = integer("up_offset", up_offset, 0, _BLOCK - 1)
-    given = view("scale", scale, inference=False)
-    require_type("scale", given, (*_native.SCALE_TYPES, "uint8"))
-    require_device("scale", given, CPU, "only the CPU converts")
-    width = _half("shape", rows, gate_and_up)
-    parts = (2,) if gate_and_up else ()
-    if grid in _native.CHANNEL_GRIDS:
-        if offset:
-            raise ValueError(wrong("up_offset", offset, f"0: {grid} have no blocks"))
-        if grid == "halves" and not gate_and_up:
-            raise ValueError(wrong("grid", "halves", "rows or matrices: the weight is one projection"))
-        own = {"rows": (rows,), "halves": (2,), "matrices": ()}[grid]
-        stored = [(*experts, *own), (*experts, *own, 1), (*experts, *own, 1, 1)]
-        return _converted(torch, given, stored, f"one of each of {grid}", (*experts, rows), lambda kind, result: (
-            lib.tessera_convert_channel_scales(given.pointer, kind, number, math.prod(experts), rows, int(gate_and_up),
-                                               order, result)))
-    blocks = num_blocks(rows) if grid == "concatenated" else num_blocks(width) * (2 if gate_and_up else 1)
-    stored = [(*experts, blocks, num_blocks(columns))]
-    if parts and grid != "concatenated":
-        split = (num_blocks(width), 2) if grid == "interleaved" else (2, num_blocks(width))
-        stored.append((*experts, *split, num_blocks(columns)))
-    result_shape = (*experts, *parts, num_blocks(width + offset), num_blocks(columns))
-    return _converted(torch, given, stored, f"a block each 128 x 128 of {grid} rows", result_shape, lambda kind, result: (
-        lib.tessera_convert_scales(given.pointer, kind, number, experts[0] if experts else 1, rows, columns,
-                                   int(gate_and_up), offset, result)))
-
-
-def _converted(torch, given, stored, words, result_shape, convert):
-    """What `convert(type of the scales, pointer of the result)` makes of scales of one of the shapes `stored`."""
-    if given.shape not in stored:
-        raise ValueError(wrong("scale", f"shape {list(given.shape)}",
-                               " or ".join(str(list(one)) for one in stored) + f", {words}"))
-    require_memory("scale", given, given.itemsize)
-    result = torch.allocate(CPU, 0, (result_shape, "float32"))[0] if torch else numpy.empty(result_shape, numpy.float32)
-    kind = _native.SCALE_TYPES.index("float8_e8m0fnu" if given.dtype == "uint8" else given.dtype)
-    check(convert(kind, view("scales", result).pointer))
-    return result
 
 
 def route(logits, top_k, kind, bias, num_groups, topk_groups, scale, stream):

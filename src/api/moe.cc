@@ -72,13 +72,12 @@ moe::LayerConfig layer_config(const tessera_moe_config& given) {
 
 moe::LayerWeights layer_weights(const tessera_moe_weights* given) {
   const tessera_moe_weights weights = read_struct("weights", given, tessera_moe_weights{});
-  return {weights.gate_up,          weights.down,
-          weights.gate_up_bias,     weights.down_bias,
-          weights.shared_gate_up,   weights.shared_down,
-          weights.expert_map,       weights.gate_up_scale,
-          weights.down_scale,       weights.shared_gate_up_scale,
-          weights.shared_down_scale,
-          weights.gate_up_input_scale,
+  return {weights.gate_up,           weights.down,
+          weights.gate_up_bias,      weights.down_bias,
+          weights.shared_gate_up,    weights.shared_down,
+          weights.expert_map,        weights.gate_up_scale,
+          weights.down_scale,        weights.shared_gate_up_scale,
+          weights.shared_down_scale, weights.gate_up_input_scale,
           weights.down_input_scale};
 }
 
@@ -185,8 +184,8 @@ tessera_status tessera_quantize_rows(const void* values, int32_t dtype, int64_t 
   });
 }
 
-tessera_status tessera_quantize_whole_rows(const void* values, int32_t dtype, int64_t rows, int64_t columns, void* codes,
-                                           float* scales) {
+tessera_status tessera_quantize_whole_rows(const void* values, int32_t dtype, int64_t rows, int64_t columns,
+                                           void* codes, float* scales) {
   return guarded([&] {
     tessera::moe::quantize_rows(values, read_dtype("dtype", dtype), {rows, columns, tessera::kWholeRow},
                                 static_cast<uint8_t*>(codes), scales);

@@ -64,7 +64,8 @@ size_t weight_bytes(const FormatRow& row, DType dtype, int64_t rows, int64_t col
 
 size_t scale_bytes(const FormatRow& row, int64_t rows, int64_t columns) {
   if (!row.has_scales()) return 0;
-  return static_cast<size_t>(scale_groups(rows, row.scale_block_rows) * scale_groups(columns, row.scale_block_columns)) *
+  return static_cast<size_t>(scale_groups(rows, row.scale_block_rows) *
+                             scale_groups(columns, row.scale_block_columns)) *
          dtype_size(row.scale_dtype);
 }
 

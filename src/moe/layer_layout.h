@@ -23,8 +23,8 @@ constexpr int32_t num_shared_experts(const LayerConfig& config) {
 /// k + S: slots of a token, those of the shared expert's slices included.
 constexpr int32_t num_slots(const LayerConfig& config) { return config.top_k + num_shared_experts(config); }
 
-/// The static scale of an expert's rows, of the `count` that there are: one for all, or each its own, a shared expert (E
-/// or more) the last. null: none.
+/// The static scale of an expert's rows, of the `count` that there are: one for all, or each its own, a shared expert
+/// (E or more) the last. null: none.
 TESSERA_HOST_DEVICE constexpr const float* input_scale(const float* scales, int32_t count, int64_t expert) {
   return count == 0 ? nullptr : scales + (expert < count ? expert : count - 1);
 }

@@ -44,8 +44,8 @@ struct LayerCase {
   /// Static scales of x and of the intermediate: 0, then they are made of the rows; 1; or, kEachExpert, one an expert.
   int32_t x_scales = 0, h_scales = 0;
   bool round_like_engines = false;
-  std::string name{};         ///< of an entry of the battery: letters, digits, underscores
-  std::string why{};          ///< it is there
+  std::string name{};  ///< of an entry of the battery: letters, digits, underscores
+  std::string why{};   ///< it is there
 
   friend std::ostream& operator<<(std::ostream& out, const LayerCase& c);
 };

@@ -86,10 +86,10 @@ void LayerData::set_ids(const std::vector<int64_t>& ids) {
 }
 
 moe::LayerWeights LayerData::weights() const {
-  return weights_of(case_, {gate_up_.data(), down_.data(), gate_up_bias_.data(), down_bias_.data(),
-                            shared_gate_up_.data(), shared_down_.data(), expert_map_.data(), gate_up_scale_.data(),
-                            down_scale_.data(), shared_gate_up_scale_.data(), shared_down_scale_.data(),
-                            x_scales_.data(), h_scales_.data()});
+  return weights_of(case_,
+                    {gate_up_.data(), down_.data(), gate_up_bias_.data(), down_bias_.data(), shared_gate_up_.data(),
+                     shared_down_.data(), expert_map_.data(), gate_up_scale_.data(), down_scale_.data(),
+                     shared_gate_up_scale_.data(), shared_down_scale_.data(), x_scales_.data(), h_scales_.data()});
 }
 
 moe::LayerInputs LayerData::inputs(void* out) const {

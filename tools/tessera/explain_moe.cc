@@ -197,8 +197,7 @@ Command add_explain_moe(CLI::App& app) {
       ->type_name("NUMBER")
       ->check(CLI::PositiveNumber.description(""))
       ->capture_default_str();
-  app.add_option("--dense-tflops", options->dense_tflops,
-                 "Rate of dense products of 16 bits, TFLOP/s; fp8: twice")
+  app.add_option("--dense-tflops", options->dense_tflops, "Rate of dense products of 16 bits, TFLOP/s; fp8: twice")
       ->type_name("NUMBER")
       ->check(CLI::PositiveNumber.description(""))
       ->capture_default_str();

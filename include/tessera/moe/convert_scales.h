@@ -1,5 +1,5 @@
-// Scales of e4m3 weights as checkpoints hold them -> as a layer of WeightFormat::fp8_block, or of fp8_channel, reads them.
-// Once, at load.
+// Scales of e4m3 weights as checkpoints hold them -> as a layer of WeightFormat::fp8_block, or of fp8_channel, reads
+// them. Once, at load.
 //
 //   convert_scales({stored, ScaleType::bf16}, {E, 2 * I, H, true}, 0, gate_up_scale);         // Qwen, Mistral
 //   convert_scales({stored, ScaleType::e8m0}, {E, H, I}, 0, down_scale);                      // DeepSeek V3.2

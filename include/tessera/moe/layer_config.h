@@ -59,8 +59,8 @@ struct LayerConfig {
 /// Row-major, aligned to kAlignment (limits.h); must outlive the layer. Weights and scales are of the weight_format: a
 /// scale belongs to a block of B rows and C columns of a weight, both of which the format gives; null for a format
 /// without scales. With scale_offsets there are as many blocks as they ask for: ceil((max(gate, up) + I) / B) rows of
-/// gate_up's, ceil((down + I) / C) columns of down's. Of fp8_channel, B is 1 and C the whole row: [E, 2I] in the order of
-/// the rows, as gate_up_bias; [E, H].
+/// gate_up's, ceil((down + I) / C) columns of down's. Of fp8_channel, B is 1 and C the whole row: [E, 2I] in the order
+/// of the rows, as gate_up_bias; [E, H].
 struct LayerWeights {
   const void* gate_up = nullptr;         ///< gated [E, 2I, H], see GateUpOrder; non-gated [E, I, H]
   const void* down = nullptr;            ///< [E, H, I]

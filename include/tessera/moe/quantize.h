@@ -46,9 +46,9 @@ struct WeightShape {
 void quantize_blocks(const void* values, DType dtype, const WeightShape& shape, uint8_t* codes, float* scales);
 
 /// Throws Error naming tensor, expert and block (or row) for a scale of these weights (host memory) that is not finite
-/// or is negative; 0 is accepted: experts that were never trained have it. A static scale of rows must be positive, too:
-/// rows are divided by it. Nothing for a format without scales. A layer does not look at them: its weights may be on a
-/// device.
+/// or is negative; 0 is accepted: experts that were never trained have it. A static scale of rows must be positive,
+/// too: rows are divided by it. Nothing for a format without scales. A layer does not look at them: its weights may be
+/// on a device.
 void check_scales(const LayerConfig& config, const LayerWeights& weights);
 
 }  // namespace tessera::moe

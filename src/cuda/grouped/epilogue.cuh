@@ -28,8 +28,8 @@ inline constexpr int kStagingBytes = 2 * kStagingBlockBytes;
 // Output columns of a tile of kColumns weight rows.
 constexpr int tile_out_columns(Role role, int columns) { return role == Role::gate_up ? columns / 2 : columns; }
 
-// Calls act(j, source, source of the next) for each pair of columns that this thread holds, registers 4 j on: which rows
-// of an expert's weight they are. Of slice `slice` of an expert that is `slices` as wide.
+// Calls act(j, source, source of the next) for each pair of columns that this thread holds, registers 4 j on: which
+// rows of an expert's weight they are. Of slice `slice` of an expert that is `slices` as wide.
 template <Role kRole, int kColumns, class Act>
 __device__ inline void each_column_pair(const Problem& problem, const TileSlot& tile, int32_t slice, int32_t slices,
                                         Act&& act) {

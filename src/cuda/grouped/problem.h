@@ -51,8 +51,8 @@ struct Problem {
   void* intermediate;          // [max_rows, I]
   void* rows;                  // [max_rows, H]
   // Scales of e4m3 operands: blocks of 128 columns of K, of weights also of 128 rows; B(n) = ceil(n / 128). With
-  // weight_rows_scaled a weight's are one each row, in the order of the rows: gated [E, 2I], else [E, I]; [E, H]; of the
-  // shared experts [2 S I] or [S I]; [H].
+  // weight_rows_scaled a weight's are one each row, in the order of the rows: gated [E, 2I], else [E, I]; [E, H]; of
+  // the shared experts [2 S I] or [S I]; [H].
   const float* token_scales;          // [B(H), scale_stride], of rows below max_rows
   const float* gate_up_scale;         // gated [E, 2, B(I), B(H)], gate's before up's in any order; else [E, B(I), B(H)]
   const float* down_scale;            // [E, B(H), B(I)]

@@ -26,7 +26,8 @@ __device__ inline uint16_t quantize_pair(float first, float second, float invers
 }
 
 // A warp's 16 rows x 128 columns, registers kFirst on of the fragment: codes to the staging buffer, as a 128-byte
-// swizzled TMA box has them, scales to memory. Four lanes hold a row. `given`: the scale of all, null: made of each row.
+// swizzled TMA box has them, scales to memory. Four lanes hold a row. `given`: the scale of all, null: made of each
+// row.
 template <int kFirst, class Sums>
 __device__ inline void stage_quantized(uint8_t* staging, const Sums& acc, float* scales, int32_t rows_left,
                                        const float* given) {

@@ -24,7 +24,8 @@ int64_t matrix_rows(const CpuRun& run, const RowTile& tile) {
   return tile.expert.intermediate_size * (run.config.gated ? 2 : 1);
 }
 
-// What quantising leaves of values that share a scale each `group` columns, or have the static one of the tile's expert.
+// What quantising leaves of values that share a scale each `group` columns, or have the static one of the tile's
+// expert.
 void round_by_codes(float* values, int64_t size, int64_t group, const float* fixed) {
   if (fixed != nullptr) return cpu::round_by_e4m3(values, size, *fixed);
   cpu::round_row_by_e4m3(values, size, group);

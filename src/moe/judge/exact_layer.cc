@@ -216,7 +216,8 @@ void ExactLayer::promote_columns(const Matrix& matrix, const std::vector<int32_t
       const float a_scale = a.scales[int64_t{a_rows[static_cast<size_t>(i)]} * scale_groups(a.depth) + block];
       for (int64_t j = 0; j < count; ++j) {
         const int64_t row_block = (matrix.row_offset + begin + j) / kScaleGroup;
-        const float b_scale = matrix.scales == nullptr ? 1.0f : matrix.scales[row_block * matrix.scale_stride + b_block];
+        const float b_scale =
+            matrix.scales == nullptr ? 1.0f : matrix.scales[row_block * matrix.scale_stride + b_block];
         float& sum = result[i * stride + j];
         sum = promoted(acc[static_cast<size_t>(i * count + j)], a_scale, b_scale, sum);
       }

@@ -101,9 +101,8 @@ class Oracle {
   }
 
   void add(const Expert& expert, double weight) {
-    const std::vector<double>& row = expert.x_scale == nullptr || inputs_.x_scale != nullptr
-                                         ? x_
-                                         : quantized_by(given_scale(*expert.x_scale));
+    const std::vector<double>& row =
+        expert.x_scale == nullptr || inputs_.x_scale != nullptr ? x_ : quantized_by(given_scale(*expert.x_scale));
     const auto x = [&](int64_t i) { return row[static_cast<size_t>(i)]; };
     h_.clear();
     for (int64_t column = 0; column < expert.width; ++column) {

@@ -19,7 +19,8 @@ inline constexpr double kE4m3AccumulatorUnit = 0x1p-11;
 
 /// Limits of the relative error of a row, of a format that quantises rows: what is rounded the other way before the
 /// intermediate is quantised may become another code. One code weighs the more, the fewer there are; the exact model of
-/// the tensor cores comes up to nine tenths of kQuantizedRowLimit times narrow_row_factor in the battery (I = 80 to 320).
+/// the tensor cores comes up to nine tenths of kQuantizedRowLimit times narrow_row_factor in the battery (I = 80 to
+/// 320).
 inline constexpr double kQuantizedRowLimit = 1.5e-2;
 double narrow_row_factor(int32_t intermediate_size);
 

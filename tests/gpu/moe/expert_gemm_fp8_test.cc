@@ -1,6 +1,7 @@
-// Layers of e4m3 weights in blocks, beside what the battery asks of them: the quantising kernel's bits, rows whose bits
+// Layers of e4m3 weights, beside what the battery asks of them: the quantising kernel's bits, rows whose bits
 // depend on nothing else, replays with other routing, what the workspace held before.
 #include <algorithm>
+#include <functional>
 #include <limits>
 #include <memory>
 
@@ -24,65 +25,154 @@ LayerCase fp8_case(int32_t hidden, int32_t intermediate, int32_t experts, int32_
   return c;
 }
 
-// Rows of a few elements of every kind: normal ones, tiny, huge, NaN, infinities; widths that end inside a group.
+// Rows of a few elements of every kind: normal ones, tiny, huge, NaN, infinities.
+std::vector<uint16_t> rows_of_every_kind(size_t count, DType dtype, std::mt19937& random) {
+  std::normal_distribution<float> normal;
+  std::vector<uint16_t> values(count);
+  for (uint16_t& value : values) {
+    const float scale = std::ldexp(1.0f, static_cast<int>(random() % 40) - 30);
+    const auto kind = random() % 4000;
+    float number = normal(random) * scale;
+    if (kind == 0) number = std::numeric_limits<float>::quiet_NaN();
+    if (kind == 1) number = std::numeric_limits<float>::infinity();
+    if (kind == 2) number = -0.0f;
+    value = dtype == DType::bf16 ? f32_to_bf16(number) : f32_to_f16(number);
+  }
+  return values;
+}
+
+// Tokens of two slots: the rows backwards, and every other one of a second set.
+struct QuantizeRun {
+  QuantizeRun(int32_t rows_, int32_t columns_)
+      : rows(rows_),
+        columns(columns_),
+        groups(scale_groups(columns_)),
+        stride(2 * rows_ + 5),
+        places(2 * sizeof(int32_t) * static_cast<size_t>(rows_)),
+        codes(2 * static_cast<size_t>(rows_) * static_cast<size_t>(columns_)),
+        scales(sizeof(float) * static_cast<size_t>(groups) * static_cast<size_t>(stride)) {
+    for (int32_t t = 0; t < rows; ++t) {
+      token_row.push_back(rows - 1 - t);
+      token_row.push_back(t % 2 == 0 ? rows + t : -1);
+    }
+    places.upload(token_row);
+    codes.poison();
+    scales.poison();
+  }
+
+  kernels::quantize_rows::Args args(const void* tokens, DType dtype) const {
+    return {.dtype = dtype,
+            .tokens = tokens,
+            .token_row = static_cast<const int32_t*>(places.data()),
+            .codes = codes.data(),
+            .scales = static_cast<float*>(scales.data()),
+            .num_tokens = rows,
+            .num_slots = 2,
+            .columns = columns,
+            .scale_stride = stride};
+  }
+
+  // Of slot `slot` of a token, its codes [columns] and the scale of each of its groups.
+  struct Expected {
+    const uint8_t* codes;
+    std::function<float(int32_t group)> scale;
+  };
+  using ExpectedOf = std::function<Expected(int64_t token, size_t slot)>;
+
+  void expect(const ExpectedOf& expected_of) const {
+    TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
+    const auto got_codes = codes.download<uint8_t>(codes.bytes());
+    const auto got = scales.download<float>(scales.bytes() / sizeof(float));
+    for (size_t place = 0; place < token_row.size(); ++place) {
+      const auto token = static_cast<int64_t>(place / 2);
+      const int32_t row = token_row[place];
+      if (row < 0) continue;
+      const Expected expected = expected_of(token, place % 2);
+      ASSERT_TRUE(std::equal(expected.codes, expected.codes + columns, got_codes.begin() + int64_t{row} * columns))
+          << rows << " x " << columns << ", token " << token << ", row " << row;
+      for (int32_t g = 0; g < groups; ++g) {
+        const float wanted = expected.scale(g);
+        const float scale = got[static_cast<size_t>(g) * static_cast<size_t>(stride) + static_cast<size_t>(row)];
+        ASSERT_TRUE(std::isnan(wanted) ? std::isnan(scale) : wanted == scale)
+            << rows << " x " << columns << ", row " << row << ", group " << g << ": " << scale << " for " << wanted;
+      }
+    }
+    EXPECT_TRUE(codes.guards_intact() && scales.guards_intact());
+  }
+
+  int32_t rows, columns, groups, stride;
+  std::vector<int32_t> token_row;
+  GuardedBuffer places, codes, scales;
+};
+
+// Widths that end inside a group; a scale each 128 columns, or one for all.
 TEST(QuantizeRows, HasTheBitsOfTheHosts) {
   std::mt19937 random(11);
-  std::normal_distribution<float> normal;
   for (const DType dtype : {DType::bf16, DType::f16}) {
-    for (const int32_t columns : {16, 112, 128, 144, 256, 400, 2880}) {
+    for (const int32_t columns : {16, 112, 128, 144, 256, 400, 2880, 7168}) {
       for (const int32_t rows : {1, 3, 65, 300}) {
-        std::vector<uint16_t> values(static_cast<size_t>(rows) * static_cast<size_t>(columns));
-        for (uint16_t& value : values) {
-          const float scale = std::ldexp(1.0f, static_cast<int>(random() % 40) - 30);
-          const auto kind = random() % 4000;
-          float number = normal(random) * scale;
-          if (kind == 0) number = std::numeric_limits<float>::quiet_NaN();
-          if (kind == 1) number = std::numeric_limits<float>::infinity();
-          if (kind == 2) number = -0.0f;
-          value = dtype == DType::bf16 ? f32_to_bf16(number) : f32_to_f16(number);
+        for (const bool one_scale : {false, true}) {
+          const auto count = static_cast<size_t>(rows) * static_cast<size_t>(columns);
+          const std::vector<uint16_t> values = rows_of_every_kind(count, dtype, random);
+          const int32_t groups = one_scale ? 1 : scale_groups(columns);
+          std::vector<uint8_t> codes(count);
+          std::vector<float> scales(static_cast<size_t>(rows) * static_cast<size_t>(groups));
+          moe::quantize_rows(values.data(), dtype, {rows, columns, one_scale ? kWholeRow : kScaleGroup}, codes.data(),
+                             scales.data());
+          GuardedBuffer x(2 * count);
+          x.upload(values);
+          const QuantizeRun run(rows, columns);
+          kernels::quantize_rows::Args args = run.args(x.data(), dtype);
+          args.one_scale = one_scale;
+          kernels::quantize_rows::launch(args, nullptr);
+          run.expect([&](int64_t token, size_t) {
+            return QuantizeRun::Expected{codes.data() + token * columns, [&, token](int32_t group) {
+                                           return scales[static_cast<size_t>(token * groups + (one_scale ? 0 : group))];
+                                         }};
+          });
         }
-        const auto groups = static_cast<size_t>((columns + 127) / 128);
-        std::vector<uint8_t> codes(values.size());
-        std::vector<float> scales(static_cast<size_t>(rows) * groups);
-        moe::quantize_rows(values.data(), dtype, {rows, columns}, codes.data(), scales.data());
-        // Two slots: the rows backwards, and every other one of a second set.
-        const int32_t stride = 2 * rows + 5;
-        std::vector<int32_t> token_row;
-        for (int32_t t = 0; t < rows; ++t) {
-          token_row.push_back(rows - 1 - t);
-          token_row.push_back(t % 2 == 0 ? rows + t : -1);
-        }
-        GuardedBuffer x(2 * values.size()), places(sizeof(int32_t) * token_row.size()), device_codes(2 * codes.size()),
-            device_scales(sizeof(float) * groups * static_cast<size_t>(stride));
-        x.upload(values);
-        places.upload(token_row);
-        device_codes.poison();
-        device_scales.poison();
-        kernels::quantize_rows::launch(
-            {dtype, x.data(), static_cast<const int32_t*>(places.data()), device_codes.data(),
-             static_cast<float*>(device_scales.data()), rows, 2, columns, stride},
-            nullptr);
-        TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
-        const auto got_codes = device_codes.download<uint8_t>(2 * codes.size());
-        const auto got = device_scales.download<float>(groups * static_cast<size_t>(stride));
-        const auto width = static_cast<int64_t>(columns);
-        for (size_t slot = 0; slot < token_row.size(); ++slot) {
-          const auto t = static_cast<int64_t>(slot / 2);
-          const int32_t row = token_row[slot];
-          if (row < 0) continue;
-          ASSERT_TRUE(
-              std::equal(codes.begin() + t * width, codes.begin() + (t + 1) * width, got_codes.begin() + row * width))
-              << rows << " x " << columns << ", token " << t << ", row " << row;
-          for (size_t g = 0; g < groups; ++g) {
-            const float expected = scales[static_cast<size_t>(t) * groups + g];
-            const float scale = got[g * static_cast<size_t>(stride) + static_cast<size_t>(row)];
-            ASSERT_TRUE(std::isnan(expected) ? std::isnan(scale) : expected == scale)
-                << rows << " x " << columns << ", row " << row << ", group " << g << ": " << scale << " for "
-                << expected;
-          }
-        }
-        EXPECT_TRUE(device_codes.guards_intact() && device_scales.guards_intact());
       }
+    }
+  }
+}
+
+// One for all, or each expert's own: experts are those of the slots' ids, of which the last have one together.
+TEST(QuantizeRows, StaticScales) {
+  std::mt19937 random(13);
+  for (const int32_t num_scales : {1, 3}) {
+    for (const int32_t columns : {16, 144, 2880}) {
+      const int32_t rows = 65;
+      const auto count = static_cast<size_t>(rows) * static_cast<size_t>(columns);
+      const std::vector<uint16_t> values = rows_of_every_kind(count, DType::bf16, random);
+      const std::vector<float> given = {0.01f, 0.3f, 1e-4f};
+      std::vector<int32_t> ids;
+      for (int32_t i = 0; i < 2 * rows; ++i) ids.push_back(static_cast<int32_t>(random() % 5));
+      std::vector<std::vector<uint8_t>> codes;
+      for (const float scale : given) {
+        codes.emplace_back();
+        for (const uint16_t value : values)
+          codes.back().push_back(e4m3_code(bf16_to_f32(value), e4m3_inverse_scale(scale)));
+      }
+      GuardedBuffer x(2 * count), device_given(sizeof(float) * given.size()), device_ids(sizeof(int32_t) * ids.size());
+      x.upload(values);
+      device_given.upload(given);
+      device_ids.upload(ids);
+      const QuantizeRun run(rows, columns);
+      kernels::quantize_rows::Args args = run.args(x.data(), DType::bf16);
+      args.one_scale = true;
+      args.given_scales = static_cast<const float*>(device_given.data());
+      args.num_given_scales = num_scales;
+      args.routing.topk_ids = device_ids.data();
+      args.routing.num_tokens = rows;
+      args.routing.num_slots = 2;
+      args.routing.num_experts = 5;
+      kernels::quantize_rows::launch(args, nullptr);
+      run.expect([&](int64_t token, size_t slot) {
+        const int32_t id = ids[static_cast<size_t>(2 * token) + slot];
+        const auto own = static_cast<size_t>(std::min(id, num_scales - 1));
+        return QuantizeRun::Expected{codes[own].data() + token * columns,
+                                     [&given, own](int32_t) { return given[own]; }};
+      });
     }
   }
 }
@@ -92,53 +182,26 @@ TEST(QuantizeRows, CopiesTokensThatAreQuantised) {
   std::mt19937 random(12);
   for (const int32_t columns : {16, 112, 128, 144, 400, 2880}) {
     for (const int32_t rows : {1, 3, 65}) {
-      const auto width = static_cast<int64_t>(columns);
-      const auto groups = static_cast<size_t>((columns + 127) / 128);
-      std::vector<uint8_t> codes(static_cast<size_t>(rows * width));
-      std::vector<float> scales(static_cast<size_t>(rows) * groups);
-      for (uint8_t& code : codes) code = static_cast<uint8_t>(random());
-      for (float& scale : scales) scale = std::ldexp(1.0f, static_cast<int>(random() % 200) - 100);
-      const int32_t stride = 2 * rows + 5;
-      std::vector<int32_t> token_row;
-      for (int32_t t = 0; t < rows; ++t) {
-        token_row.push_back(rows - 1 - t);
-        token_row.push_back(t % 2 == 0 ? rows + t : -1);
+      for (const bool one_scale : {false, true}) {
+        const int32_t groups = one_scale ? 1 : scale_groups(columns);
+        std::vector<uint8_t> codes(static_cast<size_t>(rows) * static_cast<size_t>(columns));
+        std::vector<float> scales(static_cast<size_t>(rows) * static_cast<size_t>(groups));
+        for (uint8_t& code : codes) code = static_cast<uint8_t>(random());
+        for (float& scale : scales) scale = std::ldexp(1.0f, static_cast<int>(random() % 200) - 100);
+        GuardedBuffer x(codes.size()), x_scales(sizeof(float) * scales.size());
+        x.upload(codes);
+        x_scales.upload(scales);
+        const QuantizeRun run(rows, columns);
+        kernels::quantize_rows::Args args = run.args(x.data(), DType::bf16);
+        args.token_scales = static_cast<const float*>(x_scales.data());
+        args.one_scale = one_scale;
+        kernels::quantize_rows::launch(args, nullptr);
+        run.expect([&](int64_t token, size_t) {
+          return QuantizeRun::Expected{codes.data() + token * columns, [&, token](int32_t group) {
+                                         return scales[static_cast<size_t>(token * groups + (one_scale ? 0 : group))];
+                                       }};
+        });
       }
-      GuardedBuffer x(codes.size()), x_scales(sizeof(float) * scales.size()),
-          places(sizeof(int32_t) * token_row.size()), device_codes(2 * codes.size()),
-          device_scales(sizeof(float) * groups * static_cast<size_t>(stride));
-      x.upload(codes);
-      x_scales.upload(scales);
-      places.upload(token_row);
-      device_codes.poison();
-      device_scales.poison();
-      kernels::quantize_rows::launch({.dtype = DType::bf16,
-                                      .tokens = x.data(),
-                                      .token_row = static_cast<const int32_t*>(places.data()),
-                                      .codes = device_codes.data(),
-                                      .scales = static_cast<float*>(device_scales.data()),
-                                      .num_tokens = rows,
-                                      .num_slots = 2,
-                                      .columns = columns,
-                                      .scale_stride = stride,
-                                      .token_scales = static_cast<const float*>(x_scales.data())},
-                                     nullptr);
-      TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
-      const auto got_codes = device_codes.download<uint8_t>(2 * codes.size());
-      const auto got = device_scales.download<float>(groups * static_cast<size_t>(stride));
-      for (size_t slot = 0; slot < token_row.size(); ++slot) {
-        const auto t = static_cast<int64_t>(slot / 2);
-        const int32_t row = token_row[slot];
-        if (row < 0) continue;
-        ASSERT_TRUE(
-            std::equal(codes.begin() + t * width, codes.begin() + (t + 1) * width, got_codes.begin() + row * width))
-            << rows << " x " << columns << ", token " << t << ", row " << row;
-        for (size_t g = 0; g < groups; ++g)
-          ASSERT_EQ(got[g * static_cast<size_t>(stride) + static_cast<size_t>(row)],
-                    scales[static_cast<size_t>(t) * groups + g])
-              << rows << " x " << columns << ", row " << row << ", group " << g;
-      }
-      EXPECT_TRUE(device_codes.guards_intact() && device_scales.guards_intact());
     }
   }
 }
@@ -189,11 +252,67 @@ TEST(ExpertGemmFp8, BitsOfTheModelAtRealWidths) {
   DeviceActivation activation;
   const int32_t widths[][2] = {{2048, 768}, {2880, 2880}, {4096, 1408}, {7168, 352}, {2048, 80}};
   for (const auto& [hidden, intermediate] : widths) {
-    LayerCase c = fp8_case(hidden, intermediate, 4, 2, 3);
-    c.bias = hidden == 2880;
+    for (const auto format : {moe::WeightFormat::fp8_block, moe::WeightFormat::fp8_channel}) {
+      LayerCase c = fp8_case(hidden, intermediate, 4, 2, 3);
+      c.format = format;
+      c.bias = hidden == 2880;
+      const LayerData data(c);
+      const moe::ExactLayer layer(data.config(), data.weights(), data.inputs(), &threads);
+      EXPECT_EQ(difference_of("out", LayerRun(data).run(), layer.out(activation.function()), c.hidden), "") << c;
+    }
+  }
+}
+
+// Weights of more elements than 32 bits count, signed for down and unsigned for gate and up: experts at the beginning,
+// in the middle and at the end give the bits of a layer that has no others.
+TEST(ExpertGemmFp8, WeightsOfMoreElementsThan32BitsCount) {
+  constexpr int32_t kExperts = 130;
+  constexpr int32_t kPlaces[] = {0, 67, kExperts - 1};
+  static_assert(int64_t{kExperts} * 4096 * 4096 > int64_t{1} << 31 && int64_t{kExperts} * 2 * 4096 * 4096 > int64_t{1}
+                                                                                                                << 32);
+  size_t free_bytes = 0, all_bytes = 0;
+  TESSERA_CUDA_CHECK(cudaMemGetInfo(&free_bytes, &all_bytes));
+  if (free_bytes < size_t{9} << 30) GTEST_SKIP() << free_bytes << " bytes are free, 9 GiB are needed";
+  for (const auto format : {moe::WeightFormat::fp8_block, moe::WeightFormat::fp8_channel}) {
+    LayerCase c = fp8_case(4096, 4096, 3, 2, 5);
+    c.format = format;
     const LayerData data(c);
-    const moe::ExactLayer layer(data.config(), data.weights(), data.inputs(), &threads);
-    EXPECT_EQ(difference_of("out", LayerRun(data).run(), layer.out(activation.function()), c.hidden), "") << c;
+    LayerRun small(data);
+    moe::LayerConfig config = data.config();
+    config.num_experts = kExperts;
+    moe::LayerWeights weights = small.weights();
+    std::vector<cuda::DeviceBytes> kept;
+    const auto spread = [&](const void* moe::LayerWeights::*tensor, size_t bytes_of_three) {
+      const size_t bytes = bytes_of_three / 3;
+      cuda::DeviceBytes& memory = kept.emplace_back(bytes * kExperts);
+      TESSERA_CUDA_CHECK(cudaMemset(memory.data(), 0x7F, memory.bytes()));  // codes of NaN, scales that are none
+      for (size_t i = 0; i < 3; ++i)
+        TESSERA_CUDA_CHECK(cudaMemcpy(memory.at(static_cast<size_t>(kPlaces[i]) * bytes),
+                                      static_cast<const std::byte*>(weights.*tensor) + i * bytes, bytes,
+                                      cudaMemcpyDeviceToDevice));
+      weights.*tensor = memory.data();
+    };
+    spread(&moe::LayerWeights::gate_up, data.gate_up().size());
+    spread(&moe::LayerWeights::down, data.down().size());
+    spread(&moe::LayerWeights::gate_up_scale, data.gate_up_scale().size());
+    spread(&moe::LayerWeights::down_scale, data.down_scale().size());
+    const auto expected = small.run();
+    std::vector<int32_t> ids;
+    for (const int32_t id : small.host_ids()) ids.push_back(kPlaces[id]);
+    small.set_ids(ids);
+    const bool blocks = format == moe::WeightFormat::fp8_block;
+    for (const char* kernel : {blocks ? "expert_gemm_rows_fp8" : "expert_gemm_rows_fp8_channel",
+                               blocks ? "expert_gemm_fp8" : "expert_gemm_fp8_channel"}) {
+      moe::LaunchPolicy policy;
+      policy.kernel = kernel;
+      const moe::CudaLayer layer(config, weights, policy);
+      GuardedBuffer workspace(layer.workspace_bytes(c.tokens));
+      small.out().poison();
+      layer.run(small.inputs(), workspace.data(), workspace.bytes(), nullptr);
+      TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
+      EXPECT_EQ(difference_of("out", small.out().download<uint16_t>(expected.size()), expected, c.hidden), "")
+          << c << ", " << kernel;
+    }
   }
 }
 
@@ -289,10 +408,15 @@ TEST(ExpertGemmFp8, ReplaysWithOtherRouting) {
 // Small layers for the sanitizers: partial tiles, an expert without rows, both warpgroups and one alone.
 TEST(ExpertGemmFp8Small, Layers) {
   for (const int32_t tokens : {1, 40, 130}) {
-    const LayerCase c = fp8_case(144, 208, 4, 2, tokens, "few");
-    LayerRun run((LayerData(c)));
-    expect_right(run, c);
-    expect_right(run, c, {batching::TaskOrder::natural, 3, 1, 0});
+    LayerCase c = fp8_case(144, 208, 4, 2, tokens, "few");
+    for (const auto format : {moe::WeightFormat::fp8_block, moe::WeightFormat::fp8_channel}) {
+      c.format = format;
+      c.round_like_engines = tokens == 40;
+      if (format == moe::WeightFormat::fp8_channel) c.x_scales = tokens == 40 ? 1 : tokens == 130 ? kEachExpert : 0;
+      LayerRun run((LayerData(c)));
+      expect_right(run, c);
+      expect_right(run, c, {batching::TaskOrder::natural, 3, 1, 0});
+    }
   }
 }
 

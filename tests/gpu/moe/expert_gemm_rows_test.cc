@@ -53,7 +53,9 @@ class ExpertGemmRows : public ::testing::TestWithParam<Kernels> {
 INSTANTIATE_TEST_SUITE_P(
     Formats, ExpertGemmRows,
     ::testing::Values(Kernels{"dense", moe::WeightFormat::dense, "expert_gemm", "expert_gemm_rows", 200},
-                      Kernels{"fp8_block", moe::WeightFormat::fp8_block, "expert_gemm_fp8", "expert_gemm_rows_fp8", 8}),
+                      Kernels{"fp8_block", moe::WeightFormat::fp8_block, "expert_gemm_fp8", "expert_gemm_rows_fp8", 8},
+                      Kernels{"fp8_channel", moe::WeightFormat::fp8_channel, "expert_gemm_fp8_channel",
+                              "expert_gemm_rows_fp8_channel", 8}),
     [](const auto& kernels) { return kernels.param.name; });
 
 TEST_P(ExpertGemmRows, BitsOfTheLargeKernelOverTheBattery) {
@@ -113,7 +115,9 @@ class ExpertGemmRowsSmall : public ExpertGemmRows {};
 INSTANTIATE_TEST_SUITE_P(
     Formats, ExpertGemmRowsSmall,
     ::testing::Values(Kernels{"dense", moe::WeightFormat::dense, "expert_gemm", "expert_gemm_rows", 0},
-                      Kernels{"fp8_block", moe::WeightFormat::fp8_block, "expert_gemm_fp8", "expert_gemm_rows_fp8", 0}),
+                      Kernels{"fp8_block", moe::WeightFormat::fp8_block, "expert_gemm_fp8", "expert_gemm_rows_fp8", 0},
+                      Kernels{"fp8_channel", moe::WeightFormat::fp8_channel, "expert_gemm_fp8_channel",
+                              "expert_gemm_rows_fp8_channel", 0}),
     [](const auto& kernels) { return kernels.param.name; });
 
 TEST_P(ExpertGemmRowsSmall, EveryPathOnce) {

@@ -40,6 +40,8 @@ LayerRun::LayerRun(const LayerCase& c, Unfilled)
       down_scale_(scale_bytes(c.experts, c.hidden, c.intermediate)),
       shared_gate_up_scale_(scale_bytes(first_rows(1), c.shared_intermediate, c.hidden)),
       shared_down_scale_(scale_bytes(1, c.hidden, c.shared_intermediate)),
+      x_scales_(sizeof(float) * static_cast<size_t>(num_input_scales(c, c.x_scales))),
+      h_scales_(sizeof(float) * static_cast<size_t>(num_input_scales(c, c.h_scales))),
       map_(sizeof(int32_t) * static_cast<size_t>(c.mapped)),
       ids_(sizeof(int64_t) * count_of(c.tokens, c.top_k)),
       topk_weights_(sizeof(float) * count_of(c.tokens, c.top_k)),
@@ -93,6 +95,8 @@ void LayerRun::upload(const LayerData& data) {
   upload_bytes(down_scale_, data.down_scale());
   upload_bytes(shared_gate_up_scale_, data.shared_gate_up_scale());
   upload_bytes(shared_down_scale_, data.shared_down_scale());
+  x_scales_.upload(data.x_scales());
+  h_scales_.upload(data.h_scales());
   set_ids({data.ids().begin(), data.ids().end()});
   if (case_.topk_weights_dtype == DType::f32) {
     topk_weights_.upload(data.topk_weights());
@@ -115,7 +119,8 @@ moe::LayerWeights LayerRun::weights() const {
   return weights_of(
       case_, {gate_up_.data(), down_.data(), gate_up_bias_.data(), down_bias_.data(), shared_gate_up_.data(),
               shared_down_.data(), static_cast<const int32_t*>(map_.data()), gate_up_scale_.data(), down_scale_.data(),
-              shared_gate_up_scale_.data(), shared_down_scale_.data()});
+              shared_gate_up_scale_.data(), shared_down_scale_.data(), static_cast<const float*>(x_scales_.data()),
+              static_cast<const float*>(h_scales_.data())});
 }
 
 moe::LayerInputs LayerRun::inputs() const {
@@ -157,7 +162,8 @@ moe::OracleResult LayerRun::host_reference(const std::vector<int32_t>& tokens) c
   const moe::LayerWeights host_weights = weights_of(
       case_, {on_host(gate_up_), on_host(down_), on_host(gate_up_bias_), on_host(down_bias_), on_host(shared_gate_up_),
               on_host(shared_down_), static_cast<const int32_t*>(on_host(map_)), on_host(gate_up_scale_),
-              on_host(down_scale_), on_host(shared_gate_up_scale_), on_host(shared_down_scale_)});
+              on_host(down_scale_), on_host(shared_gate_up_scale_), on_host(shared_down_scale_),
+              static_cast<const float*>(on_host(x_scales_)), static_cast<const float*>(on_host(h_scales_))});
   moe::LayerInputs host_inputs = inputs();
   host_inputs.x = on_host(x_);
   host_inputs.topk_ids = on_host(ids_);

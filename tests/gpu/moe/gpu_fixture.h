@@ -70,7 +70,8 @@ class LayerRun {
 
   LayerCase case_;
   GuardedBuffer x_, gate_up_, down_, gate_up_bias_, down_bias_, shared_gate_up_, shared_down_, gate_up_scale_,
-      down_scale_, shared_gate_up_scale_, shared_down_scale_, map_, ids_, topk_weights_, shared_weight_, out_;
+      down_scale_, shared_gate_up_scale_, shared_down_scale_, x_scales_, h_scales_, map_, ids_, topk_weights_,
+      shared_weight_, out_;
   std::vector<int32_t> host_ids_;
 };
 

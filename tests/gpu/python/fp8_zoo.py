@@ -57,14 +57,26 @@ def build(name, dtype=torch.bfloat16, device="cpu", implementation="tessera", la
     return model.train(False)
 
 
+def quantized_by_tensor(weight, parts):
+    """(codes, scales [E, parts, 1]): one scale for each of so many parts of the rows."""
+    rows = weight.float().unflatten(1, (parts, -1))
+    scales = rows.abs().amax((2, 3)) / 448
+    return (rows / scales[:, :, None, None]).to(CODES).flatten(1, 2), scales[:, :, None]
+
+
 def put(module, weights):
-    """Quantises {name: weight} into an FP8Experts module; scales that are not those of blocks stay what they are."""
+    """Quantises {name: weight} into an FP8Experts module; scales of other shapes stay what they are. Static scales fit the
+    tokens of `layer_inputs` but for a few, and differ from expert to expert."""
     for name, weight in weights.items():
-        codes, scales = quantized(weight)
-        getattr(module, name).data.copy_(codes)
         own = getattr(module, name + "_scale_inv")
+        codes, scales = quantized(weight) if module.block_size is not None else quantized_by_tensor(weight, own.shape[1])
+        getattr(module, name).data.copy_(codes)
         if own.shape == scales.shape:
             own.data.copy_(scales)
+    if module.activation_scheme == "static":
+        uneven = 1 + torch.arange(module.num_experts) % 4 / 5
+        module.gate_up_proj_activation_scale.data.copy_(3 / 448 * uneven)
+        module.down_proj_activation_scale.data.copy_(2 / 448 * uneven)
 
 
 def without_a_gate(intermediate, activation):
@@ -80,35 +92,44 @@ def without_a_gate(intermediate, activation):
     return module
 
 
-def spread(scales, rows, columns):
+def spread(scales, rows, columns, has_blocks=True):
     """The scale of each element of [.., rows, columns]."""
+    if not has_blocks:
+        return scales.double().repeat_interleave(rows // scales.shape[-2], -2)
     return scales.double().repeat_interleave(BLOCK, -2)[..., :rows, :].repeat_interleave(BLOCK, -1)[..., :columns]
 
 
-def rounded_rows(values):
-    """float64 of what each row is once it has 8 bits and a scale each 128 columns."""
+def rounded_rows(values, group=BLOCK, scale=None):
+    """float64 of what each row is once it has 8 bits and a scale each `group` columns, or this static one."""
     values = values.float()
     out = torch.empty_like(values, dtype=torch.float64)
-    for begin in range(0, values.shape[-1], BLOCK):
-        part = values[..., begin:begin + BLOCK]
-        scale = part.abs().amax(-1, keepdim=True).clamp(min=1e-10) * torch.tensor(1 / 448, dtype=torch.float32)
-        codes = (part * (1 / scale)).clamp(-448, 448).to(CODES)
-        out[..., begin:begin + BLOCK] = codes.double() * scale.double()
+    for begin in range(0, values.shape[-1], group):
+        part = values[..., begin:begin + group]
+        own = scale
+        if scale is None:
+            own = part.abs().amax(-1, keepdim=True).clamp(min=1e-10) * torch.tensor(1 / 448, dtype=torch.float32)
+        codes = (part * (1 / own)).clamp(-448, 448).to(CODES)
+        out[..., begin:begin + group] = codes.double() * own.double()
     return out
 
 
 def plain_forward(self, hidden_states, top_k_index, top_k_weights):
     """The layer by plain PyTorch, rounded to the type of the tokens where the operator does: rows of experts, the sum."""
     first, down = (getattr(self, name).double() * spread(getattr(self, name + "_scale_inv").float(),
-                                                         *getattr(self, name).shape[1:])
+                                                         *getattr(self, name).shape[1:], self.block_size is not None)
                    for name in ("gate_up_proj" if self.has_gate else "up_proj", "down_proj"))
     activation = self._apply_gate if self.has_gate else self.act_fn
-    dtype, tokens = hidden_states.dtype, rounded_rows(hidden_states)
-    out = torch.zeros_like(tokens)
+    dtype = hidden_states.dtype
+    group = BLOCK if self.block_size is not None else hidden_states.shape[-1]
+    static = self.activation_scheme == "static"
+    out = torch.zeros_like(hidden_states, dtype=torch.float64)
     for slot in range(top_k_index.shape[1]):
         for expert in range(self.num_experts):
             rows = (top_k_index[:, slot] == expert).nonzero().flatten()
-            intermediate = rounded_rows(activation(tokens[rows] @ first[expert].T))
+            x_scale, h_scale = ((self.gate_up_proj_activation_scale[expert], self.down_proj_activation_scale[expert])
+                                if static else (None, None))
+            tokens = rounded_rows(hidden_states[rows], group, x_scale)
+            intermediate = rounded_rows(activation(tokens @ first[expert].T), BLOCK, h_scale)
             out[rows] += top_k_weights[rows, slot, None].double() * (intermediate @ down[expert].T).to(dtype).double()
     return out.to(dtype)
 

@@ -1,4 +1,4 @@
-"""Layers of e4m3 weights in blocks on torch tensors: against what their codes and scales stand for in float64, in every way
+"""Layers of e4m3 weights on torch tensors, with scales of blocks and of channels: against what their codes and scales stand for in float64, in every way
 to call them, and what is refused before anything runs."""
 import unittest
 
@@ -208,6 +208,90 @@ class Fp8(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "gate_up_scale"):
             tessera.moe(given[0], self.weights.gate.repeat(1, 2, 1).bfloat16().to(device), self.weights.last.bfloat16().to(device),
                         *given[1:], gate_up_scale=arrays["gate_up_scale"])
+
+
+class ChannelWeights:
+    """Of a layer with a scale each row, on the CPU, and static scales; what they stand for."""
+
+    def __init__(self):
+        gate_up = numbers(EXPERTS, 2 * WIDTH, HIDDEN, seed=1) / HIDDEN**0.5
+        down = numbers(EXPERTS, HIDDEN, WIDTH, seed=2) / WIDTH**0.5
+        self.gate_up, self.gate_up_scale = tessera.quantize_rows(gate_up.float(), whole_rows=True)
+        self.down, self.down_scale = tessera.quantize_rows(down.float(), whole_rows=True)
+        uneven = 1 + torch.arange(EXPERTS) % 4 / 5
+        self.static = {"gate_up_input_scale": 4 / 448 * uneven, "down_input_scale": 3 / 448 * uneven}
+
+    def reference(self, x, ids, weights, static):
+        first, last = self.gate_up.double() * self.gate_up_scale.double(), self.down.double() * self.down_scale.double()
+        codes, scales = tessera.quantize_rows(x, whole_rows=True)
+        out = torch.zeros(x.shape, dtype=torch.float64)
+        for token in range(len(x)):
+            for slot in range(TOP_K):
+                expert = int(ids[token, slot])
+                x_scale, h_scale = (scale[min(expert, len(scale) - 1)] for scale in static.values()) if static else (0, 0)
+                row = by(x[token], x_scale) if static else codes[token].double() * scales[token].double()
+                gate, up = (first[expert] @ row).chunk(2)
+                h = (torch.nn.functional.silu(gate) * up).float()
+                h = by(h, h_scale) if static else restored_rows(h[None])[0]
+                out[token] += weights[token, slot].double() * (last[expert] @ h)
+        return out
+
+
+def by(values, scale):
+    """What quantizing by a static scale leaves."""
+    return (values.float() * (1 / scale)).clamp(-448, 448).to(torch.float8_e4m3fn).double() * scale.double()
+
+
+@one_test_a_case
+class Fp8Channel(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.weights = ChannelWeights()
+
+    def static(self, kind):
+        return {"none": {}, "one": {name: scale[:1] for name, scale in self.weights.static.items()},
+                "each": self.weights.static}[kind]
+
+    def given(self, device, tokens):
+        x = numbers(tokens, HIDDEN, seed=3 + tokens).bfloat16()
+        ids = torch.stack([torch.randperm(EXPERTS, generator=torch.Generator().manual_seed(t))[:TOP_K] for t in range(tokens)])
+        return tuple(tensor.to(device) for tensor in (x, ids, torch.full((tokens, TOP_K), 0.5)))
+
+    @over(DEVICES, ("none", "one", "each"), (1, 40, 200))
+    def test_every_way_to_call(self, device, kind, tokens):
+        given, weights = self.given(device, tokens), self.weights
+        named = {"gate_up_scale": weights.gate_up_scale.squeeze(-1), "down_scale": weights.down_scale, **self.static(kind)}
+        named = {name: tensor.to(device) for name, tensor in named.items()} | {"weight_format": "fp8-channel"}
+        matrices = weights.gate_up.to(device), weights.down.to(device)
+        layer = tessera.MoELayer(*matrices, top_k=TOP_K, **named)
+        out = layer(*given)
+        expected = weights.reference(*(tensor.cpu() for tensor in given), self.static(kind))
+        errors = (out.cpu().double() - expected).norm(dim=1) / expected.norm(dim=1)
+        self.assertLess(float(errors.max()), ROW_LIMIT)
+        self.assertLess(float(errors.median()), MEDIAN_LIMIT)
+        compiled = torch.compile(layer, backend="eager", fullgraph=True)
+        for got in (tessera.moe(given[0], *matrices, *given[1:], **named), compiled(*given),
+                    torch.ops.tessera.moe(given[0], *matrices, *given[1:], **named)):
+            self.assertTrue(torch.equal(got, out))
+        rounded = tessera.moe(given[0], *matrices, *given[1:], **named, round_like_engines=True)
+        self.assertFalse(torch.equal(rounded, out))
+        errors = (rounded.cpu().double() - expected).norm(dim=1) / expected.norm(dim=1)
+        self.assertLess(float(errors.max()), 2 * ROW_LIMIT)
+        if kind == "none":
+            codes, scales = (tensor.to(device) for tensor in tessera.quantize_rows(given[0].cpu(), whole_rows=True))
+            self.assertTrue(torch.equal(layer(codes, *given[1:], x_scale=scales), out))
+
+    def test_the_operator_without_numbers(self):
+        weights, given = self.weights, self.given("cpu", 5)
+        arrays = {"gate_up_scale": weights.gate_up_scale, "down_scale": weights.down_scale, **weights.static}
+        with torch._subclasses.FakeTensorMode() as mode:
+            fake = [mode.from_tensor(tensor) for tensor in (given[0], weights.gate_up, weights.down, *given[1:])]
+            arrays = {name: mode.from_tensor(tensor) for name, tensor in arrays.items()}
+            got = torch.ops.tessera.moe(*fake, weight_format="fp8-channel", **arrays)
+            self.assertEqual((got.dtype, got.shape), (torch.bfloat16, given[0].shape))
+            wrong = arrays | {"down_input_scale": arrays["down_input_scale"].half()}
+            with self.assertRaisesRegex(TypeError, "down_input_scale: got torch.float16, expected torch.float32"):
+                torch.ops.tessera.moe(*fake, weight_format="fp8-channel", **wrong)
 
 
 if __name__ == "__main__":

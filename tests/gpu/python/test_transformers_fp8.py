@@ -85,6 +85,27 @@ class Layers(unittest.TestCase):
                 with self.subTest(dtype=dtype, tokens=tokens):
                     self.assert_right(module, layer_inputs(module, tokens, dtype, device))
 
+    @over(("dynamic", "static"), DEVICES)
+    def test_one_scale_a_projection(self, scheme, device):
+        model = fp8_zoo.build("qwen3_moe", device=device, weight_block_size=None, activation_scheme=scheme)
+        module = model_zoo.experts_of(model)[-1]
+        for tokens in (1, 33, 130):
+            with self.subTest(tokens=tokens):
+                self.assert_right(module, layer_inputs(module, tokens, torch.bfloat16, device))
+        inputs = layer_inputs(module, 130, torch.bfloat16, device)
+        expected = run(module, inputs, fp8_zoo.PLAIN).double()
+        names = ["gate_up_proj_scale_inv", "down_proj_scale_inv"]
+        if scheme == "static":
+            names += ["gate_up_proj_activation_scale", "down_proj_activation_scale"]
+        for name in names:  # those of the next expert
+            wrong = copy.deepcopy(module)
+            scale = getattr(wrong, name).data
+            factors = 4.0**(torch.arange(len(scale), device=device) % 2).reshape(-1, *[1] * (scale.dim() - 1))
+            scale.mul_(factors)
+            integration.prepare(wrong)
+            errors = model_zoo.row_errors(run(wrong, inputs).double(), expected)
+            self.assertGreater(float(errors.median()), 2 * MEDIAN_LIMIT, name)
+
     @over(("relu2", "gelu"), DEVICES)
     def test_without_a_gate(self, activation, device):
         module = fp8_zoo.without_a_gate(208, activation).to(device)
@@ -239,14 +260,19 @@ class Refusals(unittest.TestCase):
     def experts(self, **options):
         return model_zoo.experts_of(fp8_zoo.build("qwen3_moe", **options))[0]
 
-    def test_other_scales_than_blocks(self):
-        self.refuse(self.experts(weight_block_size=None), r"block_size: got None, one scale a tensor, expected \[128, 128\]")
+    def test_other_blocks(self):
         module = self.experts()
         module.block_size = (64, 128)
-        self.refuse(module, r"block_size: got \[64, 128\]")
+        self.refuse(module, r"block_size: got \[64, 128\], expected \[128, 128\]")
 
-    def test_static_scales_of_activations(self):
+    def test_static_scales_beside_blocks(self):
         self.refuse(self.experts(activation_scheme="static"), "activation_scheme: got 'static', expected 'dynamic'")
+        module = self.experts(weight_block_size=None, activation_scheme="static")
+        module.down_proj_activation_scale.data = module.down_proj_activation_scale.data[:1].clone()
+        self.refuse(module, r"down_proj_activation_scale: got shape \(1,\), expected \(16,\)")
+        module = self.experts(weight_block_size=None)
+        module.gate_up_proj_scale_inv.data = module.gate_up_proj_scale_inv.data[:, :1].clone()
+        self.refuse(module, r"gate_up_proj_scale_inv: got shape \(16, 1, 1\), expected \(16, 2, 1\)")
 
     def test_a_block_across_gate_and_up(self):
         with mock.patch.dict(fp8_zoo.WIDTHS, {"qwen3_moe": 192}):

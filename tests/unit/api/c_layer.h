@@ -33,6 +33,9 @@ struct CLayer {
     config.gate_scale_offset = from.scale_offsets.gate;
     config.up_scale_offset = from.scale_offsets.up;
     config.down_scale_offset = from.scale_offsets.down;
+    config.num_gate_up_input_scales = from.num_gate_up_input_scales;
+    config.num_down_input_scales = from.num_down_input_scales;
+    config.round_like_engines = from.round_like_engines ? 1 : 0;
     config.num_threads = 1;
     const moe::LayerWeights w = data.weights();
     tessera_moe_weights_init(&weights);
@@ -47,6 +50,8 @@ struct CLayer {
     weights.down_scale = w.down_scale;
     weights.shared_gate_up_scale = w.shared_gate_up_scale;
     weights.shared_down_scale = w.shared_down_scale;
+    weights.gate_up_input_scale = w.gate_up_input_scale;
+    weights.down_input_scale = w.down_input_scale;
     const moe::LayerInputs i = data.inputs();
     tessera_moe_inputs_init(&inputs);
     inputs.num_tokens = i.num_tokens;

@@ -268,6 +268,38 @@ TEST(CApi, QuantizesRowsAndBlocks) {
   EXPECT_STREQ(tessera_last_error_where(), "gate_up_order");
 }
 
+TEST(CApi, ChannelScales) {
+  const LayerData data(find_case("channel_shared_22_bf16"));
+  CLayer c(data);
+  ASSERT_EQ(c.create(), TESSERA_OK) << tessera_last_error();
+  size_t bytes = 0;
+  ASSERT_EQ(tessera_moe_workspace_bytes(c.layer, c.inputs.num_tokens, &bytes), TESSERA_OK);
+  GuardedBytes workspace(bytes), out(data.out_bytes());
+  c.inputs.out = out.data();
+  ASSERT_EQ(tessera_moe_run(c.layer, &c.inputs, workspace.data(), bytes, nullptr), TESSERA_OK) << tessera_last_error();
+  const std::vector<std::byte> expected = data.run();
+  EXPECT_EQ(std::memcmp(out.data(), expected.data(), out.size()), 0);
+  EXPECT_EQ(tessera_moe_check_scales(&c.config, &c.weights), TESSERA_OK) << tessera_last_error();
+  CLayer other(data);
+  other.config.num_down_input_scales = 2;
+  EXPECT_EQ(other.create(), TESSERA_INVALID_ARGUMENT);
+  EXPECT_STREQ(tessera_last_error_where(), "num_down_input_scales");
+  const float stored[] = {2.0f, 3.0f};
+  float scales[4];
+  const auto convert = [&](int32_t grid, int32_t order) {
+    return tessera_convert_channel_scales(stored, TESSERA_SCALE_F32, grid, 1, 4, 1, order, scales);
+  };
+  ASSERT_EQ(convert(TESSERA_SCALES_OF_HALVES, TESSERA_INTERLEAVED), TESSERA_OK) << tessera_last_error();
+  EXPECT_EQ((std::vector<float>{scales, scales + 4}), (std::vector<float>{2, 3, 2, 3}));
+  EXPECT_EQ(convert(3, TESSERA_GATE_FIRST), TESSERA_INVALID_ARGUMENT);
+  EXPECT_STREQ(tessera_last_error_where(), "channel_grid");
+  const float row[] = {3.5f, -1.0f};
+  uint8_t codes[2];
+  ASSERT_EQ(tessera_quantize_whole_rows(row, TESSERA_F32, 1, 2, codes, scales), TESSERA_OK);
+  EXPECT_EQ(scales[0], 0x1p-7f);
+  EXPECT_EQ(codes[0], 0x7E);
+}
+
 TEST(CApi, ChecksScales) {
   const LayerData data(find_case("fp8_map_shared_bf16"));
   CLayer c(data);

@@ -2,7 +2,9 @@
 // belongs to, planted errors, per-tensor scales that become these, what is refused.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "moe/judge/exact_layer.h"
@@ -128,6 +130,23 @@ TEST(Fp8Channel, TheJudgeRefusesAnotherRowsScale) {
     if (planted == 3) h[0] = h[1] = h[2] = 0.2f;
     EXPECT_NE(judge(c, data.run(), reference, kCpuSums), "") << planted;
   }
+}
+
+// The bits that a GPU must give lie within the bound, for every kind of scale and both places of rounding.
+TEST(Fp8Channel, TheExactModelIsRight) {
+  int ran = 0;
+  for (LayerCase c : battery()) {
+    const bool is_wanted = c.format == moe::WeightFormat::fp8_channel || c.round_like_engines;
+    if (!is_wanted || !is_for_gpu(c) || c.hidden > 300 || c.shared_intermediate > c.intermediate) continue;
+    if (!is_exact_on_host(c)) c.activation = {ActivationKind::relu};
+    const LayerData data(c);
+    const std::vector<uint16_t> out = moe::ExactLayer(data.config(), data.weights(), data.inputs()).out();
+    std::vector<std::byte> bytes(out.size() * 2);
+    if (!out.empty()) std::memcpy(bytes.data(), out.data(), bytes.size());
+    EXPECT_EQ(judge(c, bytes, data.reference(unit_of(c, kWgmmaSums)), kWgmmaSums), "") << c;
+    ++ran;
+  }
+  EXPECT_GT(ran, 60);
 }
 
 // Tokens that came quantised with a scale each give the layer's own bits.

@@ -120,11 +120,12 @@ TEST(Kernels, WishesThatNoDeviceCanFollowAreNamed) {
   EXPECT_EQ(resolve(wish).find("back_every: got -1"), 0u);
   wish = {};
   wish.kernel = "fastest";
-  EXPECT_EQ(resolve(wish),
-            "kernel: got 'fastest', expected a kernel that can run it (expert_gemm_rows: another kernel was asked for; "
-            "expert_gemm: another kernel was asked for; expert_gemm_rows_fp8: another kernel was asked for; "
-            "expert_gemm_fp8: another kernel was asked for; expert_gemm_rows_fp8_channel: another kernel was asked for; "
-            "expert_gemm_fp8_channel: another kernel was asked for)");
+  EXPECT_EQ(
+      resolve(wish),
+      "kernel: got 'fastest', expected a kernel that can run it (expert_gemm_rows: another kernel was asked for; "
+      "expert_gemm: another kernel was asked for; expert_gemm_rows_fp8: another kernel was asked for; "
+      "expert_gemm_fp8: another kernel was asked for; expert_gemm_rows_fp8_channel: another kernel was asked for; "
+      "expert_gemm_fp8_channel: another kernel was asked for)");
   wish.kernel = "expert_gemm";
   EXPECT_EQ(resolve(wish), "no error");
 }
@@ -136,7 +137,8 @@ TEST(Kernels, ALayerThatNoKernelRunsIsRefusedWithEveryReason) {
       error_of([&] { select_kernel(config, 1, kDevice); }),
       "kernel: got no kernel for this layer, expected a kernel that can run it (expert_gemm_rows: its products are "
       "of bf16 or f16; expert_gemm: its products are of bf16 or f16; expert_gemm_rows_fp8: its weights have another "
-      "format; expert_gemm_fp8: its weights have another format; expert_gemm_rows_fp8_channel: its weights have another "
+      "format; expert_gemm_fp8: its weights have another format; expert_gemm_rows_fp8_channel: its weights have "
+      "another "
       "format; expert_gemm_fp8_channel: its weights have another format)");
 }
 

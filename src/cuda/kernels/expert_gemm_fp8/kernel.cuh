@@ -5,9 +5,9 @@
 //   gate_up, up_only   A[r] = the token of row r    [R, H]    W [E, 2I, H] or [E, I, H]    out [R, I], e4m3 and scales
 //   down               A[r] = intermediate row r    [R, I]    W [E, H, I]                  out [R, H], 16 bits
 //
-// A and W are e4m3, a block is 128 columns of K, and of W also 128 rows. Where W has a scale each row instead, blocks have
-// those of A alone, and W's multiply the finished sums. The tensor cores keep 13 bits of a sum of such
-// products, so a sum never runs through more than one block: each block's products are added to fp32 sums, scaled.
+// A and W are e4m3, a block is 128 columns of K, and of W also 128 rows. Where W has a scale each row instead, blocks
+// have those of A alone, and W's multiply the finished sums. The tensor cores keep 13 bits of a sum of such products,
+// so a sum never runs through more than one block: each block's products are added to fp32 sums, scaled.
 //
 // A CTA has three warpgroups. Per tile of 128 rows x 256 weight rows, per block of K:
 //

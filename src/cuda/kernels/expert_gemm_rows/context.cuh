@@ -40,7 +40,7 @@ struct Config {
   static constexpr Role kRole = kRole_;
   static constexpr bool kMarked = Tuning::kMarked;
   static constexpr bool kGated = kRole == Role::gate_up;
-  static constexpr bool kQuantized = sizeof(Operand) == 1;  // e4m3 with scales
+  static constexpr bool kQuantized = sizeof(Operand) == 1;              // e4m3 with scales
   static constexpr bool kWeightRowsScaled = Tuning::kWeightRowsScaled;  // those of weights are one each row
   static constexpr bool kBlocksScaled = kQuantized && !kWeightRowsScaled;
   // What a kernel before this one writes is read after it has ended; else ids alone, which are there.

@@ -39,8 +39,8 @@ void launch(const Args& args, cudaStream_t stream) {
   const Params params{args, int64_t{args.num_tokens} * token_groups, token_groups};
   const bool copies = args.token_scales != nullptr;
   const bool is_whole = args.one_scale && args.given_scales == nullptr && !copies;
-  const int64_t ctas = is_whole ? int64_t{args.num_tokens}
-                                : (params.num_groups * kGroupLanes + kPolicy.threads - 1) / kPolicy.threads;
+  const int64_t ctas =
+      is_whole ? int64_t{args.num_tokens} : (params.num_groups * kGroupLanes + kPolicy.threads - 1) / kPolicy.threads;
   const Kernel quantize =
       args.dtype == DType::bf16 ? quantizing_kernel<__nv_bfloat16>(args) : quantizing_kernel<__half>(args);
   cuda::launch_overlapping(copies ? copy_rows_kernel : quantize, ctas, kPolicy.threads, params, stream);

@@ -1,6 +1,6 @@
-// Quantises tokens of 16-bit elements to e4m3, with one fp32 scale for each token and 128 columns, or for all of a token,
-// or by scales that are given, into the rows that they are routed to, or row by row. Tokens that are e4m3 already are
-// copied there, with their scales. Whatever shares a scale, each block of 128 columns of a row gets it.
+// Quantises tokens of 16-bit elements to e4m3, with one fp32 scale for each token and 128 columns, or for all of a
+// token, or by scales that are given, into the rows that they are routed to, or row by row. Tokens that are e4m3
+// already are copied there, with their scales. Whatever shares a scale, each block of 128 columns of a row gets it.
 //
 //   quantize_rows::launch(args, stream);
 //
@@ -34,8 +34,8 @@ struct Args {
   /// dtype, and quantised.
   const float* token_scales = nullptr;
   bool one_scale = false;  ///< a token has one, over all of its columns
-  /// Static scales that tokens are quantised by: [1], or of each expert, [num_given_scales], the last that of all from it
-  /// on; null: made of the tokens. Of several, `routing` says whose a slot is.
+  /// Static scales that tokens are quantised by: [1], or of each expert, [num_given_scales], the last that of all from
+  /// it on; null: made of the tokens. Of several, `routing` says whose a slot is.
   const float* given_scales = nullptr;
   int32_t num_given_scales = 0;
   grouped::Routing routing{};
