@@ -135,7 +135,7 @@ class TypedInterface(unittest.TestCase):
         literals = {node.targets[0].id: names(ast.literal_eval(node.value.slice)) for node in self.tree.body
                     if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript)}
         self.assertEqual(literals, {"Activation": _native.ACTIVATIONS, "GateUpOrder": _native.GATE_UP_ORDERS,
-                                    "WeightFormat": _native.WEIGHT_FORMATS, "ScaleGrid": _native.SCALE_GRIDS,
+                                    "WeightFormat": _native.WEIGHT_FORMATS, "ScaleGrid": _native.SCALE_GRIDS + _native.CHANNEL_GRIDS,
                                     "RouterKind": _native.ROUTER_KINDS})
         self.assertEqual(literals, {name: typing.get_args(getattr(tessera, name)) for name in literals})
 

@@ -192,7 +192,7 @@ TEST(CApi, WeightFormatsAndScales) {
   older.weights.struct_bytes = offsetof(tessera_moe_weights, gate_up_scale);
   older.weights.gate_up_scale = &older;
   EXPECT_EQ(older.create(), TESSERA_OK) << tessera_last_error();
-  for (const int32_t number : {-1, 2, 256}) {
+  for (const int32_t number : {-1, 3, 256}) {
     CLayer other(data);
     other.config.weight_format = number;
     EXPECT_EQ(other.create(), TESSERA_INVALID_ARGUMENT) << number;
