@@ -52,6 +52,7 @@ const char* scales_misfit(const LayerConfig& config) {
 const char* expert_gemm_rows_fp8_misfit(const LayerConfig& config, int64_t num_tokens, const LaunchDevice& device) {
   if (const char* misfit = expert_gemm_rows_misfit(config, num_tokens, device)) return misfit;
   if (config.num_gate_up_input_scales > 1) return "a token is quantised for each of its experts";
+  if (config.round_like_engines) return "it does not round where engines do";
   return scales_misfit(config);
 }
 

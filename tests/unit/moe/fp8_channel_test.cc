@@ -264,6 +264,9 @@ TEST(Fp8Channel, KernelsOfAGpu) {
   EXPECT_EQ(kernel(4096), "expert_gemm_fp8_channel");
   c.x_scales = 1;
   EXPECT_EQ(kernel(1), "expert_gemm_rows_fp8_channel");
+  c.round_like_engines = true;
+  EXPECT_EQ(kernel(1), "expert_gemm_fp8_channel");
+  c.round_like_engines = false;
   c.x_scales = kEachExpert;
   EXPECT_EQ(kernel(1), "expert_gemm_fp8_channel") << "its rows are quantised for each expert";
 }

@@ -75,20 +75,6 @@ struct SlabRows {
   }
 };
 
-// All registers, or of a gated slab those that hold results: rounded to the layer's type and back.
-template <class C, bool kResults, int kColumns>
-__device__ inline void round_like_engines(const Problem& problem, ptx::Fragment<kColumns>& acc) {
-  using Element = typename C::Element;
-  if (!problem.round_like_engines) return;
-#pragma unroll
-  for (int i = 0; i < ptx::Fragment<kColumns>::kRegisters; i += 2) {
-    if (kResults && C::kGated && i % 4 != 0) continue;
-    const float2 rounded = cta::unpack2(Element{}, cta::pack2(Element{}, acc[i], acc[i + 1]));
-    acc[i] = rounded.x;
-    acc[i + 1] = rounded.y;
-  }
-}
-
 // acc[4 j ..]: two rows (tokens) 8 j + 2 (lane % 4) + {0, 1} of the slab's first 8 weight rows, then of its last 8.
 // Results take the place of the first two, of a gated slab, or of all four.
 template <class C, int kColumns>
@@ -114,7 +100,6 @@ __device__ inline void finish(const Problem& problem, const SlabRows<C>& slab, p
 #pragma unroll
     for (int i = 0; i < 4 * kGroups; ++i) acc[i] = __fadd_rn(acc[i], slab.bias[i / 2 % 2]);
   }
-  if constexpr (C::kQuantized && C::kRole != Role::down) round_like_engines<C, false>(problem, acc);
   if constexpr (C::kGated) {
     grouped::with_gated(problem.activation, [&](auto act) {
 #pragma unroll
@@ -128,7 +113,6 @@ __device__ inline void finish(const Problem& problem, const SlabRows<C>& slab, p
       for (int i = 0; i < 4 * kGroups; ++i) acc[i] = act(acc[i]);
     });
   }
-  if constexpr (C::kQuantized && C::kRole != Role::down) round_like_engines<C, true>(problem, acc);
 }
 
 // Transposed, a lane holds two neighbouring columns of one token: four lanes write 16 bytes of it.

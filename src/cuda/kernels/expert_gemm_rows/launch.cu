@@ -45,6 +45,7 @@ void validate_run(const Problem& problem, Role role, const LaunchOptions& option
   TESSERA_CHECK(problem.routing.num_experts <= kMaxExperts, problem.routing.num_experts);
   TESSERA_CHECK(problem.routing.pairs() <= kPolicy.max_pairs, problem.routing.pairs());
   TESSERA_CHECK(options.num_ctas >= 1, options.num_ctas);
+  TESSERA_CHECK(!problem.round_like_engines, problem.round_like_engines);
   // Units are numbered in 32 bits, times the number of CTAs.
   const int64_t most_passes = problem.routing.num_experts + problem.routing.pairs() / kPolicy.max_columns;
   const int64_t most_slabs = problem.out_columns(role) / 8;
