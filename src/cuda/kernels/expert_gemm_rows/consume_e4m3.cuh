@@ -92,8 +92,12 @@ __device__ inline SlabCount slabs_of_block(const Context<C>& context, const Unit
   const int32_t begin = (unit_begin / kScaleGroup + part) * kScaleGroup;
   const int32_t end = min(begin + kScaleGroup, width);
   const auto slabs_of = [](int32_t columns) { return max((columns + C::kSlabOutColumns - 1) / C::kSlabOutColumns, 0); };
-  return {slabs_of(min(unit_end, end) - max(unit_begin, begin)), slabs_of(end - begin), begin, unit.row_begin,
-          unit.num_rows, unit.expert};
+  return {slabs_of(min(unit_end, end) - max(unit_begin, begin)),
+          slabs_of(end - begin),
+          begin,
+          unit.row_begin,
+          unit.num_rows,
+          unit.expert};
 }
 
 // By one warp, beside those that multiply, which would otherwise wait for memory here: counts the slabs of each unit
