@@ -9,6 +9,7 @@
 #include "cuda/core/cuda_check.h"
 #include "cuda/core/marks.h"
 #include "cuda/kernels/combine/launch.h"
+#include "cuda/kernels/expert_gemm_rows/policy.h"
 #include "cuda/kernels/moe_plan/launch.h"
 #include "cuda/kernels/quantize_rows/launch.h"
 #include "moe/cuda/kernels.h"
@@ -133,8 +134,12 @@ CudaRun CudaLayer::prepare(const LayerInputs& inputs, void* workspace, size_t wo
   problem.gate_up_order = config_.gate_up_order;
   problem.activation = config_.activation;
   problem.operand_bytes = operand_bytes(config_);
-  const bool quantizes = arrays.token_codes != nullptr;
-  problem.tokens = quantizes ? arrays.token_codes : inputs.x;
+  const bool is_quantized = arrays.token_codes != nullptr;
+  problem.quantized_when_read = is_quantized && launch.kernel->makes_plan && inputs.x_scale == nullptr &&
+                                !format_row(config_.weight_format).scales_rows() &&
+                                kernels::expert_gemm_rows::is_quantized_when_read(
+                                    inputs.num_tokens, config_.hidden_size, config_.intermediate_size);
+  problem.tokens = is_quantized && !problem.quantized_when_read ? arrays.token_codes : inputs.x;
   problem.gate_up = weights_.gate_up;
   problem.down = weights_.down;
   problem.gate_up_bias = weights_.gate_up_bias;
@@ -173,7 +178,7 @@ void CudaLayer::enqueue(Step step, const CudaRun& run, CUstream_st* stream) cons
   switch (step) {
     case Step::plan:
       if (!run.launch.kernel->makes_plan) launch_plan(run, stream);
-      if (run.problem.operand_bytes == 1) quantize_tokens(run, stream);
+      if (run.problem.operand_bytes == 1 && !run.problem.quantized_when_read) quantize_tokens(run, stream);
       return;
     case Step::gate_up:
       return launch_gemm(run.problem, first_role(config_), run.launch,

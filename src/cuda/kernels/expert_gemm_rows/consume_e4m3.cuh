@@ -6,16 +6,21 @@
 #pragma once
 
 #include <cstdint>
+#include <cuda/atomic>
 
 #include "cuda/cta/pipeline.cuh"
 #include "cuda/cta/smem_layout.cuh"
-#include "cuda/grouped/quantize_rows.cuh"
+#include "cuda/grouped/lane_elements.cuh"
 #include "cuda/kernels/expert_gemm_rows/consume.cuh"
 #include "cuda/kernels/expert_gemm_rows/context.cuh"
 #include "cuda/ptx/copy.cuh"
 #include "cuda/ptx/wgmma.cuh"
 
 namespace tessera::kernels::expert_gemm_rows {
+
+using grouped::kGroupLanes;
+using grouped::kLaneElements;
+using grouped::LaneElements;
 
 // Products of one block of K: the unit's weight rows at `a`, its rows at `b`, both in shared memory.
 template <int kColumns>
@@ -31,45 +36,27 @@ __device__ inline void multiply_block(uint32_t a, uint32_t b, ptx::Fragment<kCol
   ptx::wgmma_commit();
 }
 
-// One lane for four columns of a row: codes and scale of the block of 128 columns at `column` of `num_rows` rows of the
-// plan. `given`: the scale of all, null: made of each row.
+// Codes and scale of the block of 128 columns at `column` of `num_rows` rows of the plan. `given`: the scale of all,
+// null: made of each row. kGroupLanes lanes a row.
 __device__ inline void quantize_block(const Problem& problem, const Plan& plan, int32_t row_begin, int32_t num_rows,
                                       int32_t column, const float* given) {
-  constexpr int kRowsAtOnce = 4;  // reads in flight
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t width = problem.intermediate_size;
-  const int32_t lane_column = column + 4 * lane;
-  const bool exists = lane_column < problem.intermediate_size;
+  const int32_t lane_column = column + lane % kGroupLanes * kLaneElements;
   float* const scales = problem.intermediate_scales + static_cast<int64_t>(column / kScaleGroup) * problem.scale_stride;
 #pragma unroll 1
-  for (int first = 0; first < num_rows; first += kRowsAtOnce) {
-    float4 values[kRowsAtOnce];
-    int64_t pairs[kRowsAtOnce];
-#pragma unroll
-    for (int i = 0; i < kRowsAtOnce; ++i) {
-      pairs[i] = plan.row_pair[row_begin + min(first + i, num_rows - 1)];
-      values[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-      if (exists) {  // past L1: other multiprocessors wrote them
-        values[i] = __ldcg(reinterpret_cast<const float4*>(problem.activations + pairs[i] * width + lane_column));
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kRowsAtOnce; ++i) {
-      if (first + i >= num_rows) break;
-      float amax = ptx::max_or_nan(ptx::max_or_nan(fabsf(values[i].x), fabsf(values[i].y)),
-                                   ptx::max_or_nan(fabsf(values[i].z), fabsf(values[i].w)));
-#pragma unroll
-      for (int distance = 1; distance < 32; distance *= 2)
-        amax = ptx::max_or_nan(amax, __shfl_xor_sync(kAllLanes, amax, distance));
-      const float scale = given != nullptr ? *given : grouped::group_scale(amax);
-      const float inverse = __frcp_rn(scale);
-      const uint32_t low = grouped::quantize_pair(values[i].x, values[i].y, inverse);
-      const uint32_t high = grouped::quantize_pair(values[i].z, values[i].w, inverse);
-      if (exists)
-        *reinterpret_cast<uint32_t*>(static_cast<uint8_t*>(problem.intermediate) + pairs[i] * width + lane_column) =
-            low | high << 16;
-      if (lane == 0) scales[pairs[i]] = scale;
-    }
+  for (int first = 0; first < num_rows; first += 32 / kGroupLanes) {
+    const int row = first + lane / kGroupLanes;
+    const int64_t pair = row < num_rows ? plan.row_pair[row_begin + row] : 0;
+    const bool exists = row < num_rows && lane_column < width;
+    LaneElements elements;
+    elements.load(problem.activations + pair * width + lane_column, exists);
+    const float amax = elements.group_largest();
+    const float scale = given != nullptr ? *given : grouped::group_scale(amax);
+    if (exists)
+      *reinterpret_cast<uint4*>(static_cast<uint8_t*>(problem.intermediate) + pair * width + lane_column) =
+          elements.codes(scale);
+    if (row < num_rows && lane % kGroupLanes == 0) scales[pair] = scale;
   }
 }
 
@@ -128,25 +115,25 @@ __device__ inline void quantize_finished(const Context<C>& context) {
     }
     bool is_complete = false;
     if (mine.num_slabs > 0) {
-      int32_t* const counters = problem.block_arrivals + mine.row_begin * scale_groups(problem.intermediate_size);
-      __threadfence();  // whoever sees the count sees the columns
-      const int32_t before = atomicAdd(counters + mine.column / kScaleGroup, mine.num_slabs);
+      // Whoever sees the count sees the columns, and who finds the block complete sees the others'.
+      const ::cuda::atomic_ref<int32_t, ::cuda::thread_scope_device> counter(
+          problem.block_arrivals[mine.row_begin * scale_groups(problem.intermediate_size) + mine.column / kScaleGroup]);
+      const int32_t before = counter.fetch_add(mine.num_slabs, ::cuda::memory_order_acq_rel);
       is_complete = before + mine.num_slabs == mine.block_slabs;
     }
     uint32_t complete = __ballot_sync(kAllLanes, is_complete);
-    if (complete != 0) __threadfence();  // the others' columns are seen from here on
     for (; complete != 0; complete &= complete - 1) {
       const int source = __ffs(static_cast<int>(complete)) - 1;
-      const float* given = nullptr;
-      if constexpr (C::kWeightRowsScaled) given = problem.given_scale(__shfl_sync(kAllLanes, mine.expert, source));
-      quantize_block(problem, context.plan, __shfl_sync(kAllLanes, mine.row_begin, source),
-                     __shfl_sync(kAllLanes, mine.num_rows, source), __shfl_sync(kAllLanes, mine.column, source), given);
+      const auto of_source = [&](int32_t value) { return __shfl_sync(kAllLanes, value, source); };
+      const int32_t expert = of_source(mine.expert);
+      quantize_block(problem, context.plan, of_source(mine.row_begin), of_source(mine.num_rows), of_source(mine.column),
+                     C::kWeightRowsScaled ? problem.given_scale(expert) : nullptr);
     }
   }
 }
 
-// acc += the products of the next block of K, scaled: by the rows' scales alone where the weights have none of blocks.
-// is_copied: rows were copied by threads.
+// acc += the products of the next block of K, scaled. is_copied: rows were copied by threads. Without scales of the
+// weights' blocks those of rows alone count.
 template <class C, int kColumns>
 __device__ inline void multiply_next(const Ring& ring, RingPosition& at, bool is_copied, ptx::Fragment<kColumns>& acc) {
   static_assert(C::kStageBlocks == 1);
@@ -183,7 +170,7 @@ template <class C, int kColumns>
 __device__ inline void multiply_blocks(const Context<C>& context, const Unit& unit, RingPosition& at,
                                        ptx::Fragment<kColumns>& acc) {
   const int num_blocks = context.num_k_steps();
-  const bool is_copied = unit.num_rows > kBoxRows;
+  const bool is_copied = !C::kQuantizedWhenRead && unit.num_rows > kBoxRows;
 #pragma unroll
   for (int i = 0; i < ptx::Fragment<kColumns>::kRegisters; ++i) acc[i] = 0.0f;
 #pragma unroll 1
@@ -212,16 +199,20 @@ __device__ inline void write_columns(const Context<C>& context, const Unit& unit
   }
 }
 
-// Writes the slab's columns of h, and hands them over to be quantised.
+// Writes the slab's columns of h, and hands them over to be quantised, unless GEMM 2 does so.
 template <class C, int kColumns>
 __device__ inline void store_quantized(const Context<C>& context, const Unit& unit, const SlabRows<C>& slab,
                                        const ptx::Fragment<kColumns>& acc, Handover& at) {
-  Barriers& barriers = *context.ring.barriers;
-  cta::wait_phase(&barriers.counted[at.stage], at.phase ^ 1);
-  if (slab.exists[0]) write_columns(context, unit, slab, acc);
-  __syncwarp();  // all columns are written
-  if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(&barriers.written[at.stage]);
-  at.advance();
+  if constexpr (C::kQuantizedWhenRead) {
+    if (slab.exists[0]) write_columns(context, unit, slab, acc);
+  } else {
+    Barriers& barriers = *context.ring.barriers;
+    cta::wait_phase(&barriers.counted[at.stage], at.phase ^ 1);
+    if (slab.exists[0]) write_columns(context, unit, slab, acc);
+    __syncwarp();  // all columns are written
+    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(&barriers.written[at.stage]);
+    at.advance();
+  }
 }
 
 }  // namespace tessera::kernels::expert_gemm_rows

@@ -32,6 +32,10 @@ struct Params {
   LaunchOptions options;
 };
 
+// Of e4m3 operands: one a block of weights, or one a weight row. when_read: rows come as they are, and each CTA that
+// reads them makes their scales and codes, see read_e4m3.cuh.
+enum class Scales : uint8_t { none, blocks, blocks_when_read, weight_rows };
+
 // What a role's kernel is compiled for. Tuning: see launch.cu.
 template <Role kRole_, class Tuning>
 struct Config {
@@ -40,11 +44,13 @@ struct Config {
   static constexpr Role kRole = kRole_;
   static constexpr bool kMarked = Tuning::kMarked;
   static constexpr bool kGated = kRole == Role::gate_up;
-  static constexpr bool kQuantized = sizeof(Operand) == 1;              // e4m3 with scales
-  static constexpr bool kWeightRowsScaled = Tuning::kWeightRowsScaled;  // those of weights are one each row
+  static constexpr bool kQuantized = sizeof(Operand) == 1;  // e4m3 with scales
+  static constexpr bool kWeightRowsScaled = Tuning::kScales == Scales::weight_rows;
   static constexpr bool kBlocksScaled = kQuantized && !kWeightRowsScaled;
+  static constexpr bool kQuantizedWhenRead = Tuning::kScales == Scales::blocks_when_read;
+  static_assert(kQuantized == (Tuning::kScales != Scales::none));
   // What a kernel before this one writes is read after it has ended; else ids alone, which are there.
-  static constexpr bool kReadsLate = kRole == Role::down || kQuantized;
+  static constexpr bool kReadsLate = kRole == Role::down || (kQuantized && !kQuantizedWhenRead);
   static constexpr int kSlabOutColumns = kGated ? kSlabRows / 2 : kSlabRows;
   static constexpr int kTileK = cta::kSwizzleRowBytes / sizeof(Operand);  // elements of K in a block of a stage
   // Blocks of K that a stage has: two share their barriers, where that gains.
@@ -97,10 +103,12 @@ struct Ring {
 // By all threads: a stage each.
 template <class C>
 __device__ inline void init_barriers(Barriers& barriers) {
+  constexpr int kRowArrivals = C::kQuantizedWhenRead ? 1 : kRowWarps * (1 + 32);
   const int stage = static_cast<int>(threadIdx.x);
   if (stage < kMaxStages) {
-    // For the boxes of weights, for those of rows of each row warp, and for every cp.async's thread.
-    ptx::mbarrier_init(&barriers.full[stage], 1 + kRowWarps * (1 + 32) + (C::kBlocksScaled ? kWeightScales : 0));
+    // For the boxes of weights, for those of rows of each row warp, and for every cp.async's thread. Rows that are
+    // quantised here are one thread's word.
+    ptx::mbarrier_init(&barriers.full[stage], 1 + kRowArrivals + (C::kBlocksScaled ? kWeightScales : 0));
     ptx::mbarrier_init(&barriers.empty[stage], kConsumerWarps);
     if (stage < kHandovers) {
       ptx::mbarrier_init(&barriers.written[stage], kConsumerWarps);

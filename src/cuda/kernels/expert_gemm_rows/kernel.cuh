@@ -14,6 +14,7 @@
 //   4 consumers    a slab each: wait full[s], ldmatrix, arrive empty[s], mma.sync; at the end bias, activation, 16-bit
 //                  pairs transposed in registers, 4-byte stores
 //   1 warp         e4m3: quantises h, where a block of its columns is complete
+// One token's e4m3 rows are quantised by who reads them, by these three warps: see read_e4m3.cuh.
 //
 // GEMM 2 fills its ring with weights before GEMM 1 has ended: weights and ids depend on nothing that GEMM 1 writes.
 // A slab of a gated weight is 8 gate and 8 up rows, so that gate and up of an output meet in one thread.
@@ -30,6 +31,7 @@
 #include "cuda/kernels/expert_gemm_rows/context.cuh"
 #include "cuda/kernels/expert_gemm_rows/load_scales.cuh"
 #include "cuda/kernels/expert_gemm_rows/plan.cuh"
+#include "cuda/kernels/expert_gemm_rows/read_e4m3.cuh"
 #include "cuda/ptx/cluster.cuh"
 #include "cuda/ptx/copy.cuh"
 
@@ -206,10 +208,15 @@ __global__ void __launch_bounds__(kThreads, kPolicy.ctas_per_sm)
   } else {
     if constexpr (C::kReadsLate) ptx::wait_for_prerequisites();
     cta::mark<C::kMarked>(params.options.marks, &cuda::KernelMarks::work);
-    if (warp == kWarps - 1) {
-      if constexpr (C::kQuantized && C::kRole != Role::down) quantize_finished(context);
-    } else if (warp > kConsumerWarps) {
-      load_rows(context, warp - kConsumerWarps - 1);
+    const int row_warp = warp - kConsumerWarps - 1;
+    if (warp > kConsumerWarps) {
+      if constexpr (C::kQuantizedWhenRead) {
+        RowQuantizer<C>(context, row_warp).run();
+      } else if (row_warp < kRowWarps) {
+        load_rows(context, row_warp);
+      } else if constexpr (C::kQuantized && C::kRole != Role::down) {
+        quantize_finished(context);
+      }
     } else {
       compute(context);
     }

@@ -12,11 +12,11 @@ namespace tessera::kernels::expert_gemm_rows {
 namespace {
 
 // What a kernel is compiled for beside its role.
-template <class Element_, class Operand_, bool kWeightRowsScaled_, bool kMarked_>
+template <class Element_, class Operand_, Scales kScales_, bool kMarked_>
 struct Tuning {
   using Element = Element_;
   using Operand = Operand_;
-  static constexpr bool kWeightRowsScaled = kWeightRowsScaled_;
+  static constexpr Scales kScales = kScales_;
   static constexpr bool kMarked = kMarked_;  // see cta/mark.cuh
 };
 
@@ -25,18 +25,17 @@ template <class Function>
 void with_instance(const Problem& problem, Role role, bool is_marked, Function&& function) {
   grouped::with_element(problem.dtype, [&](auto element) {
     using Element = decltype(element);
-    const auto with_operand = [&](auto operand, auto rows_scaled) {
+    const auto with_scales = [&](auto operand, auto scales) {
       grouped::with_bool(is_marked, [&](auto marked) {
-        grouped::with_role(role, [&](auto constant) {
-          function(constant, Tuning<Element, decltype(operand), rows_scaled, marked>{});
-        });
+        grouped::with_role(
+            role, [&](auto constant) { function(constant, Tuning<Element, decltype(operand), scales, marked>{}); });
       });
     };
-    if (problem.operand_bytes == 1) {
-      grouped::with_bool(problem.weight_rows_scaled, [&](auto scaled) { with_operand(__nv_fp8_e4m3{}, scaled); });
-    } else {
-      with_operand(element, grouped::Constant<false>{});
-    }
+    if (problem.operand_bytes != 1) return with_scales(element, grouped::Constant<Scales::none>{});
+    const __nv_fp8_e4m3 code{};
+    if (problem.weight_rows_scaled) return with_scales(code, grouped::Constant<Scales::weight_rows>{});
+    if (problem.quantized_when_read) return with_scales(code, grouped::Constant<Scales::blocks_when_read>{});
+    with_scales(code, grouped::Constant<Scales::blocks>{});
   });
 }
 
@@ -44,8 +43,8 @@ void validate_run(const Problem& problem, Role role, const LaunchOptions& option
   grouped::validate(problem, role);
   TESSERA_CHECK(problem.routing.num_experts <= kMaxExperts, problem.routing.num_experts);
   TESSERA_CHECK(problem.routing.pairs() <= kPolicy.max_pairs, problem.routing.pairs());
-  TESSERA_CHECK(options.num_ctas >= 1, options.num_ctas);
   TESSERA_CHECK(!problem.round_like_engines, problem.round_like_engines);
+  TESSERA_CHECK(options.num_ctas >= 1, options.num_ctas);
   // Units are numbered in 32 bits, times the number of CTAs.
   const int64_t most_passes = problem.routing.num_experts + problem.routing.pairs() / kPolicy.max_columns;
   const int64_t most_slabs = problem.out_columns(role) / 8;

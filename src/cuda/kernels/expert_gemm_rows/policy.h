@@ -36,6 +36,12 @@ struct FewRows {
 inline constexpr FewRows kFewDenseRows = {16, 8.0};
 inline constexpr FewRows kFewE4m3Rows = {32, 3.0};
 
+// One token's rows of e4m3 in blocks are quantised by each CTA that reads them: a launch before the products, and
+// looking at what other CTAs have written, cost more than doing it many times. Of short rows, up to four tokens' are.
+constexpr bool is_quantized_when_read(int32_t num_tokens, int32_t hidden_size, int32_t intermediate_size) {
+  return num_tokens == 1 || (num_tokens <= 4 && hidden_size <= 2048 && intermediate_size <= 2048);
+}
+
 // Of H and I: units are numbered in 32 bits, times the number of CTAs.
 inline constexpr int32_t kMaxWidth = 64 * 1024;
 

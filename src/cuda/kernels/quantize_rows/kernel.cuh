@@ -7,19 +7,18 @@
 
 #include <cstdint>
 
-#include "cuda/cta/element.cuh"
-#include "cuda/grouped/quantize_rows.cuh"
+#include "cuda/grouped/lane_elements.cuh"
 #include "cuda/kernels/quantize_rows/launch.h"
 #include "cuda/kernels/quantize_rows/policy.h"
 #include "cuda/ptx/cluster.cuh"
-#include "cuda/ptx/warp.cuh"
 #include "tessera/core/e4m3.h"
 
 namespace tessera::kernels::quantize_rows {
 
 inline constexpr Policy kPolicy = default_policy();
-inline constexpr int kLaneElements = 16;
-inline constexpr int kGroupLanes = kScaleGroup / kLaneElements;
+using grouped::kGroupLanes;
+using grouped::kLaneElements;
+using grouped::LaneElements;
 
 struct Params : Args {
   int64_t num_groups;  // of all tokens
@@ -83,52 +82,20 @@ __device__ inline void store(const Params& params, const Place& place, const uin
   each_row(params, place.token, [&](int32_t, int64_t row) { store_row(params, place, row, codes, scale); });
 }
 
-// 16 elements of a token.
+// A thread's 16 elements of a token.
 template <class Element>
-__device__ inline void load_values(const Params& params, int64_t token, int32_t column,
-                                   float (&values)[kLaneElements]) {
-  const auto* const source =
-      reinterpret_cast<const uint4*>(static_cast<const Element*>(params.tokens) + token * params.columns + column);
-  const uint4 low = source[0];
-  const uint4 high = source[1];
-  const uint32_t words[kLaneElements / 2] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-#pragma unroll
-  for (int i = 0; i < kLaneElements / 2; ++i) {
-    const float2 pair = cta::unpack2(Element{}, words[i]);
-    values[2 * i] = pair.x;
-    values[2 * i + 1] = pair.y;
-  }
-}
-
-__device__ inline float largest_of(const float (&values)[kLaneElements], float amax) {
-#pragma unroll
-  for (float value : values) amax = ptx::max_or_nan(amax, fabsf(value));
-  return amax;
-}
-
-__device__ inline uint4 quantized(const float (&values)[kLaneElements], float inverse) {
-  uint32_t codes[kLaneElements / 4];
-#pragma unroll
-  for (int i = 0; i < kLaneElements / 4; ++i) {
-    const uint32_t low = grouped::quantize_pair(values[4 * i], values[4 * i + 1], inverse);
-    const uint32_t high = grouped::quantize_pair(values[4 * i + 2], values[4 * i + 3], inverse);
-    codes[i] = low | high << 16;
-  }
-  return make_uint4(codes[0], codes[1], codes[2], codes[3]);
+__device__ inline LaneElements load_elements(const Params& params, int64_t token, int32_t column, bool exists) {
+  LaneElements elements;
+  elements.load(static_cast<const Element*>(params.tokens) + token * params.columns + column, exists);
+  return elements;
 }
 
 template <class Element>
 __global__ void __launch_bounds__(kPolicy.threads) quantize_rows_kernel(const __grid_constant__ Params params) {
   const Place place = begin(params);
-  float values[kLaneElements] = {};
-  if (place.exists) load_values<Element>(params, place.token, place.column, values);
-  float amax = largest_of(values, 0.0f);
-#pragma unroll
-  for (int distance = 1; distance < kGroupLanes; distance *= 2)
-    amax = ptx::max_or_nan(amax, __shfl_xor_sync(0xFFFFFFFFu, amax, distance));
-  if (!place.exists) return;
-  const float scale = grouped::group_scale(amax);
-  store(params, place, quantized(values, __frcp_rn(scale)), scale);
+  const LaneElements elements = load_elements<Element>(params, place.token, place.column, place.exists);
+  const float scale = grouped::group_scale(elements.group_largest());
+  if (place.exists) store(params, place, elements.codes(scale), scale);
 }
 
 }  // namespace tessera::kernels::quantize_rows

@@ -17,12 +17,9 @@ __global__ void __launch_bounds__(kPolicy.threads) quantize_whole_rows_kernel(co
   enter(params);
   const int64_t token = blockIdx.x;
   const int32_t first = static_cast<int32_t>(threadIdx.x) * kLaneElements;
-  float values[kLaneElements];
   float amax = 0.0f;
-  for (int32_t column = first; column < params.columns; column += kStep) {
-    load_values<Element>(params, token, column, values);
-    amax = largest_of(values, amax);
-  }
+  for (int32_t column = first; column < params.columns; column += kStep)
+    amax = load_elements<Element>(params, token, column, true).largest(amax);
 #pragma unroll
   for (int distance = 1; distance < 32; distance *= 2)
     amax = ptx::max_or_nan(amax, __shfl_xor_sync(0xFFFFFFFFu, amax, distance));
@@ -31,10 +28,8 @@ __global__ void __launch_bounds__(kPolicy.threads) quantize_whole_rows_kernel(co
 #pragma unroll
   for (const float other : warp_amax) amax = ptx::max_or_nan(amax, other);
   const float scale = grouped::group_scale(amax);
-  const float inverse = __frcp_rn(scale);
   for (int32_t column = first; column < params.columns; column += kStep) {
-    load_values<Element>(params, token, column, values);
-    const uint4 codes = quantized(values, inverse);
+    const uint4 codes = load_elements<Element>(params, token, column, true).codes(scale);
     each_row(params, token, [&](int32_t, int64_t row) { store_codes(params, row, column, codes); });
   }
   each_row(params, token, [&](int32_t, int64_t row) {
@@ -48,16 +43,15 @@ template <class Element>
 __global__ void __launch_bounds__(kPolicy.threads) quantize_given_kernel(const __grid_constant__ Params params) {
   const Place place = begin(params);
   if (!place.exists) return;
-  float values[kLaneElements];
-  load_values<Element>(params, place.token, place.column, values);
+  const LaneElements elements = load_elements<Element>(params, place.token, place.column, true);
   if (params.num_given_scales == 1) {
     const float scale = *params.given_scales;
-    return store(params, place, quantized(values, __frcp_rn(scale)), scale);
+    return store(params, place, elements.codes(scale), scale);
   }
   each_row(params, place.token, [&](int32_t slot, int64_t row) {
     const int32_t expert = grouped::expert_of(params.routing, place.token * params.num_slots + slot);
     const float scale = params.given_scales[min(expert, params.num_given_scales - 1)];
-    store_row(params, place, row, quantized(values, __frcp_rn(scale)), scale);
+    store_row(params, place, row, elements.codes(scale), scale);
   });
 }
 
