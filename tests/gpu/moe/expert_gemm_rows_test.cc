@@ -91,6 +91,27 @@ TEST_P(ExpertGemmRows, WidthsAroundASlabAndAStep) {
   expect_bits_of_large(cases);
 }
 
+// Few tokens' e4m3 rows are quantised where they are read, by groups of lanes that share out the steps of all units of
+// a CTA: steps a unit above and below the number of groups, one CTA with all units, rings that are shorter than the
+// groups.
+TEST_P(ExpertGemmRows, FewTokensOfEveryLengthAndGrid) {
+  std::vector<LayerCase> cases;
+  for (const int32_t tokens : {1, 2, 4}) {
+    for (const int32_t hidden : {128, 384, 1408, 1536, 2048})
+      cases.push_back({.hidden = hidden, .intermediate = 720, .experts = 7, .top_k = 3, .tokens = tokens});
+    cases.push_back(
+        {.hidden = 1040, .intermediate = 1680, .experts = 1, .top_k = 12, .tokens = tokens, .routing = "first"});
+  }
+  cases.push_back({.hidden = 7168, .intermediate = 2064, .experts = 3, .top_k = 2, .tokens = 1});
+  cases.push_back({.hidden = 512, .intermediate = 512, .experts = 1, .top_k = 32, .tokens = 2, .routing = "first"});
+  expect_bits_of_large(cases);
+  for (LayerCase& c : cases) c = of_format(c);
+  for (const int32_t num_ctas : {1, 3, 67}) {
+    for (const std::string& line : differing_cases(cases, rows(), rows(num_ctas)))
+      ADD_FAILURE() << num_ctas << " CTAs: " << line;
+  }
+}
+
 // Units are cut by the number of CTAs, and a CTA may have none.
 TEST_P(ExpertGemmRows, SameBitsForEveryGrid) {
   std::vector<LayerCase> cases = {{512, 384, 16, 4, 1}, {512, 384, 16, 4, 40}, {200, 136, 60, 6, 33, "zipf"}};
