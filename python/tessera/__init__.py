@@ -12,13 +12,14 @@ from ._classifier import Classifier, Prediction
 from ._doctor import Device, Doctor, doctor, why_unusable
 from ._layer import (MoELayer, convert_scales, moe, moe_limits, prepare_weights, quantize_blocks, quantize_rows,
                      route)
-from ._native import ACTIVATIONS, GATE_UP_ORDERS, ROUTER_KINDS, SCALE_GRIDS, WEIGHT_FORMATS, MoELimits, TesseraError
+from ._native import (ACTIVATIONS, CHANNEL_GRIDS, GATE_UP_ORDERS, ROUTER_KINDS, SCALE_GRIDS, WEIGHT_FORMATS, MoELimits,
+                      TesseraError)
 from ._native import VERSION as __version__
 
 Activation = Literal[ACTIVATIONS]
 GateUpOrder = Literal[GATE_UP_ORDERS]
 WeightFormat = Literal[WEIGHT_FORMATS]
-ScaleGrid = Literal[SCALE_GRIDS]
+ScaleGrid = Literal[SCALE_GRIDS + CHANNEL_GRIDS]
 RouterKind = Literal[ROUTER_KINDS]
 Array = Any
 

@@ -60,12 +60,12 @@ class BenchMoeTest(CommandTest):
             self.assertTrue(all(case["check"]["passed"] for case in json_result["cases"]))
 
     def test_weights_of_8_bits_are_measured_and_right(self):
-        for dtype in ("bf16", "f16"):
+        for dtype, weights in (("bf16", "fp8-block"), ("f16", "fp8-block"), ("bf16", "fp8-channel")):
             sizes = ("--hidden", 272, "--intermediate", 144, *TINY[4:])
             result, json_result = self.measured(*sizes, *BURST, "--tokens", "1,40", "--routing", "random", "--dtype", dtype,
-                                                "--format", "fp8-block")
-            self.assertEqual(json_result["format"], "fp8-block")
-            self.assertRegex(result.out, r"(?m)^layer .*, fp8-block weights, " + dtype)
+                                                "--format", weights)
+            self.assertEqual(json_result["format"], weights)
+            self.assertRegex(result.out, rf"(?m)^layer .*, {weights} weights, " + dtype)
             self.assertRegex(result.out, r"(?m)^dense +none: only weights without scales have them here$")
             for case in json_result["cases"]:
                 self.assertTrue(case["check"]["passed"])

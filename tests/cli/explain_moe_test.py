@@ -80,6 +80,7 @@ class ExplainMoeTest(CommandTest):
             self.assertEqual(narrow[kernel]["flops"], dense[kernel]["flops"])
             self.assertTrue(narrow[kernel]["memory_binds"])
             self.assertAlmostEqual(narrow[kernel]["floor_us"] / dense[kernel]["floor_us"], 0.5, delta=0.02)
+        self.assertEqual(self.plans(*shape, "--format", "fp8-channel")["cases"][0]["kernel"], "expert_gemm_fp8_channel")
         words = explain(*shape, "--format", "fp8-block")
         self.assertRegex(words.out, r"(?m)^layer .*, fp8-block weights; 64 tokens")
         self.assertRegex(words.out, r"dense 1400 TFLOP/s")
