@@ -9,6 +9,7 @@
 // An item larger than the limits is let in when the queue is empty, so that one batch always fits.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -44,15 +45,16 @@ class BoundedQueue {
   /// cancelled.
   std::optional<T> pop() {
     std::unique_lock lock(mutex_);
-    ready_.wait(lock, [&] { return cancelled_ || !items_.empty() || (finished_ && num_in_work_ == 0); });
-    if (items_.empty()) return std::nullopt;
-    ++num_in_work_;
-    Entry entry = std::move(items_.front());
-    items_.pop_front();
-    num_records_ -= entry.num_records;
-    num_bytes_ -= entry.num_bytes;
-    room_.notify_all();
-    return std::optional<T>(std::move(entry.item));
+    ready_.wait(lock, [&] { return has_news(); });
+    return items_.empty() ? std::nullopt : take();
+  }
+
+  /// As `pop`, for at most `patience`: empty also where none has come until then; `ended` tells which.
+  std::optional<T> pop_for(std::chrono::nanoseconds patience, bool& ended) {
+    std::unique_lock lock(mutex_);
+    const bool ready = ready_.wait_for(lock, patience, [&] { return has_news(); });
+    ended = ready && items_.empty();
+    return items_.empty() ? std::nullopt : take();
   }
 
   /// One of the items popped needs nothing further.
@@ -106,6 +108,16 @@ class BoundedQueue {
     int64_t num_bytes = 0;
   };
 
+  bool has_news() const { return cancelled_ || !items_.empty() || (finished_ && num_in_work_ == 0); }
+  std::optional<T> take() {
+    ++num_in_work_;
+    Entry entry = std::move(items_.front());
+    items_.pop_front();
+    num_records_ -= entry.num_records;
+    num_bytes_ -= entry.num_bytes;
+    room_.notify_all();
+    return std::optional<T>(std::move(entry.item));
+  }
   bool has_room(int64_t num_records, int64_t num_bytes) const {
     return items_.empty() || (num_records_ + num_records <= max_records_ && num_bytes_ + num_bytes <= max_bytes_);
   }

@@ -5,6 +5,7 @@
 #include <limits>
 #include <new>
 
+#include "classifier/restartable.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 
@@ -16,6 +17,10 @@ namespace {
 constexpr int64_t kTextsPerItem = 32;
 
 std::string record_place(int64_t index) { return str_cat("record ", index); }
+
+Error too_little_memory() {
+  return {"memory", "too little for one sentence at a time", "more memory or a smaller model"};
+}
 
 /// The first id of `ids` [length] outside the vocabulary.
 std::string bad_id_message(const ClassifierConfig& config, int64_t index, const int32_t* ids) {
@@ -42,6 +47,12 @@ std::string not_finite_message(const ClassifierConfig& config, int64_t index, co
 }
 
 }  // namespace
+
+int64_t batch_bytes(const io::RecordBatch& batch) {
+  size_t bytes = batch.ids.size() * sizeof(int32_t) + batch.embeddings.size() * sizeof(float);
+  bytes += batch.texts.num_bytes() + batch.texts.size() * sizeof(size_t);
+  return static_cast<int64_t>(bytes);
+}
 
 TextEncoder::TextEncoder(const Model& model)
     : tokenizer_(model.config.text_normalization),
@@ -70,10 +81,17 @@ LabelledBatch Worker::label(EngineBatch& batch, const GiveUp& give_up) {
   out.logits = Buffer<float>(size * static_cast<size_t>(config_.num_classes));
   if (options_.router_weights) out.router_weights = Buffer<float>(size * static_cast<size_t>(config_.num_experts));
   if (!records.texts.empty()) encode_texts(records, out);
+  records.errors = out.errors;
   blank_failed_records(out.errors, records);
   while (out.num_done < n && !give_up(last_slice_)) {
     const auto start = std::chrono::steady_clock::now();
-    run_slice(records, out.num_done, std::min(slice_size_, n - out.num_done), out);
+    const int64_t count = std::min(slice_size_, n - out.num_done);
+    if (batch.num_deaths > 0) {
+      run_suspect(records, out.num_done, count, out);
+      out.num_done += count;
+    } else {
+      run_slice(records, out.num_done, count, out);
+    }
     last_slice_ = std::chrono::steady_clock::now() - start;
   }
   out.texts = std::move(records.texts);
@@ -115,7 +133,7 @@ void Worker::blank_failed_records(const std::vector<std::string>& errors, io::Re
   }
 }
 
-void Worker::run_slice(const io::RecordBatch& records, int64_t begin, int64_t count, LabelledBatch& out) {
+void Worker::call(const io::RecordBatch& records, int64_t begin, int64_t count, bool alone, LabelledBatch& out) {
   status_.assign(static_cast<size_t>(count), RecordStatus::ok);
   Batch batch{.num_sentences = count};
   if (!records.ids.empty()) batch.ids = records.ids.data() + begin * config_.sequence_length;
@@ -124,15 +142,47 @@ void Worker::run_slice(const io::RecordBatch& records, int64_t begin, int64_t co
   }
   Outputs outputs{.logits = out.logits.data() + begin * config_.num_classes, .status = status_.data()};
   if (!out.router_weights.empty()) outputs.router_weights = out.router_weights.data() + begin * config_.num_experts;
-  try {
+  auto* const restartable = alone ? dynamic_cast<RestartableClassifier*>(&classifier_) : nullptr;
+  if (restartable != nullptr) {
+    restartable->run_alone(batch, outputs);
+  } else {
     classifier_.run(batch, outputs);
+  }
+  for (int64_t i = 0; i < count; ++i) describe_failure(records, begin + i, status_[static_cast<size_t>(i)], out);
+}
+
+void Worker::run_slice(const io::RecordBatch& records, int64_t begin, int64_t count, LabelledBatch& out) {
+  try {
+    call(records, begin, count, false, out);
   } catch (const std::bad_alloc&) {
-    if (count == 1) throw Error("memory", "too little for one sentence at a time", "more memory or a smaller model");
+    if (count == 1) throw too_little_memory();
     slice_size_ = count / 2;  // the caller goes on with smaller slices
     return;
   }
-  for (int64_t i = 0; i < count; ++i) describe_failure(records, begin + i, status_[static_cast<size_t>(i)], out);
   out.num_done = begin + count;
+}
+
+/// By halves, where a process dies or memory runs out, down to the one record that does it.
+void Worker::run_suspect(io::RecordBatch& records, int64_t begin, int64_t count, LabelledBatch& out) {
+  try {
+    call(records, begin, count, true, out);
+    return;
+  } catch (const std::bad_alloc&) {
+    if (count == 1) throw too_little_memory();
+  } catch (const WorkerLost& lost) {
+    if (options_.on_death) options_.on_death(lost.what());
+    if (count == 1) {
+      const size_t position = static_cast<size_t>(begin);
+      // The same words in every run: how a process died may differ.
+      records.errors[position] = out.errors[position] =
+          Error(record_place(records.first_index + begin), "ends the worker process that labels it").what();
+      blank_failed_records(records.errors, records);
+      describe_failure(records, begin, RecordStatus::ok, out);
+      return;
+    }
+  }
+  run_suspect(records, begin, count / 2, out);
+  run_suspect(records, begin + count / 2, count - count / 2, out);
 }
 
 void Worker::describe_failure(const io::RecordBatch& records, int64_t i, RecordStatus status,

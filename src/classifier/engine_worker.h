@@ -33,8 +33,12 @@ class TextEncoder {
 /// A micro-batch on its way through the engine; `sequence` counts batches from 0.
 struct EngineBatch {
   int64_t sequence = 0;
+  int num_deaths = 0;  ///< of processes that had it (restartable.h)
   io::RecordBatch records;
 };
+
+/// What a record occupies while it waits.
+int64_t batch_bytes(const io::RecordBatch& batch);
 
 /// What a worker made of a batch.
 struct LabelledBatch {
@@ -55,6 +59,8 @@ class Worker {
   struct Options {
     int num_encode_threads = 1;
     bool router_weights = false;
+    /// Told of each process that died while halves of a batch ran alone. May be empty.
+    std::function<void(const std::string& what)> on_death = {};
   };
 
   /// References are kept. `encoder` may be null where no text comes.
@@ -64,14 +70,18 @@ class Worker {
   using GiveUp = std::function<bool(std::chrono::nanoseconds expected)>;
 
   /// Labels `batch` in slices of the classifier's preferred batch; leaves the rest once `give_up` says so. When memory
-  /// runs out slices are halved, down to one sentence. Takes the texts out of `batch`; when it throws DeviceError the
-  /// batch is as good as before for another worker.
+  /// runs out slices are halved, down to one sentence. Takes the texts out of `batch`; when it throws DeviceError, or
+  /// WorkerLost, the batch is as good as before for another worker. A batch that a process has died of runs alone, and
+  /// its record that ends processes is found. A batch without its texts, its ids left by an earlier call, is labelled
+  /// again as it was.
   LabelledBatch label(EngineBatch& batch, const GiveUp& give_up);
 
  private:
   void encode_texts(io::RecordBatch& records, LabelledBatch& out);
   void blank_failed_records(const std::vector<std::string>& errors, io::RecordBatch& records) const;
   void run_slice(const io::RecordBatch& records, int64_t begin, int64_t count, LabelledBatch& out);
+  void run_suspect(io::RecordBatch& records, int64_t begin, int64_t count, LabelledBatch& out);
+  void call(const io::RecordBatch& records, int64_t begin, int64_t count, bool alone, LabelledBatch& out);
   void describe_failure(const io::RecordBatch& records, int64_t i, RecordStatus status, LabelledBatch& out) const;
 
   const ClassifierConfig& config_;

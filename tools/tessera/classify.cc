@@ -12,6 +12,7 @@
 #include "exit_codes.h"
 #include "file_format.h"
 #include "file_roles.h"
+#include "integer_option.h"
 #include "interrupt.h"
 #include "io/record_stream.h"
 #include "io/records.h"
@@ -61,6 +62,9 @@ constexpr const char* kFooter =
     "With --shard the output is OUTPUT.I-of-N with a manifest, and 'tessera merge OUTPUT' puts the parts together\n"
     "(docs/how-to/long-runs.md).";
 
+// Results of so many batches wait in memory for each device.
+constexpr int64_t kMaxVerifyRate = 4096;
+
 struct Options {
   ModelOptions model;
   std::vector<std::string> texts;
@@ -75,6 +79,7 @@ struct Options {
   bool quiet = false;
   bool resume = false;
   std::string shard;
+  int64_t verify_rate = 0;
 };
 
 io::ResultFormat result_format(const Options& options, const ClassifierConfig& config) {
@@ -99,6 +104,9 @@ void check_options(const Options& options) {
   }
   for (const auto& [name, value] : {std::pair("--format", &options.format), std::pair("--field", &options.field)}) {
     if (options.input.empty() && !value->empty()) throw Error(name, "no --input", "--input FILE with it");
+  }
+  if (!options.model.isolation.is_on && options.model.isolation.num_processes != 1) {
+    throw Error("--processes", "no --isolate", "--isolate with it");
   }
   if (options.field.empty()) return;
   const InputFormat format = input_format(options.input, options.format);
@@ -161,7 +169,7 @@ RunIdentity identity_of(const Options& options, InputFormat format, const io::Re
           .input_field = options.field,
           .results = results,
           .back_ends = engine.description(),
-          .arithmetic = describe_arithmetic(select_back_end(options.model, find_devices()))};
+          .arithmetic = describe_arithmetic(back_end_of(options.model))};
 }
 
 int report_finished(const io::PartManifest& manifest, const std::string& path) {
@@ -261,6 +269,8 @@ int classify(const Options& options) {
   engine_options.num_encode_threads = options.model.num_threads;
   engine_options.router_weights = options.expert_weights;
   engine_options.stop_reader = &stop_reader;
+  engine_options.verify_rate = options.verify_rate;
+  engine_options.device_of = devices_of_lanes(options.model, classifiers.size());
   classifier::Engine engine(model, std::move(classifiers), engine_options);
 
   RunStart start = long_run.begin(identity_of(options, format, results, engine));
@@ -274,6 +284,12 @@ int classify(const Options& options) {
 Command add_classify(CLI::App& app) {
   auto options = std::make_shared<Options>();
   add_model_options(app, options->model);
+  add_isolation_options(app, options->model.isolation);
+  add_integer(
+      app, "--verify-rate", options->verify_rate,
+      "Compute one batch in N of each device again, on another device where there is one, and hold results back "
+      "until then; a device whose results differ is not used again; 0 = none",
+      int64_t{0}, kMaxVerifyRate);
   app.add_option("--text", options->texts, "A sentence; can be given several times")->allow_extra_args(false);
   app.add_option("--input", options->input, "A file, or - for standard input")->type_name("FILE");
   app.add_option("--format", options->format, "text, csv, jsonl, ids or embeddings")->type_name("NAME");

@@ -19,6 +19,7 @@
 #include "tessera/classifier/engine.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
+#include "worker_process.h"
 
 namespace {
 
@@ -113,6 +114,7 @@ Commands add_commands(CLI::App& app) {
 }
 
 int run_command(int argc, char** argv) {
+  if (argc > 1 && std::string(argv[1]) == kWorkerCommand) return run_worker_process({argv + 2, argv + argc});
   CLI::App app(kDescription, "tessera");
   app.footer(kFooter);
   app.set_version_flag("--version", std::string("tessera " TESSERA_VERSION));

@@ -1,13 +1,14 @@
 #include "model_options.h"
-#include "option_text.h"
 
 #include <algorithm>
 #include <cstdio>
 #include <utility>
 
 #include "integer_option.h"
+#include "option_text.h"
 #include "tessera/classifier/cuda_classifier.h"
 #include "tessera/core/thread_pool.h"
+#include "worker_process.h"
 
 namespace tessera::cli {
 
@@ -16,9 +17,6 @@ namespace {
 using Classifiers = std::vector<std::unique_ptr<classifier::Classifier>>;
 
 constexpr int64_t kMaxBatchSize = 1 << 20;
-
-// One lane computes while the other's results are taken and its next batch is made.
-constexpr int kLanesPerGpu = 2;
 
 // A lane is never given more sentences than were read at a time, so a smaller --batch-size bounds its micro-batch, and
 // its memory. Above this the lane's own choice is the smaller of the two.
@@ -91,21 +89,48 @@ void add_model_options(CLI::App& app, ModelOptions& options, bool model_required
               int64_t{0}, kMaxBatchSize);
 }
 
+void add_isolation_options(CLI::App& app, Isolation& isolation) {
+  app.add_flag(
+      "--isolate", isolation.is_on,
+      "Each GPU, or the CPU, in a process of its own: one that dies is started again, and its batch is labelled "
+      "once more; a record that ends processes fails alone");
+  add_integer(app, "--processes", isolation.num_processes, "With --isolate: so many share the CPU", 1, 256);
+  add_integer(app, "--lease-timeout", isolation.lease_seconds,
+              "With --isolate: seconds after which a process that has not answered is ended and started again", 1,
+              86'400);
+}
+
+BackEnd back_end_of(const ModelOptions& options) {
+  if (!options.isolation.is_on) return select_back_end(options, find_devices());
+  static const Devices devices = find_devices_elsewhere();
+  return select_back_end(options, devices);
+}
+
+std::vector<int> devices_of_lanes(const ModelOptions& options, size_t num_classifiers) {
+  const size_t num_lanes = back_end_of(options).on_gpu() ? kLanesPerGpu : 1;
+  std::vector<int> devices;
+  for (size_t i = 0; i < num_classifiers; ++i) devices.push_back(static_cast<int>(i / num_lanes));
+  return devices;
+}
+
 std::shared_ptr<const classifier::Model> load_model(const ModelOptions& options) {
-  static_cast<void>(select_back_end(options, find_devices()));  // what is wrong is said before the model is read
-  auto model = std::make_shared<const classifier::Model>(classifier::load_model(options.model));
+  static_cast<void>(back_end_of(options));  // what is wrong is said before the model is read
+  classifier::Model loaded = classifier::load_model(options.model);
+  if (options.isolation.is_on) loaded.weights = {};
+  const auto model = std::make_shared<const classifier::Model>(std::move(loaded));
   for (const std::string& warning : model->warnings) std::fprintf(stderr, "tessera: warning: %s\n", warning.c_str());
   return model;
 }
 
 Classifiers make_classifiers(const std::shared_ptr<const classifier::Model>& model, const ModelOptions& options,
                              classifier::InputKind input, bool quiet) {
-  const BackEnd back_end = select_back_end(options, find_devices());
+  const BackEnd back_end = back_end_of(options);
   if (!quiet) std::fprintf(stderr, "tessera: on %s\n", describe(back_end).c_str());
-  if (back_end.expert_threshold > 0) {
+  if (back_end.expert_threshold > 0 && !options.isolation.is_worker) {
     std::fprintf(stderr, "tessera: experts whose router weight is below %g are skipped: results are approximate\n",
                  back_end.expert_threshold);
   }
+  if (options.isolation.is_on) return make_isolated(model->config, options, back_end, input);
   if (back_end.on_gpu()) return make_lanes(model, options, back_end, input);
   Classifiers classifiers;
   classifiers.push_back(classifier::make_cpu_classifier(

@@ -30,6 +30,13 @@ void print_failures(const classifier::RunStatistics& statistics) {
   for (const std::string& device : statistics.failed_devices) {
     std::fprintf(stderr, "tessera: a device failed, the others finished its work: %s\n", device.c_str());
   }
+  for (const std::string& death : statistics.worker_deaths) {
+    std::fprintf(stderr, "tessera: started again: %s\n", death.c_str());
+  }
+  if (const int64_t more = statistics.num_worker_deaths - static_cast<int64_t>(statistics.worker_deaths.size());
+      more > 0) {
+    std::fprintf(stderr, "tessera: and %lld processes more\n", as_long(more));
+  }
   if (statistics.num_failed == 0) return;
   std::fprintf(stderr, "tessera: %lld of %lld records failed:\n", as_long(statistics.num_failed),
                as_long(statistics.num_read));
@@ -58,6 +65,10 @@ void print_statistics(const classifier::RunStatistics& statistics) {
     std::fprintf(stderr, "tessera: %lld sentences truncated, %lld of %lld words unknown\n",
                  as_long(statistics.num_truncated), as_long(statistics.num_unknown), as_long(statistics.num_words));
   }
+  if (statistics.num_verified + statistics.num_mismatches > 0) {
+    std::fprintf(stderr, "tessera: %lld batches computed again, %lld of them with other results\n",
+                 as_long(statistics.num_verified + statistics.num_mismatches), as_long(statistics.num_mismatches));
+  }
   std::fprintf(stderr, "tessera: %.2f s, %.0f sentences/s\n", statistics.seconds, statistics.rate());
 }
 
@@ -72,6 +83,9 @@ std::string statistics_text(const classifier::RunStatistics& statistics, int num
       {"words", statistics.num_words},
       {"words_unknown", statistics.num_unknown},
       {"devices_failed", statistics.failed_devices},
+      {"batches_verified", statistics.num_verified},
+      {"batches_differing", statistics.num_mismatches},
+      {"workers_restarted", statistics.num_worker_deaths},
       {"interrupted", statistics.interrupted},
       {"seconds", statistics.seconds},
       {"sentences_per_second", statistics.rate()},

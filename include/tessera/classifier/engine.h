@@ -16,6 +16,13 @@
 // queue and the others finish the work; the results are those of an undisturbed run. With none left the run ends with
 // NoDeviceLeft.
 //
+// Processes: where a classifier works in a process of its own and that dies, its batch is given out once more. If it
+// dies again, halves of the batch run alone until the record that ends the process is found; that one fails.
+//
+// Silent corruption: with `verify_rate` N a device's results are held back until one batch in N has been computed
+// again, by another device where there is one, and found equal bit for bit. Where it is not, the device that is wrong
+// is not used again, and what it computed since the last batch that was found equal is computed by others.
+//
 // Stop: once the token is stopped nothing more is read. What has been read is labelled as far as slices
 // (preferred_batch() sentences) fit into kStopGrace, judged by how long the last one took; the slice that runs at the
 // stop is finished anyway. The results written are those of the first `num_read` records of the input.
@@ -72,6 +79,9 @@ struct EngineOptions {
   int64_t max_queued_bytes = int64_t{256} << 20;
   int num_encode_threads = 0;   ///< that turn text into ids, per worker; 0 = chosen from the processors of this process
   bool router_weights = false;  ///< fill RecordResult::router_weights
+  int64_t verify_rate = 0;      ///< one batch in so many of each device is computed again; 0 = none
+  /// [classifiers] the device of each: those of one device fail a verification together. Empty: each has its own.
+  std::vector<int> device_of = {};
   /// Set to true when intake ends early, by a stop or an exception. The reader's own `stop` (io::RecordSource), so that
   /// one that waits on a pipe returns; may be null for readers that never wait.
   std::atomic<bool>* stop_reader = nullptr;
@@ -96,6 +106,10 @@ struct RunStatistics {
   double seconds = 0;
   bool interrupted = false;                 ///< stopped before the end of the input
   std::vector<std::string> failed_devices;  ///< what their DeviceErrors said, in the order of the failures
+  int64_t num_verified = 0;                 ///< batches that were computed again, and were equal
+  int64_t num_mismatches = 0;               ///< batches that were not
+  int64_t num_worker_deaths = 0;            ///< processes that died and were started again
+  std::vector<std::string> worker_deaths;   ///< of what, the first kMaxListedFailures
 
   /// Records a second.
   double rate() const { return seconds > 0 ? static_cast<double>(num_read) / seconds : 0; }
