@@ -9,6 +9,7 @@
 #include "classifier/cuda_form.h"
 #include "classifier/cuda_lane.h"
 #include "classifier/cuda_weights.h"
+#include "cuda/core/lost_device.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 #include "tessera/core/thread_pool.h"
@@ -88,9 +89,10 @@ std::vector<std::unique_ptr<CudaClassifier>> make_cuda_classifiers(std::shared_p
   }
   const std::string name = usable_device_name(options.device);
   try {
+    cuda::throw_if_lost(options.device);
     return make_on_device(*model, options, name);
   } catch (const cuda::CudaError& error) {
-    throw DeviceError(str_cat("cuda:", options.device, ": ", error.what()));
+    throw DeviceError(cuda::describe_failure(options.device, error));
   }
 }
 

@@ -8,6 +8,7 @@
 #include <limits>
 #include <utility>
 
+#include "cuda/core/lost_device.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 
@@ -38,10 +39,11 @@ bool is_page_locked(const void* memory) {
 template <class Body>
 void on_device(int device, const Body& body) {
   try {
+    cuda::throw_if_lost(device);
     TESSERA_CUDA_CHECK(cudaSetDevice(device));
     body();
   } catch (const cuda::CudaError& error) {
-    throw DeviceError(str_cat("cuda:", device, ": ", error.what()));
+    throw DeviceError(cuda::describe_failure(device, error));
   }
 }
 

@@ -217,6 +217,9 @@ class Pipeline {
       give_back_all(std::move(window), verdict.is_known ? 0 : 1);
       return true;
     }
+    // The lowest first, whichever lane was ready first: else one could wait for room behind one that is due.
+    std::sort(window.begin(), window.end(),
+              [](const HeldBatch& a, const HeldBatch& b) { return a.batch.sequence < b.batch.sequence; });
     for (HeldBatch& held : window) {
       if (!verdict.is_known) held.labelled.num_done = 0;  // nobody vouches for it: what is written ends here
       if (!deliver(std::move(held))) return false;

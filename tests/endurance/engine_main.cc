@@ -1,0 +1,208 @@
+// endurance_engine ROW [ARGUMENT]: the engine with fake devices under load, against the clock and against memory.
+// Prints JSON.
+//
+//   backpressure RECORDS     a producer 100 times as fast as the devices
+//   slow_device SECONDS      one of three devices is four times slower
+//   lost_device SECONDS      one of three devices fails in the middle
+#include <sys/resource.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <thread>
+
+#include "tessera/classifier/engine.h"
+#include "tessera/core/check.h"
+#include "unit/classifier/engine_fakes.h"
+
+namespace tessera::classifier {
+namespace {
+
+using Row = nlohmann::ordered_json;
+using testing::FakeClassifier;
+using testing::kSequenceLength;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+int64_t status_kib(const std::string& name) {
+  std::ifstream file("/proc/self/status");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with(name + ":")) return std::atoll(line.c_str() + name.size() + 1);
+  }
+  return -1;
+}
+
+/// Counts, and looks at what comes: every record once, in order, with its own values.
+struct CheckingSink : ResultSink {
+  void write(const RecordResult& result) override {
+    wrong += result.index != next || !result.error.empty() ||
+             result.logits[0] != static_cast<float>(ids_of_texts ? 2 : next);
+    ++next;
+    if (on_write) on_write(next);
+  }
+  int64_t next = 0, wrong = 0;
+  bool ids_of_texts = false;
+  std::function<void(int64_t)> on_write;
+};
+
+/// Texts of a kibibyte, as fast as memory takes them.
+struct TextReader : testing::FakeReader {
+  explicit TextReader(int64_t num_records) : FakeReader(0), total(num_records) {}
+  bool next(int64_t max_records, io::RecordBatch& batch) override {
+    if (given == total) return false;
+    const Clock::time_point begin = Clock::now();
+    batch.first_index = given;
+    batch.num_records = std::min(max_records, total - given);
+    batch.errors.assign(static_cast<size_t>(batch.num_records), {});
+    batch.texts.clear();
+    for (int64_t i = 0; i < batch.num_records; ++i) batch.texts.push_back(text);
+    given += batch.num_records;
+    busy_seconds += seconds_since(begin);
+    return true;
+  }
+  int64_t total, given = 0;
+  double busy_seconds = 0;
+  std::string text = "w2 " + std::string(1021, ' ');
+};
+
+/// Labels without looking at the texts' words again: what it costs is the delay.
+std::vector<std::unique_ptr<Classifier>> devices(const std::vector<std::chrono::microseconds>& delays) {
+  std::vector<std::unique_ptr<Classifier>> made;
+  for (const auto delay : delays) {
+    auto fake = std::make_unique<FakeClassifier>();
+    fake->before_run = [delay](int64_t) { std::this_thread::sleep_for(delay); };
+    fake->preferred = 256;
+    made.push_back(std::move(fake));
+  }
+  return made;
+}
+
+Row backpressure(int64_t num_records) {
+  constexpr int64_t kCapBytes = int64_t{64} << 20;
+  constexpr int64_t kBatch = 256;
+  const auto model = testing::make_model(10);
+  // Twice, the first time short: threads, arenas and the queue's own room are there before what is measured.
+  const auto run = [&](int64_t count, TextReader& reader, CheckingSink& sink) {
+    // 1 us a record by itself; a hundred times what the producer needs is waited for.
+    const double per_batch =
+        100.0 * reader.busy_seconds / static_cast<double>(std::max<int64_t>(1, reader.given / kBatch));
+    const auto delay = std::chrono::microseconds(static_cast<int64_t>(1e6 * per_batch));
+    EngineOptions options{.batch_size = kBatch, .max_queued_records = int64_t{1} << 40, .max_queued_bytes = kCapBytes};
+    options.num_encode_threads = 1;
+    Engine engine(model, devices({delay}), options);
+    TextReader fresh(count);
+    const RunStatistics statistics = engine.run(fresh, sink);
+    reader.busy_seconds = fresh.busy_seconds;
+    reader.given = fresh.given;
+    return statistics;
+  };
+  TextReader timing(0);
+  CheckingSink warm;
+  warm.ids_of_texts = true;
+  run(20'000, timing, warm);
+  const int64_t before = status_kib("VmRSS");
+  CheckingSink sink;
+  sink.ids_of_texts = true;
+  const Clock::time_point begin = Clock::now();
+  const RunStatistics statistics = run(num_records, timing, sink);
+  const double seconds = seconds_since(begin);
+  const int64_t grown = (status_kib("VmHWM") - before) * 1024;
+  const double ratio = seconds / timing.busy_seconds;
+  const bool ok = statistics.num_ok == num_records && sink.wrong == 0 && grown <= kCapBytes + kCapBytes / 10;
+  return {{"ok", ok},
+          {"records", statistics.num_read},
+          {"cap_bytes", kCapBytes},
+          {"grown_bytes", grown},
+          {"grown_over_cap", static_cast<double>(grown) / static_cast<double>(kCapBytes)},
+          {"producer_times_faster", ratio},
+          {"seconds", seconds}};
+}
+
+/// Records a second of devices that take `delays` for each batch of 256.
+double ideal_rate(const std::vector<std::chrono::microseconds>& delays) {
+  double rate = 0;
+  for (const auto delay : delays) rate += 256.0 * 1e6 / static_cast<double>(delay.count());
+  return rate;
+}
+
+Row slow_device(double seconds) {
+  using std::chrono::microseconds;
+  const std::vector<microseconds> delays = {microseconds(5000), microseconds(5000), microseconds(20000)};
+  const double ideal = ideal_rate(delays);
+  const auto num_records = static_cast<int64_t>(ideal * seconds);
+  EngineOptions options{.batch_size = 256};
+  options.num_encode_threads = 1;
+  Engine engine(testing::make_model(), devices(delays), options);
+  testing::FakeReader reader(num_records);
+  CheckingSink sink;
+  const RunStatistics statistics = engine.run(reader, sink);
+  const double share = statistics.rate() / ideal;
+  return {{"ok", share >= 0.9 && sink.wrong == 0 && statistics.num_ok == num_records},
+          {"records", statistics.num_read},
+          {"share_of_ideal", share},
+          {"seconds", statistics.seconds}};
+}
+
+Row lost_device(double seconds) {
+  using std::chrono::microseconds;
+  const std::vector<microseconds> delays(3, microseconds(5000));
+  const double whole = ideal_rate(delays), rest = whole * 2 / 3;
+  const auto num_records = static_cast<int64_t>(whole * seconds / 3 + rest * seconds * 2 / 3);
+  std::vector<std::unique_ptr<Classifier>> made = devices(delays);
+  auto& lost = dynamic_cast<FakeClassifier&>(*made[1]);
+  lost.device_fails_at = static_cast<int64_t>(seconds / 3 * 1e6 / 5000);
+  std::atomic<int64_t> num_lost{0};
+  lost.num_entered = &num_lost;
+  EngineOptions options{.batch_size = 256};
+  options.num_encode_threads = 1;
+  Engine engine(testing::make_model(), std::move(made), options);
+  testing::FakeReader reader(num_records);
+  CheckingSink sink;
+  // Results in windows of 100 ms, from the loss on.
+  Clock::time_point lost_at;
+  std::vector<int64_t> windows;
+  sink.on_write = [&](int64_t) {
+    if (num_lost == 0) return;
+    if (lost_at == Clock::time_point()) lost_at = Clock::now();
+    const auto window = static_cast<size_t>(seconds_since(lost_at) / 0.1);
+    if (windows.size() <= window) windows.resize(window + 1);
+    ++windows[window];
+  };
+  const RunStatistics statistics = engine.run(reader, sink);
+  windows.resize(windows.empty() ? 0 : windows.size() - 1);  // the last is cut off
+  // From one second after the loss to the end.
+  int64_t after = 0;
+  size_t num_windows = 0;
+  for (size_t i = 10; i < windows.size(); ++i, ++num_windows) after += windows[i];
+  const double share =
+      num_windows == 0 ? 0 : static_cast<double>(after) / (0.1 * static_cast<double>(num_windows)) / rest;
+  int64_t first_second = 0;
+  for (size_t i = 0; i < std::min<size_t>(10, windows.size()); ++i) first_second += windows[i];
+  return {{"ok", share >= 0.9 && sink.wrong == 0 && statistics.num_ok == num_records &&
+                     statistics.failed_devices.size() == 1},
+          {"records", statistics.num_read},
+          {"share_of_what_is_left_after_1_s", share},
+          {"share_in_the_first_second", static_cast<double>(first_second) / rest},
+          {"seconds", statistics.seconds}};
+}
+
+int run(std::string_view row, const char* argument) {
+  Row result;
+  if (row == "backpressure") result = backpressure(std::atoll(argument));
+  if (row == "slow_device") result = slow_device(std::atof(argument));
+  if (row == "lost_device") result = lost_device(std::atof(argument));
+  if (result.is_null()) return 2;
+  std::printf("%s\n", result.dump().c_str());
+  return result["ok"].get<bool>() ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace tessera::classifier
+
+int main(int argc, char** argv) { return argc < 3 ? 2 : tessera::classifier::run(argv[1], argv[2]); }
