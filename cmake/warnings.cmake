@@ -17,12 +17,16 @@ if(TESSERA_SANITIZE)
                          -fno-omit-frame-pointer -g1)
   target_link_options(tessera_flags INTERFACE -fsanitize=address,undefined)
 endif()
+if(TESSERA_SANITIZE_THREADS)
+  target_compile_options(tessera_flags INTERFACE -fsanitize=thread -fno-omit-frame-pointer -g1)
+  target_link_options(tessera_flags INTERFACE -fsanitize=thread)
+endif()
 # Shipped binaries: overflows of buffers end the program, tables of addresses are read-only once they are filled in, and
 # no path of the machine that built them is inside. Sanitizers bring checks of their own in place of _FORTIFY_SOURCE,
 # which needs an optimised build; who chose another level keeps it.
 target_compile_options(tessera_flags INTERFACE
   "$<$<COMPILE_LANGUAGE:CXX>:-fstack-protector-strong;-ffile-prefix-map=${PROJECT_SOURCE_DIR}=.>")
-if(NOT TESSERA_SANITIZE AND NOT CMAKE_CXX_FLAGS MATCHES "_FORTIFY_SOURCE")
+if(NOT TESSERA_SANITIZE AND NOT TESSERA_SANITIZE_THREADS AND NOT CMAKE_CXX_FLAGS MATCHES "_FORTIFY_SOURCE")
   target_compile_options(tessera_flags INTERFACE
     "$<$<AND:$<COMPILE_LANGUAGE:CXX>,$<NOT:$<CONFIG:Debug>>>:-U_FORTIFY_SOURCE;-D_FORTIFY_SOURCE=2>")
 endif()

@@ -8,6 +8,7 @@ A figure stands between markers and names the file and member it comes from, and
   figures.py --check    changes nothing; fails where a document disagrees with the results or states an unmarked figure
 A whole table names a member with "columns" and "rows":
   <!--table bench/results/training.json#around_the_shipped-->...<!--/table-->
+<!--reliability--> and its end hold the tables of what the endurance harness measured (reliability.py).
 A figure from elsewhere is allowed on a line that names its source: <!--source: ...-->
 """
 import argparse
@@ -17,9 +18,12 @@ import re
 import subprocess
 import sys
 
+import reliability
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MARKER = re.compile(r"<!--fig (\S+)#(\S+)\s+([\w,.]+)-->(.*?)<!--/fig-->", re.S)
 TABLE = re.compile(r"<!--table (\S+)#([\w.]+)-->(.*?)<!--/table-->", re.S)
+RELIABILITY = re.compile(r"<!--reliability-->(.*?)<!--/reliability-->", re.S)
 # What counts as a performance or accuracy figure in running text.
 CLAIM = re.compile(r"\d[\d,.]*\s*(?:%|(?:[kM]?\s?sentences|[kMGT]?FLOP|[kMGT]?B)/s)")
 
@@ -48,13 +52,14 @@ def table(file, member):
 
 
 def filled_in(text):
+    text = RELIABILITY.sub(lambda m: f"<!--reliability-->\n{reliability.tables()}<!--/reliability-->", text)
     text = TABLE.sub(lambda m: f"<!--table {m[1]}#{m[2]}-->\n{table(m[1], m[2])}<!--/table-->", text)
     return MARKER.sub(lambda m: f"<!--fig {m[1]}#{m[2]} {m[3]}-->{figure(m[1], m[2], m[3])}<!--/fig-->", text)
 
 
 def unmarked_claims(text):
     """Lines that state a figure outside markers, code blocks and lines that name a source."""
-    plain = re.sub(r"```.*?```", lambda m: "\n" * m[0].count("\n"), TABLE.sub("", MARKER.sub("", text)), flags=re.S)
+    plain = re.sub(r"```.*?```", lambda m: "\n" * m[0].count("\n"), RELIABILITY.sub("", TABLE.sub("", MARKER.sub("", text))), flags=re.S)
     return [(number, line.strip()) for number, line in enumerate(plain.splitlines(), 1)
             if CLAIM.search(line) and "<!--source:" not in line]
 

@@ -66,6 +66,8 @@ def gtest_programs(preset):
 SHARDS = {"test_moe": 2, "test_api": 2}
 # Programs whose tests look at the clock and have it to themselves.
 ALONE = {"test_tools"}
+# What has threads of its own, in test_classifier.
+ENGINE_TESTS = "Engine*:Isolated*:BoundedQueue*:OrderedWriter*"
 # Of the layer's cases those that have every size and every option once: where the arithmetic is not what is tested.
 SPREAD = {"TESSERA_CASES": "spread"}
 
@@ -278,6 +280,29 @@ def stage_fuzz(tally):
         tally.add(False, "no fuzzer was built")
 
 
+def stage_endurance(tally):
+    """The bounded run of tests/endurance, and ThreadSanitizer over the tests of threads and engine."""
+    if not build(tally, "test"):
+        return
+    code, output = run([sys.executable, "tests/endurance/endurance.py", BUILD / "test"])
+    rows = re.findall(r"^(\w+): (\{.*\})$", output, re.M)
+    for name, row in rows:
+        tally.add(json.loads(row)["ok"], f"endurance: {name}", row)
+        print(f"  {name}: {row[:200]}", flush=True)
+    if code != 0 and all(json.loads(row)["ok"] for _, row in rows) or not rows:
+        tally.add(False, f"endurance ended with exit code {code}", output)
+    if not build(tally, "thread"):
+        return
+    for name, tests in (("test_core", "ThreadPool*"), ("test_classifier", ENGINE_TESTS)):
+        # Without random addresses: ThreadSanitizer knows no place for its memory on kernels that draw many bits.
+        code, output = run(["setarch", "-R", BUILD / "thread" / "tests" / name, "--gtest_brief=1",
+                            f"--gtest_filter={tests}"], env={"TSAN_OPTIONS": "halt_on_error=1"})
+        ran = re.search(r"(\d+) tests? from", output)
+        tally.add(code == 0 and ran and int(ran[1]) > 0 and "WARNING: ThreadSanitizer" not in output,
+                  f"{name} under ThreadSanitizer", output)
+        print(f"  {name} under ThreadSanitizer: {ran[1] if ran else 'no'} tests", flush=True)
+
+
 def stage_tidy(tally):
     run_unittest(tally, "tests/tidy", {})
     files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "*.h", "*.cc", "*.cuh", "*.cu"], cwd=ROOT,
@@ -336,7 +361,7 @@ def stage_figures(tally):
 STAGES = {"unit": stage_unit, "package": stage_package, "examples": stage_examples, "cli": stage_cli,
           "training": stage_training, "gpu": stage_gpu, "tidy": stage_tidy, "figures": stage_figures,
           "sanitize": stage_sanitize, "portable": stage_portable, "python": stage_python, "docs": stage_docs,
-          "fuzz": stage_fuzz, "clang-tidy": stage_clang_tidy}
+          "fuzz": stage_fuzz, "endurance": stage_endurance, "clang-tidy": stage_clang_tidy}
 
 
 def main():

@@ -3,6 +3,7 @@
 //
 //   backpressure RECORDS     a producer 100 times as fast as the devices
 //   slow_device SECONDS      one of three devices is four times slower
+//   failing_devices REPEATS  every call of a device fails in turn: it is lost, out of memory, or wrong
 //   lost_device SECONDS      one of three devices fails in the middle
 #include <sys/resource.h>
 
@@ -51,7 +52,7 @@ struct CheckingSink : ResultSink {
   std::function<void(int64_t)> on_write;
 };
 
-/// Texts of a kibibyte, as fast as memory takes them.
+/// Texts of half a kibibyte, as fast as memory takes them.
 struct TextReader : testing::FakeReader {
   explicit TextReader(int64_t num_records) : FakeReader(0), total(num_records) {}
   bool next(int64_t max_records, io::RecordBatch& batch) override {
@@ -68,7 +69,7 @@ struct TextReader : testing::FakeReader {
   }
   int64_t total, given = 0;
   double busy_seconds = 0;
-  std::string text = "w2 " + std::string(1021, ' ');
+  std::string text = "w2 " + std::string(509, ' ');
 };
 
 /// Labels without looking at the texts' words again: what it costs is the delay.
@@ -192,11 +193,88 @@ Row lost_device(double seconds) {
           {"seconds", statistics.seconds}};
 }
 
+/// One call of one device goes wrong.
+enum class Fault { lost, out_of_memory, wrong };
+
+struct FailingDevice : FakeClassifier {
+  void run(const Batch& batch, const Outputs& outputs) override {
+    const int64_t call = num_calls++;
+    if (call == fails_at && fault == Fault::lost) is_lost = true;
+    if (is_lost) throw DeviceError("planted: the device is lost");
+    if (call == fails_at && fault == Fault::out_of_memory) throw std::bad_alloc();
+    FakeClassifier::run(batch, outputs);
+    if (call != fails_at || fault != Fault::wrong) return;
+    for (int64_t i = 0; i < batch.num_sentences; ++i) outputs.logits[2 * i] += 1;
+  }
+  std::string description() const override { return "a failing fake"; }
+  Fault fault = Fault::lost;
+  int64_t fails_at = -1, num_calls = 0;
+  bool is_lost = false;
+};
+
+struct DeviceRun {
+  int64_t num_calls = 0;  // of the device that fails
+  bool is_complete = true, is_right = true;
+};
+
+DeviceRun run_failing(size_t num_devices, Fault fault, int64_t fails_at) {
+  constexpr int64_t kRecords = 200;
+  std::vector<std::unique_ptr<Classifier>> made;
+  for (size_t i = 0; i < num_devices; ++i) {
+    auto device = std::make_unique<FailingDevice>();
+    device->fault = fault;
+    device->fails_at = i == 0 ? fails_at : -1;
+    made.push_back(std::move(device));
+  }
+  const auto& first = dynamic_cast<const FailingDevice&>(*made[0]);
+  EngineOptions options{.batch_size = 8, .verify_rate = fault == Fault::wrong ? 1 : 0};
+  options.num_encode_threads = 1;
+  Engine engine(testing::make_model(), std::move(made), options);
+  testing::FakeReader reader(kRecords);
+  CheckingSink sink;
+  DeviceRun result;
+  try {
+    const RunStatistics statistics = engine.run(reader, sink);
+    result.is_right = statistics.num_read == kRecords && statistics.num_ok == kRecords && statistics.num_failed == 0;
+  } catch (const NoDeviceLeft& error) {
+    result.is_complete = false;
+    result.is_right = error.first_lost() == sink.next;
+  }
+  result.is_right = result.is_right && sink.wrong == 0 && (sink.next == kRecords || !result.is_complete);
+  result.num_calls = first.num_calls;
+  return result;
+}
+
+Row failing_devices(int64_t repeats) {
+  int64_t num_runs = 0, num_complete = 0, num_wrong = 0, num_calls = 0;
+  for (int64_t repeat = 0; repeat < repeats; ++repeat) {
+    for (const size_t num_devices : {1u, 2u, 3u}) {
+      for (const Fault fault : {Fault::lost, Fault::out_of_memory, Fault::wrong}) {
+        // Every call that the device gets, until there is no such call any more.
+        for (int64_t call = 0;; ++call) {
+          const DeviceRun run = run_failing(num_devices, fault, call);
+          ++num_runs;
+          num_complete += run.is_complete;
+          num_wrong += !run.is_right || (num_devices > 1 && !run.is_complete && fault != Fault::wrong);
+          num_calls += call < run.num_calls;
+          if (call >= run.num_calls) break;
+        }
+      }
+    }
+  }
+  return {{"ok", num_wrong == 0},
+          {"runs", num_runs},
+          {"calls_failed", num_calls},
+          {"runs_complete", num_complete},
+          {"runs_wrong", num_wrong}};
+}
+
 int run(std::string_view row, const char* argument) {
   Row result;
   if (row == "backpressure") result = backpressure(std::atoll(argument));
   if (row == "slow_device") result = slow_device(std::atof(argument));
   if (row == "lost_device") result = lost_device(std::atof(argument));
+  if (row == "failing_devices") result = failing_devices(std::atoll(argument));
   if (result.is_null()) return 2;
   std::printf("%s\n", result.dump().c_str());
   return result["ok"].get<bool>() ? 0 : 1;

@@ -6,8 +6,6 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
-#include <exception>
-#include <new>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,8 +13,7 @@
 #include "command_line.h"
 #include "commands.h"
 #include "exit_codes.h"
-#include "side_file.h"
-#include "tessera/classifier/engine.h"
+#include "guarded_command.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 #include "worker_process.h"
@@ -51,11 +48,6 @@ constexpr const char* kExplainFooter =
     "Examples:\n"
     "  tessera explain moe --preset qwen3-30b --tokens 4096\n"
     "  tessera explain bits --a 1.5,-1.5,0.0001 --b 1.5,1.5,1";
-
-int fail(int exit_code, const std::string& message) {
-  std::fprintf(stderr, "tessera: error: %s\n", message.c_str());
-  return exit_code;
-}
 
 /// Descriptors that the parent closed would go to the next files that are opened: messages would land in the output.
 void open_standard_streams() {
@@ -148,23 +140,5 @@ int run_command(int argc, char** argv) {
 int main(int argc, char** argv) {
   open_standard_streams();
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of write, which has an exit code of its own
-  try {
-    return run_command(argc, argv);
-  } catch (const Interrupted& interrupted) {
-    return fail(interrupted.exit_code(), interrupted.what());
-  } catch (const SideFileFailed& error) {
-    return fail(kSideFileFailed, std::string(error.what()) + "; the results are whole");
-  } catch (const ClosedPipe&) {
-    return kClosedPipe;
-  } catch (const Incomplete& error) {
-    return fail(kIncomplete, error.what());
-  } catch (const tessera::classifier::NoDeviceLeft& error) {
-    return fail(kIncomplete, error.what());
-  } catch (const tessera::Error& error) {
-    return fail(kUsage, error.what());
-  } catch (const std::bad_alloc&) {
-    return fail(kUsage, "memory: too little on this machine for what was asked");
-  } catch (const std::exception& error) {
-    return fail(kIncomplete, std::string("internal: ") + error.what());
-  }
+  return run_guarded([&] { return run_command(argc, argv); });
 }

@@ -1,0 +1,94 @@
+"""The tables of docs/reliability.md, from bench/results/endurance_{ci,long,gpu}.json; figures.py puts them in."""
+import json
+import pathlib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+NOT_RUN = "not run yet"
+
+
+def content(name):
+    path = RESULTS / f"endurance_{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def percent(share):
+    return f"{100 * share:.1f} %"
+
+
+def mebibytes(count):
+    return f"{count / 2**20:.1f} MiB"
+
+
+# What a row of the harness says, in words.
+SAID = {
+    "sigkill_worker": ("SIGKILL of a worker process at random points: output bitwise equal, no record lost or twice",
+                       lambda r: f"{r['kills']} kills in {r['runs']} runs, all equal"),
+    "sigkill_supervisor": ("SIGKILL of the supervisor at random points, resumed: bitwise equal, no process left",
+                           lambda r: f"{r['kills']} kills, {r['runs']} outputs, all equal, {r['orphans']} processes left"),
+    "ctrl_c": ("Ctrl-C at random points: ends in time, valid journal, resumed bitwise equal",
+               lambda r: f"{r['signals']} signals, {r['runs']} outputs, all equal; slowest end "
+                         f"{r['slowest_end_seconds']:.2f} s"),
+    "failing_calls": ("every allocation, file call and thread start of the command fails, site by site: documented exit "
+                      "code, nothing left open, resumed bitwise equal",
+                      lambda r: f"{r['sites_failed']} of {r['sites']} sites: " + ", ".join(
+                          f"{kind} {counts['failed']}" for kind, counts in sorted(r["kinds"].items()))),
+    "failing_devices": ("every call of a device fails in turn (lost, out of memory, wrong): read = ok + failed, or what is "
+                        "lost is told",
+                        lambda r: f"{r['calls_failed']} calls, {r['runs_wrong']} wrong"),
+    "backpressure": ("a producer 100 times as fast as the device: memory within the cap and a tenth",
+                     lambda r: f"{r['records']:,} records, {r['producer_times_faster']:.0f} times, "
+                               f"{mebibytes(r['grown_bytes'])} of {mebibytes(r['cap_bytes'])}"),
+    "slow_device": ("one of three devices four times slower: share of the ideal rate, at least nine tenths",
+                    lambda r: percent(r["share_of_ideal"])),
+    "lost_device": ("one of three devices lost: share of what is left, from one second after, at least nine tenths",
+                    lambda r: percent(r["share_of_what_is_left_after_1_s"])),
+    "cpu_layers": ("fuzzed layers and routings of the CPU against the oracle",
+                   lambda r: f"{r['layers']:,} layers, {r['failed']} failed"),
+    "fuzzers": ("libFuzzer targets (in `make test` a stage of its own)",
+                lambda r: f"{r['targets']} targets, {r['seconds_each']} s each, {r['executions_in_all']:,} inputs"),
+}
+GPU_SAID = {
+    "fuzzed_layers": ("fuzzed layers, bit for bit against the host model",
+                      lambda r: f"{r['layers']:,} layers, {r['elements']:,} elements, {r['differing']} differ"),
+    "equal_launches": ("the same launch again and again beside other work",
+                       lambda r: f"{r['launches']:,} launches of {r['configurations']} layers, {r['differing_bytes']} bytes differ"),
+    "guard_pages": ("every array against unmapped pages",
+                    lambda r: f"{r['layers']} layers, {r['arrays']} arrays, no access beside them"),
+    "soak": ("soak with golden results",
+             lambda r: f"{r['seconds']:.0f} s, {r['launches']:,} launches, {r['differing_bytes']} bytes differ, free memory "
+                       f"less by {mebibytes(r['free_memory_drift_bytes'])}"),
+    "out_of_memory": ("the device's memory runs out",
+                      lambda r: f"{r['steps']} steps: {r['refused']} refused, {r['smaller']} smaller, {r['whole']} whole"),
+    "device_lost": ("a device lost in this process is named and refused", lambda r: "yes"),
+    "illegal_address": ("an illegal address in a worker process: the record fails alone",
+                        lambda r: f"{r['found']} of {r['planted']} found, {r['worker_deaths']} processes started again"),
+    "hanging_kernel": ("a kernel that does not end in time: the record fails alone",
+                       lambda r: f"{r['found']} of {r['planted']} found, {r['worker_deaths']} processes started again"),
+}
+
+
+def cell(results, name, say):
+    if results is None or name not in results["rows"]:
+        return NOT_RUN if results is None else ""
+    row = results["rows"][name]
+    return say(row) if row["ok"] else "FAILED"
+
+
+def table(columns, rows):
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def tables():
+    """The whole part between the markers."""
+    bounded, long, gpu = content("ci"), content("long"), content("gpu")
+    parts = [table(["what happens, and what is asked", "bounded run", "long run"],
+                   [[words, cell(bounded, name, say), cell(long, name, say)] for name, (words, say) in SAID.items()])]
+    machines = [f"The {kind} run was on {r['machine']['processor']}, {r['machine']['processors']} processors" +
+                (f", {percent(r['scale'])} of the full numbers" if r.get("scale", 1) != 1 else "")
+                for kind, r in (("bounded", bounded), ("long", long)) if r is not None]
+    parts.append(". ".join(machines) + ".\n" if machines else "")
+    parts.append(table(["on a GPU", "long run" if gpu is None else gpu["gpu"]],
+                       [[words, cell(gpu, name, say)] for name, (words, say) in GPU_SAID.items()]))
+    return "\n".join(part for part in parts if part)

@@ -1,0 +1,248 @@
+// endurance_faults FOLDER: `tessera classify` in this process, again and again, each time with one call that fails:
+// every allocation, every file call and every start of a thread of its own code, site by site. Prints JSON.
+//
+// After each: an exit code that is documented and a message that is not "internal"; nothing left that was taken; where
+// the output is there it is whole; and the same command with --resume completes it, byte for byte. Three runs are
+// broken so: one from the beginning, one that resumes, and one with worker processes.
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "commands.h"
+#include "endurance/fault_points.h"
+#include "guarded_command.h"
+#include "tessera/core/check.h"
+#include "worker_process.h"
+
+namespace tessera::testing {
+namespace {
+
+namespace fs = std::filesystem;
+constexpr unsigned kSecondsPerRun = 30;  // then it hangs, and the program ends by SIGALRM
+constexpr int64_t kRecords = 40;
+
+std::string content_of(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+/// Descriptor 2 leads to a file meanwhile.
+class CapturedMessages {
+ public:
+  explicit CapturedMessages(fs::path path) : path_(std::move(path)), kept_(dup(STDERR_FILENO)) {
+    const int file = ::creat(path_.c_str(), 0600);
+    dup2(file, STDERR_FILENO);
+    close(file);
+  }
+  std::string end() {
+    dup2(kept_, STDERR_FILENO);
+    close(kept_);
+    return content_of(path_);
+  }
+
+ private:
+  fs::path path_;
+  int kept_;
+};
+
+struct Outcome {
+  int exit_code = 0;
+  std::string messages;
+};
+
+int64_t open_descriptors() { return std::distance(fs::directory_iterator("/proc/self/fd"), fs::directory_iterator()); }
+
+class Harness {
+ public:
+  explicit Harness(fs::path folder) : folder_(std::move(folder)) {}
+
+  nlohmann::ordered_json run() {
+    const std::vector<std::string> plain = {"--threads=2"}, isolated = {"--threads=2", "--isolate"};
+    prepare();
+    nlohmann::ordered_json row = {{"ok", false}};
+    row["from_the_beginning"] = break_run(plain, false);
+    row["resumed"] = break_run(plain, true);
+    row["with_worker_processes"] = break_run(isolated, false);
+    row["problems"] = problems_;
+    row["ok"] = problems_.empty();
+    return row;
+  }
+
+ private:
+  Outcome classify(const std::vector<std::string>& more, bool resumes, const std::function<void()>& arm) {
+    CLI::App app;
+    const cli::Command command = cli::add_classify(app);
+    std::vector<std::string> arguments = {"--model=" + (folder_ / "model").string(),
+                                          "--input=" + (folder_ / "model" / "inputs.bin").string(),
+                                          "--format=ids",
+                                          "--device=cpu",
+                                          "--batch-size=4",
+                                          "--output=" + (folder_ / "out.csv").string(),
+                                          "--statistics=" + (folder_ / "statistics.json").string()};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    if (resumes) arguments.emplace_back("--resume");
+    std::reverse(arguments.begin(), arguments.end());
+    app.parse(std::move(arguments));
+    Outcome outcome;
+    alarm(kSecondsPerRun);
+    CapturedMessages messages(folder_ / "messages");
+    arm();
+    outcome.exit_code = cli::run_guarded(command);
+    seen_ = faults::stop();
+    outcome.messages = messages.end();
+    alarm(0);
+    return outcome;
+  }
+
+  void clean() const {
+    for (const char* name :
+         {"out.csv", "out.csv.partial", "out.csv.journal", "out.csv.manifest.json", "statistics.json"}) {
+      fs::remove(folder_ / name);
+    }
+  }
+
+  void prepare() {
+    {
+      CLI::App app;
+      const cli::Command command = cli::add_synth(app);
+      app.parse("--preset=small --inputs=" + std::to_string(kRecords) + " --output=" + (folder_ / "model").string());
+      TESSERA_CHECK(cli::run_guarded(command) == 0, "synth");
+    }
+    clean();
+    TESSERA_CHECK(classify({}, false, [] {}).exit_code == 0, "the undisturbed run");
+    golden_ = content_of(folder_ / "out.csv");
+    TESSERA_CHECK(std::count(golden_.begin(), golden_.end(), '\n') == kRecords + 1, golden_.size());
+    make_broken();
+  }
+
+  /// What a run leaves that could not write any more in the middle: partial output and journal.
+  void make_broken() {
+    clean();
+    classify({"--threads=2"}, false, faults::watch);
+    std::vector<faults::Site> writes;
+    for (const faults::Site& site : seen_.sites) {
+      if (site.call == "write" && site.num_calls > 3) writes.push_back(site);
+    }
+    for (const faults::Site& site : writes) {
+      clean();
+      const Outcome outcome = classify({"--threads=2"}, false, [&] { faults::fail_at(site.hash); });
+      if (outcome.exit_code != 4 || !fs::exists(folder_ / "out.csv.journal")) continue;
+      fs::create_directories(folder_ / "broken");
+      for (const char* name : {"out.csv.partial", "out.csv.journal"}) {
+        fs::copy_file(folder_ / name, folder_ / "broken" / name, fs::copy_options::overwrite_existing);
+      }
+      return;
+    }
+    TESSERA_CHECK(false, "no fault left a journal", writes.size());
+  }
+
+  void set_stage(bool resumes) const {
+    clean();
+    if (resumes) fs::copy(folder_ / "broken", folder_, fs::copy_options::overwrite_existing);
+  }
+
+  nlohmann::ordered_json break_run(const std::vector<std::string>& more, bool resumes) {
+    std::map<faults::Kind, int64_t> visited, failed, calls;
+    std::map<int, int64_t> codes;
+    std::set<uint64_t> known, done;
+    std::vector<faults::Site> waiting;
+    const auto note = [&](const faults::Seen& seen) {
+      for (const faults::Site& site : seen.sites) {
+        if (!known.insert(site.hash).second) continue;
+        ++visited[site.kind];
+        calls[site.kind] += site.num_calls;
+        waiting.push_back(site);
+      }
+    };
+    // Threads take turns in other ways each time: what comes up late is found by running again.
+    for (int i = 0; i < 3; ++i) {
+      set_stage(resumes);
+      TESSERA_CHECK(classify(more, resumes, faults::watch).exit_code == 0, "undisturbed");
+      note(seen_);
+    }
+    while (!waiting.empty()) {
+      const faults::Site site = waiting.back();
+      waiting.pop_back();
+      bool reached = false;
+      for (int attempt = 0; attempt < 5 && !reached; ++attempt) {
+        set_stage(resumes);
+        const Outcome outcome = break_once(more, resumes, site);
+        reached = seen_.has_failed;
+        ++codes[outcome.exit_code];
+        note(seen_);
+      }
+      failed[site.kind] += reached;
+    }
+    nlohmann::ordered_json result;
+    for (const auto& [kind, count] : visited) {
+      result[faults::kKindNames[static_cast<int>(kind)]] = {{"sites", count}, {"failed", failed[kind]}};
+    }
+    for (const auto& [code, count] : codes) result["exit_codes"][std::to_string(code)] = count;
+    return result;
+  }
+
+  Outcome break_once(const std::vector<std::string>& more, bool resumes, const faults::Site& site) {
+    const int64_t descriptors = open_descriptors(), blocks = faults::live_blocks();
+    Outcome outcome = classify(more, resumes, [&] { faults::fail_at(site.hash); });
+    const std::string where = str_cat(site.call, " ", site.hash, ": exit code ", outcome.exit_code, ", '",
+                                      outcome.messages.substr(0, 300), "'");
+    if (open_descriptors() != descriptors) problem(where + ": descriptors are left open");
+    const int64_t left = faults::live_blocks() - blocks - held_by(outcome);
+    if (left != 0) problem(str_cat(where, ": ", left, " blocks of memory are left"));
+    static const std::set<int> kDocumented = {0, 2, 3, 4, 5};
+    if (!kDocumented.contains(outcome.exit_code) || outcome.messages.find("internal:") != std::string::npos) {
+      problem(where);
+    }
+    const bool is_whole = fs::exists(folder_ / "out.csv") && content_of(folder_ / "out.csv") == golden_;
+    if (fs::exists(folder_ / "out.csv") && !is_whole) problem(where + ": an output that is not whole has its name");
+    if ((outcome.exit_code == 0 || outcome.exit_code == 5) && !is_whole) problem(where + ": no output");
+    faults::Seen seen = seen_;
+    const Outcome again = classify({"--threads=2"}, true, [] {});
+    if (again.exit_code != 0 || content_of(folder_ / "out.csv") != golden_) {
+      problem(str_cat(where, ": the same with --resume: exit code ", again.exit_code, ", '",
+                      again.messages.substr(0, 200), "'"));
+    }
+    seen_ = std::move(seen);
+    return outcome;
+  }
+
+  /// The messages are memory of the heap as well, and sites that were seen.
+  int64_t held_by(const Outcome& outcome) const { return (outcome.messages.size() > 15 ? 1 : 0) + sites_blocks(); }
+  int64_t sites_blocks() const { return 0; }
+
+  void problem(const std::string& text) {
+    if (problems_.size() < 20) problems_.push_back(text);
+  }
+
+  fs::path folder_;
+  std::string golden_;
+  faults::Seen seen_;
+  std::vector<std::string> problems_;
+};
+
+}  // namespace
+}  // namespace tessera::testing
+
+int main(int argc, char** argv) {
+  if (argc > 1 && std::string(argv[1]) == tessera::cli::kWorkerCommand) {
+    return tessera::cli::run_guarded([&] { return tessera::cli::run_worker_process({argv + 2, argv + argc}); });
+  }
+  if (argc != 2) return 2;
+  std::signal(SIGPIPE, SIG_IGN);
+  const nlohmann::ordered_json row = tessera::testing::Harness(argv[1]).run();
+  std::printf("%s\n", row.dump().c_str());
+  return row["ok"].get<bool>() ? 0 : 1;
+}
