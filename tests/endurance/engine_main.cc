@@ -134,7 +134,7 @@ double ideal_rate(const std::vector<std::chrono::microseconds>& delays) {
 
 Row slow_device(double seconds) {
   using std::chrono::microseconds;
-  const std::vector<microseconds> delays = {microseconds(5000), microseconds(5000), microseconds(20000)};
+  const std::vector<microseconds> delays = {microseconds(20000), microseconds(20000), microseconds(80000)};
   const double ideal = ideal_rate(delays);
   const auto num_records = static_cast<int64_t>(ideal * seconds);
   EngineOptions options{.batch_size = 256};
@@ -152,12 +152,12 @@ Row slow_device(double seconds) {
 
 Row lost_device(double seconds) {
   using std::chrono::microseconds;
-  const std::vector<microseconds> delays(3, microseconds(5000));
+  const std::vector<microseconds> delays(3, microseconds(20000));
   const double whole = ideal_rate(delays), rest = whole * 2 / 3;
   const auto num_records = static_cast<int64_t>(whole * seconds / 3 + rest * seconds * 2 / 3);
   std::vector<std::unique_ptr<Classifier>> made = devices(delays);
   auto& lost = dynamic_cast<FakeClassifier&>(*made[1]);
-  lost.device_fails_at = static_cast<int64_t>(seconds / 3 * 1e6 / 5000);
+  lost.device_fails_at = static_cast<int64_t>(seconds / 3 * 1e6 / 20000);
   std::atomic<int64_t> num_lost{0};
   lost.num_entered = &num_lost;
   EngineOptions options{.batch_size = 256};

@@ -17,6 +17,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdarg>
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -38,10 +39,19 @@ struct Slot {
   const char* call = nullptr;
 };
 
-std::array<Slot, kTable> slots;
+/// In memory that a child shares with its parent, so that what a child saw outlives it.
+struct Shared {
+  std::array<Slot, kTable> slots;
+  std::atomic<bool> has_failed{false};
+};
+Shared& shared() {
+  static auto* const memory =
+      new (mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)) Shared;
+  return *memory;
+}
 std::atomic<bool> is_watching{false};
 std::atomic<uint64_t> to_fail{0};
-std::atomic<bool> has_failed{false};
+std::atomic<int64_t> calls_to_pass{0};
 std::atomic<int64_t> num_live{0};
 thread_local bool is_inside = false;
 
@@ -96,6 +106,7 @@ uint64_t site_of(const char* call) {
   const uint64_t hash = site_of(call);
   bool now = false;
   if (hash != 0) {
+    auto& slots = shared().slots;
     for (size_t i = hash % kTable;; i = (i + 1) % kTable) {
       uint64_t empty = 0;
       if (slots[i].hash == hash || slots[i].hash.compare_exchange_strong(empty, hash) || empty == hash) {
@@ -107,8 +118,8 @@ uint64_t site_of(const char* call) {
       }
     }
     uint64_t wanted = hash;
-    now = to_fail.compare_exchange_strong(wanted, 0);
-    if (now) has_failed = true;
+    now = to_fail == hash && calls_to_pass-- <= 0 && to_fail.compare_exchange_strong(wanted, 0);
+    if (now) shared().has_failed = true;
   }
   is_inside = false;
   return now;
@@ -120,11 +131,11 @@ void start(uint64_t hash) {
     backtrace(frames, 2);  // its library is loaded by the first call
     dl_iterate_phdr(note_library, nullptr);
   }
-  for (Slot& slot : slots) {
+  for (Slot& slot : shared().slots) {
     slot.hash = 0;
     slot.num_calls = 0;
   }
-  has_failed = false;
+  shared().has_failed = false;
   to_fail = hash;
   is_watching = true;
 }
@@ -137,12 +148,16 @@ Function next(const char* name) {
 }  // namespace
 
 void watch() { start(0); }
-void fail_at(uint64_t hash) { start(hash); }
+void fail_at(uint64_t hash, int64_t call) {
+  calls_to_pass = call;
+  start(hash);
+}
+void pause() { is_watching = false; }
 Seen stop() {
   is_watching = false;
   Seen seen;
-  seen.has_failed = has_failed;
-  for (const Slot& slot : slots) {
+  seen.has_failed = shared().has_failed;
+  for (const Slot& slot : shared().slots) {
     if (slot.hash != 0) seen.sites.push_back({slot.hash, slot.kind, slot.num_calls, slot.call});
   }
   return seen;

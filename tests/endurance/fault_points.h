@@ -34,7 +34,10 @@ struct Seen {
 };
 
 void watch();
-void fail_at(uint64_t hash);
+/// The call there of this number, from 0, fails; once.
+void fail_at(uint64_t hash, int64_t call = 0);
+/// No further call counts or fails.
+void pause();
 Seen stop();
 
 /// Blocks that are allocated now.

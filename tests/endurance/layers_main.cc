@@ -16,6 +16,10 @@
 namespace tessera::testing {
 namespace {
 
+// Rows are narrow here, and the limit of a row is that of wide ones: it grows as it does on a GPU. The bound of every
+// element stays as it is.
+constexpr Sums kNarrowSums{kCpuSums.accumulator_unit, kWgmmaSums.narrow_rows};
+
 struct Counts {
   std::mutex mutex;
   std::vector<std::string> problems;  // guarded by mutex
@@ -34,7 +38,7 @@ void run_one(uint64_t seed, Counts& counts) {
   try {
     const LayerData data(c, seed);
     const std::vector<std::byte> out = data.run(1);
-    problem = judge(c, out, data.reference(unit_of(c, kCpuSums)), kCpuSums);
+    problem = judge(c, out, data.reference(unit_of(c, kNarrowSums)), kNarrowSums);
     if (problem.empty() && data.run(3) != out) problem = "other bits on three threads";
     counts.elements += int64_t{c.tokens} * c.hidden;
   } catch (const std::exception& error) {
