@@ -29,7 +29,7 @@ namespace tessera::testing::faults {
 namespace {
 
 constexpr int kFrames = 24;      // looked at
-constexpr int kDepth = 3;        // frames of this program that make a site
+constexpr int kDepth = 2;        // frames of this program that make a site
 constexpr size_t kTable = 8192;  // sites, a power of two; no memory of the heap
 
 struct Slot {

@@ -180,6 +180,8 @@ class Harness {
     const auto note = [&](const faults::Seen& seen) {
       for (const faults::Site& site : seen.sites) {
         if (!known.insert(site.hash).second) continue;
+        // An allocation that has failed in an earlier stage need not again: there are many.
+        if (site.kind == faults::Kind::allocation && !allocations_.insert(site.hash).second) continue;
         ++visited[site.kind];
         calls[site.kind] += site.num_calls;
         waiting.push_back(site);
@@ -247,6 +249,7 @@ class Harness {
   fs::path folder_;
   std::string golden_;
   faults::Seen seen_;
+  std::set<uint64_t> allocations_;  // sites
   std::vector<std::string> problems_;
 };
 
