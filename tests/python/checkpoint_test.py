@@ -1,9 +1,12 @@
 """Layers loaded from checkpoints of every family and format: the same bits as layers of the same arrays, and a corpus of
 broken checkpoints, each refused by file and tensor."""
+import ctypes
 import json
 import os
 import pathlib
 import re
+import subprocess
+import sys
 import tempfile
 import unittest
 import unittest.mock
@@ -216,7 +219,6 @@ def made_exponents(shape, low, high):
 def array_of(layer, name, dtype):
     """A copy of what a loaded layer's array holds."""
     given = layer._views[name]
-    import ctypes
     text = ctypes.string_at(given.pointer, given.num_bytes)
     return numpy.frombuffer(text, dtype).reshape(given.shape)
 
@@ -230,17 +232,16 @@ class Memory(Folders):
                    "print(layer.loaded.weight_bytes, grown)")
         for family, form in (("qwen3_moe", "BF16"), ("gpt_oss", "BF16"), ("gpt_oss", "mxfp4")):
             with self.subTest(family=family, form=form), tempfile.TemporaryDirectory() as folder:
-                sizes = {"HIDDEN": 1024, "WIDTH": 1024, "EXPERTS": 16}
+                sizes = {"HIDDEN": 512, "WIDTH": 512, "EXPERTS": 24}
                 with unittest.mock.patch.multiple(support, **sizes):
                     made = Checkpoint(pathlib.Path(folder) / "model", family, form, num_layers=1)
                 for key, value in made.config.items():
-                    replaced = {WIDTH: 1024, EXPERTS: 16}.get(value) if key != "num_experts_per_tok" else None
+                    replaced = {WIDTH: 512, EXPERTS: 24}.get(value) if key != "num_experts_per_tok" else None
                     made.config[key] = replaced if replaced and isinstance(value, int) else value
                 path = made.write()
-                import subprocess, sys
                 text = subprocess.run([sys.executable, "-c", program, path], text=True, check=True, capture_output=True).stdout
                 weights, grown = map(int, text.split())
-                one_tensor = 2 * 1024 * 1024 * 2 if form != "mxfp4" else 2 * 1024 * 1024
+                one_tensor = 2 * 512 * 512 * (1 if form == "mxfp4" else 2)
                 self.assertLess(grown, weights + 2 * one_tensor + (6 << 20), (weights, grown))
 
 
