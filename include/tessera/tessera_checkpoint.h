@@ -5,8 +5,8 @@
  *   tessera_load_options_init(&options); options.layer = 3;
  *   tessera_layer_plan_create(checkpoint, &options, &plan);            what a layer needs: configuration and sizes
  *   tessera_layer_plan_get(plan, &config, &sizes);
- *   tessera_layer_plan_read(plan, &memory, NULL, NULL);                into the caller's memory, then
- * tessera_moe_create
+ *   tessera_layer_plan_read(plan, &memory, NULL, NULL);                into the caller's memory
+ *   tessera_moe_create(&config, &weights, &layer);
  *
  * Which families and formats, and what is refused: tessera/checkpoint/checkpoint.h, load_layer.h.
  */
