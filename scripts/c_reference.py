@@ -45,7 +45,7 @@ def declarations(text):
 def name_of(declaration):
     """What the reader looks for: the functions, else the type."""
     functions = re.findall(r"\b(tessera_\w+)\(", declaration)
-    types = re.findall(r"^typedef (?:enum|struct) (tessera_\w+)|^enum \{ (\w+)", declaration)
+    types = re.findall(r"^typedef (?:enum|struct) (tessera_\w+)|^enum \{ (\w+)|^typedef \w+ \(\*(tessera_\w+)\)", declaration)
     return ", ".join(f"`{name}`" for name in dict.fromkeys(functions or [next(filter(None, t)) for t in types]))
 
 
