@@ -400,9 +400,9 @@ std::string LayerTensors::describe() const {
     case Layout::per_expert: return what + ", tensors of each expert";
     case Layout::fused: return what + ", tensors of all experts";
     case Layout::transposed: return what + ", tensors of all experts, transposed";
-    case Layout::blocks: return what + ", tensors of all experts";
+    case Layout::blocks: break;
   }
-  return what;
+  return what + ", tensors of all experts";
 }
 
 LayerTensors find_layer_tensors(const CheckpointParts& parts, int32_t layer) {
