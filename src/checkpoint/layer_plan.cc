@@ -80,7 +80,7 @@ class Planner {
   }
 
   void add_expert(int32_t i) {
-    add_projections(tensors_.experts[static_cast<size_t>(config_.first_expert + i)], i, width(),
+    add_projections(tensors_.experts[static_cast<size_t>(config_.first_expert) + static_cast<size_t>(i)], i, width(),
                     {LayerArray::gate_up, LayerArray::down, LayerArray::gate_up_scale, LayerArray::down_scale});
   }
 
