@@ -4,7 +4,7 @@ include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/tessera)
-set(layers core batching cuda cpu moe io classifier)
+set(layers core batching cuda cpu moe io checkpoint classifier)
 foreach(layer IN LISTS layers)
   set_target_properties(tessera_${layer} PROPERTIES EXPORT_NAME ${layer})
   install(TARGETS tessera_${layer} EXPORT tesseraTargets

@@ -8,7 +8,12 @@ import re
 import sys
 
 INCLUDE = pathlib.Path(__file__).resolve().parent.parent / "include" / "tessera"
+<<<<<<< HEAD
 HEADERS = ("tessera.h", "tessera_moe.h", "tessera_quantize.h", "tessera_router.h", "tessera_classifier.h")
+=======
+HEADERS = ("tessera.h", "tessera_moe.h", "tessera_quantize.h", "tessera_checkpoint.h",
+           "tessera_classifier.h")
+>>>>>>> 3f2aed6 (docs, python: Loading a checkpoint and serving a model; doctor names engines, plug-ins, driver and paths)
 HEAD = """# C interface
 
 Made by `scripts/c_reference.py` from the headers; the tests compare the two. Include `tessera/tessera.h`, link `libtessera`
@@ -40,7 +45,7 @@ def declarations(text):
 def name_of(declaration):
     """What the reader looks for: the functions, else the type."""
     functions = re.findall(r"\b(tessera_\w+)\(", declaration)
-    types = re.findall(r"^typedef (?:enum|struct) (tessera_\w+)|^enum \{ (\w+)", declaration)
+    types = re.findall(r"^typedef (?:enum|struct) (tessera_\w+)|^enum \{ (\w+)|^typedef \w+ \(\*(tessera_\w+)\)", declaration)
     return ", ".join(f"`{name}`" for name in dict.fromkeys(functions or [next(filter(None, t)) for t in types]))
 
 

@@ -20,6 +20,7 @@ Made by `scripts/cli_reference.py` from the command's own help; the tests compar
 | [`convert`](#convert) | between the school's format and a checkpoint; ids to embeddings |
 | [`synth`](#synth) | writes a synthetic model of any size, and inputs for it |
 | [`doctor`](#doctor) | says what this machine offers and tries it |
+| [`inspect`](#inspect) | says what a checkpoint on disk holds and how its layers would run here |
 | [`bench`](#bench-classify) | measures [the classifier](#bench-classify) or [an MoE layer](#bench-moe) |
 | [`explain`](#explain-moe) | shows the plan of an MoE layer on a GPU, without one |
 

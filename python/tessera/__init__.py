@@ -8,8 +8,9 @@ __init__.pyi beside this file is the reference.
 
 from typing import Any, Literal
 
+from ._checkpoint import Loaded, inspect_checkpoint, load_layer
 from ._classifier import Classifier, Prediction
-from ._doctor import Device, Doctor, doctor, why_unusable
+from ._doctor import Device, Doctor, Engine, doctor, why_unusable
 from ._layer import (MoELayer, convert_scales, moe, moe_limits, prepare_weights, quantize_blocks, quantize_rows,
                      route)
 from ._native import (ACTIVATIONS, CHANNEL_GRIDS, GATE_UP_ORDERS, ROUTER_KINDS, SCALE_GRIDS, WEIGHT_FORMATS, MoELimits,
@@ -23,6 +24,7 @@ ScaleGrid = Literal[SCALE_GRIDS + CHANNEL_GRIDS]
 RouterKind = Literal[ROUTER_KINDS]
 Array = Any
 
-__all__ = ["Activation", "Array", "Classifier", "Device", "Doctor", "GateUpOrder", "MoELayer", "MoELimits",
-           "Prediction", "RouterKind", "ScaleGrid", "TesseraError", "WeightFormat", "__version__", "convert_scales",
-           "doctor", "moe", "moe_limits", "prepare_weights", "quantize_blocks", "quantize_rows", "route", "why_unusable"]
+__all__ = ["Activation", "Array", "Classifier", "Device", "Doctor", "Engine", "GateUpOrder", "Loaded", "MoELayer",
+           "MoELimits", "Prediction", "RouterKind", "ScaleGrid", "TesseraError", "WeightFormat", "__version__", "convert_scales",
+           "doctor", "inspect_checkpoint", "load_layer", "moe", "moe_limits", "prepare_weights", "quantize_blocks",
+           "quantize_rows", "route", "why_unusable"]

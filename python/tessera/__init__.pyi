@@ -9,7 +9,8 @@ Arrays are NumPy arrays, PyTorch tensors, or anything with ``__dlpack__`` (CuPy,
 expected. On a GPU the work is enqueued on the current stream of the tensor's framework, or on ``stream``.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from os import PathLike
 from typing import Any, Literal, NamedTuple
 
 import numpy
@@ -119,6 +120,8 @@ class MoELayer:
     have static scales each, a shared expert's is the last of E + 1.
     """
 
+    loaded: Loaded | None  # of load_layer
+
     def __init__(
         self,
         gate_up: Array,
@@ -169,6 +172,50 @@ class MoELayer:
     intermediate_size: int
     num_experts: int
     top_k: int
+
+class Loaded(NamedTuple):
+    path: str
+    layer: int
+    shard: tuple[int, int]
+    weight_format: str
+    dtype: str  # of x and out, and of dense weights
+    read_bytes: int  # from disk
+    weight_bytes: int  # in memory
+    seconds: float
+    num_blocks: int  # of 128 x 128 that MXFP4 weights have; 0 for other formats
+    num_exact_blocks: int  # of these, the ones that fp8-block holds to the bit
+
+def load_layer(
+    path: str | PathLike[str],
+    *,
+    layer: int,
+    device: Any = "cpu",
+    shard: tuple[int, int] = (0, 1),
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+    weight_format: WeightFormat | None = None,
+    shared_expert: bool | None = None,
+    num_threads: int = 0,
+    progress: bool | Callable[[int, int], object] | None = None,
+) -> MoELayer:
+    """One MoE layer of a checkpoint on disk: a folder of config.json and safetensors as Hugging Face's libraries save it,
+    of Qwen3-MoE, Qwen3-Next, Mixtral, OLMoE, DeepSeek-V3, GLM-4.5, gpt-oss or MiniMax-M2, in one file or several with an
+    index, with tensors of each expert or of all experts.
+
+    layer: as the checkpoint counts. device: "cpu", "cuda", "cuda:1", a torch.device, or a number, -1 for the CPU.
+    shard (i, n): experts E * i // n and on, up to the next shard's; ids stay those of the whole model, other experts' add
+    nothing. dtype: of x, out and dense weights; None: as stored, bfloat16 where weights have 8 bits or less; another type
+    than the stored one is rounded to. weight_format: what MXFP4 becomes; None: "fp8-block" if that holds every number to
+    the bit, else "dense". shared_expert: None loads it with shard 0, so that shards add up. progress: None draws a bar
+    where standard error is a terminal; a function is told bytes read so far and in all.
+
+    Every name, shape and type is checked before a weight is read: ValueError names file and tensor. Weights go straight
+    to where they stay, PyTorch tensors where PyTorch is imported, else memory of the library; beside them there is never
+    more than one tensor. Ctrl-C ends it. The layer's attribute ``loaded`` is a Loaded.
+    """
+
+def inspect_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
+    """What a checkpoint holds and how each layer with experts would run here, without reading a weight: what ``tessera
+    inspect --json`` prints. ValueError names file and tensor; what is wrong with one layer is in its "problem"."""
 
 def prepare_weights(
     gate_up: Array, down: Array, *, gated: bool = True, stream: int | None = None
@@ -279,15 +326,29 @@ class Device(NamedTuple):
     usable: bool
     why_not: str  # "" where usable
 
+class Engine(NamedTuple):
+    name: str  # "torch", "transformers", "vllm", "sglang"
+    version: str  # "" where it is not installed
+    plugin: bool  # whether it would find Tessera's experts, in this process
+    why_not: str  # "" where it would
+
 class Doctor(NamedTuple):
     version: str
     library: str  # path of the shared library
     devices: tuple[Device, ...]
     torch: str  # version, or "" where PyTorch is not installed
     problems: tuple[str, ...]  # empty: a layer was computed on every usable device and was right
+    engines: tuple[Engine, ...]  # none of them is imported to find out
+    why_no_gpu: str  # "" where there is one, usable or not
+    driver: str  # version of NVIDIA's driver; "" where none is loaded
+    python: str
+    package: str  # folder of this package
+    def json(self) -> str:
+        """The same as a JSON object. ``print(report)`` is for people; ``python -m tessera doctor`` does that."""
 
 def doctor() -> Doctor:
-    """What this installation can do here, found out by doing it: a small layer on every usable device, checked."""
+    """What this installation can do here, found out by doing it: a small layer on every usable device, checked; and which
+    engines are installed, and whether they find the plug-ins."""
 
 def why_unusable(device: int) -> str:
     """Empty if layers and classifiers run on this device, else the reason. The number of a CUDA device, or -1 for the CPU;

@@ -2,6 +2,12 @@
 
 import ctypes
 import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import re
+import sys
 from typing import NamedTuple
 
 import numpy
@@ -20,23 +26,133 @@ class Device(NamedTuple):
     why_not: str
 
 
+class Engine(NamedTuple):
+    name: str
+    version: str  # "" where it is not installed
+    plugin: bool  # whether it would find Tessera's experts
+    why_not: str  # "" where it would
+
+
 class Doctor(NamedTuple):
     version: str
     library: str
     devices: tuple[Device, ...]
     torch: str
     problems: tuple[str, ...]
+    engines: tuple[Engine, ...]
+    why_no_gpu: str
+    driver: str
+    python: str
+    package: str
+
+    def json(self):
+        """The same as a JSON object."""
+        plain = self._asdict()
+        plain["devices"] = [device._asdict() for device in self.devices]
+        plain["engines"] = [engine._asdict() for engine in self.engines]
+        return json.dumps(plain, indent=2)
+
+    def __str__(self):
+        lines = [("tessera", self.version), ("library", self.library), ("package", self.package), ("python", self.python),
+                 ("driver", self.driver or "none")]
+        for device in self.devices:
+            where = "CPU" if device.index == CPU else f"cuda:{device.index}"
+            lines.append((where, f"{device.name}: {'usable' if device.usable else device.why_not}"))
+        if self.why_no_gpu:
+            lines.append(("GPU", f"none: {self.why_no_gpu}"))
+        for engine in self.engines:
+            state = engine.version or "not installed"
+            if engine.version and engine.name != "torch":
+                state += ", finds the plug-in" if engine.plugin else f", without the plug-in: {engine.why_not}"
+            lines.append((engine.name, state))
+        lines += [("problem", problem) for problem in self.problems]
+        lines.append(("healthy" if not self.problems else "NOT healthy", ""))
+        return "\n".join(f"{name:<13}{value}".rstrip() for name, value in lines)
 
 
 def doctor():
-    """What this installation can do here: a small layer on every usable device, checked."""
-    devices = tuple(_describe(index) for index in range(CPU, _native.num_devices()))
+    """What this installation can do here: a small layer on every usable device, checked; the engines that are installed."""
+    num_devices = _native.num_devices()
+    devices = tuple(_describe(index) for index in range(CPU, num_devices))
     problems = tuple(problem for device in devices if device.usable for problem in _try(device.index))
+    return Doctor(_native.VERSION, str(_native.PATH), devices, _version("torch"), problems, _engines(),
+                  "" if num_devices else _why_no_gpu(), _driver(), f"{platform.python_version()} ({sys.executable})",
+                  str(pathlib.Path(__file__).parent))
+
+
+def _version(name):
     try:
-        torch = importlib.metadata.version("torch")
+        return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        torch = ""
-    return Doctor(_native.VERSION, str(_native.PATH), devices, torch, problems)
+        return ""
+
+
+def _engines():
+    """Each engine, whether it is installed, and whether it would find the plug-in. None of them is imported."""
+    found = []
+    for name, why_not in (("torch", _why_no_operator), ("transformers", _why_not_in_transformers), ("vllm", _why_not_in_vllm),
+                          ("sglang", _why_not_in_sglang)):
+        version = _version(name)
+        reason = why_not() if version else "not installed"
+        found.append(Engine(name, version, not reason, reason))
+    return tuple(found)
+
+
+def _why_no_operator():
+    return "" if "tessera._torch" in sys.modules else "torch.ops.tessera comes with the first tensor, or import tessera.torch_ops"
+
+
+def _why_not_in_transformers():
+    module = sys.modules.get("transformers.integrations.moe")
+    try:
+        registered = module is not None and "tessera" in module.ALL_EXPERTS_FUNCTIONS.valid_keys()
+    except AttributeError:
+        registered = False
+    return "" if registered else "this process has not called tessera.transformers.register()"
+
+
+def _why_not_in_vllm():
+    entries = importlib.metadata.entry_points(group="vllm.general_plugins")
+    names = [entry.name for entry in entries if entry.value.partition(":")[0].split(".")[0] == "tessera_vllm"]
+    if not names:
+        return "the package tessera-vllm is not installed: pip install ./integrations/vllm in a checkout"
+    allowed = os.environ.get("VLLM_PLUGINS")
+    if allowed is not None and not set(names) & set(allowed.split(",")):
+        return f"VLLM_PLUGINS={allowed!r} leaves it out"
+    return ""
+
+
+def _why_not_in_sglang():
+    return "there is none for SGLang"
+
+
+def _driver():
+    """The version of NVIDIA's driver, "" where there is none."""
+    try:
+        text = pathlib.Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        return ""
+    matched = re.search(r"Kernel Module(?: for \S+)?\s+([\d.]+)", text)
+    return matched[1] if matched else text.partition("\n")[0].strip()
+
+
+def _why_no_gpu():
+    """The library's reason, and which NVIDIA devices are on the bus all the same."""
+    reason = lib.tessera_last_error().decode("utf-8", "replace") if lib.tessera_device_check(0) else ""
+    here = sorted(_nvidia_on_bus())
+    if here and not _driver():
+        reason += f"; an NVIDIA device is on the bus ({', '.join(here)}), and no driver is loaded"
+    return reason
+
+
+def _nvidia_on_bus():
+    nvidia, display = "0x10de", "0x03"
+    for device in pathlib.Path("/sys/bus/pci/devices").glob("*"):
+        try:
+            if (device / "vendor").read_text().strip() == nvidia and (device / "class").read_text().startswith(display):
+                yield device.name
+        except OSError:
+            continue
 
 
 def why_unusable(device):

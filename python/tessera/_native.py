@@ -95,6 +95,27 @@ class ClassifierOutputs(_Structure):
                 ("features", ctypes.c_void_p), ("status", ctypes.c_void_p)]
 
 
+class LoadOptions(_Structure):
+    _fields_ = [("struct_bytes", ctypes.c_size_t), ("layer", ctypes.c_int32), ("shard", ctypes.c_int32),
+                ("num_shards", ctypes.c_int32), ("device", ctypes.c_int32), ("dtype", ctypes.c_int32),
+                ("weight_format", ctypes.c_int32), ("shared_expert", ctypes.c_int32)]
+
+
+LAYER_ARRAYS = ("gate_up", "down", "gate_up_bias", "down_bias", "shared_gate_up", "shared_down", "gate_up_scale",
+                 "down_scale", "shared_gate_up_scale", "shared_down_scale")
+
+
+class LayerSizes(_Structure):
+    _fields_ = [("struct_bytes", ctypes.c_size_t), *((name, ctypes.c_size_t) for name in LAYER_ARRAYS),
+                ("read_bytes", ctypes.c_uint64), ("num_blocks", ctypes.c_int64), ("num_exact_blocks", ctypes.c_int64)]
+
+
+class LayerMemory(_Structure):
+    _fields_ = [("struct_bytes", ctypes.c_size_t), *((name, ctypes.c_void_p) for name in LAYER_ARRAYS)]
+
+
+PROGRESS = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64)
+
 _POINTER, _SIZE, _INT, _LONG, _STRING = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int32, ctypes.c_int64,
                                          ctypes.c_char_p)
 _REFERENCE = ctypes.POINTER
@@ -127,6 +148,16 @@ _PROTOTYPES = [
     ("tessera_router_config_init_sized", None, [_REFERENCE(RouterConfig), _SIZE]),
     ("tessera_route", _INT, [_REFERENCE(RouterConfig), _INT, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER,
                              _POINTER]),
+    ("tessera_checkpoint_open", _INT, [_STRING, _REFERENCE(_POINTER)]),
+    ("tessera_checkpoint_close", None, [_POINTER]),
+    ("tessera_checkpoint_description", _STRING, [_POINTER]),
+    ("tessera_load_options_init_sized", None, [_REFERENCE(LoadOptions), _SIZE]),
+    ("tessera_layer_sizes_init_sized", None, [_REFERENCE(LayerSizes), _SIZE]),
+    ("tessera_layer_memory_init_sized", None, [_REFERENCE(LayerMemory), _SIZE]),
+    ("tessera_layer_plan_create", _INT, [_POINTER, _REFERENCE(LoadOptions), _REFERENCE(_POINTER)]),
+    ("tessera_layer_plan_destroy", None, [_POINTER]),
+    ("tessera_layer_plan_get", _INT, [_POINTER, _REFERENCE(MoEConfig), _REFERENCE(LayerSizes)]),
+    ("tessera_layer_plan_read", _INT, [_POINTER, _REFERENCE(LayerMemory), PROGRESS, _POINTER]),
     ("tessera_classifier_options_init_sized", None, [_REFERENCE(ClassifierOptions), _SIZE]),
     ("tessera_classifier_info_init_sized", None, [_REFERENCE(ClassifierInfo), _SIZE]),
     ("tessera_classifier_outputs_init_sized", None, [_REFERENCE(ClassifierOutputs), _SIZE]),
@@ -140,6 +171,7 @@ _PROTOTYPES = [
 ]
 
 _NAMES = {MoEConfig: "tessera_moe_config", MoEWeights: "tessera_moe_weights", RouterConfig: "tessera_router_config",
+          LoadOptions: "tessera_load_options", LayerSizes: "tessera_layer_sizes", LayerMemory: "tessera_layer_memory",
           ClassifierOptions: "tessera_classifier_options", ClassifierInfo: "tessera_classifier_info",
           ClassifierOutputs: "tessera_classifier_outputs"}
 

@@ -4,7 +4,7 @@ import unittest
 
 from cli_support import CliTest, tessera
 
-COMMANDS = ("classify", "merge", "evaluate", "verify", "convert", "synth", "doctor", "bench classify", "bench moe",
+COMMANDS = ("classify", "merge", "evaluate", "verify", "convert", "synth", "doctor", "inspect", "bench classify", "bench moe",
             "explain moe", "explain bits")
 
 

@@ -196,7 +196,7 @@ class Package(InstalledCase):
 
     def test_an_unknown_component_is_named(self):
         message = self.refuse(*self.find_script("CONFIG REQUIRED COMPONENTS moe router"))
-        self.assertIn("component 'router' is unknown; this installation has: core, batching, moe, classifier, c", message)
+        self.assertIn("component 'router' is unknown; this installation has: core, batching, moe, checkpoint, classifier, c", message)
         self.succeed(*self.project("project(optional LANGUAGES NONE)\n"
                                    "find_package(tessera CONFIG REQUIRED COMPONENTS c OPTIONAL_COMPONENTS router)\n"
                                    "if(tessera_router_FOUND OR NOT tessera_c_FOUND OR NOT TARGET tessera::c)\n"

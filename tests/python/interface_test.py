@@ -4,6 +4,7 @@ import ctypes
 import gc
 import importlib.metadata
 import inspect
+import json
 import os
 import pathlib
 import re
@@ -13,6 +14,7 @@ import tempfile
 import textwrap
 import typing
 import unittest
+import unittest.mock
 
 import numpy
 import tessera
@@ -156,7 +158,12 @@ class Headers(unittest.TestCase):
 
     def setUp(self):
         text = "".join((ROOT / "include" / "tessera" / name).read_text()
+<<<<<<< HEAD
                        for name in ("tessera.h", "tessera_moe.h", "tessera_quantize.h", "tessera_router.h", "tessera_classifier.h"))
+=======
+                       for name in ("tessera.h", "tessera_moe.h", "tessera_quantize.h", "tessera_checkpoint.h",
+                                    "tessera_classifier.h"))
+>>>>>>> 3f2aed6 (docs, python: Loading a checkpoint and serving a model; doctor names engines, plug-ins, driver and paths)
         self.text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
 
     def members(self, name):
@@ -335,6 +342,34 @@ class Doctor(unittest.TestCase):
         self.assertTrue(pathlib.Path(report.library).exists())
         self.assertEqual((report.devices[0].index, report.devices[0].usable), (-1, True))
         self.assertTrue(report.devices[0].name.startswith("CPU"))
+
+    def test_engines_and_whether_they_find_the_plugins(self):
+        report = tessera.doctor()
+        self.assertEqual([engine.name for engine in report.engines], ["torch", "transformers", "vllm", "sglang"])
+        for engine in report.engines:
+            self.assertEqual(engine.plugin, not engine.why_not)
+            self.assertEqual(engine.version == "", engine.why_not == "not installed")
+        self.assertEqual(report.why_no_gpu != "", len(report.devices) == 1)
+        self.assertEqual(json.loads(report.json())["engines"][2]["name"], "vllm")
+        self.assertEqual(str(report).splitlines()[-1], "healthy")
+
+    def test_vllm_is_told_by_what_is_installed(self):
+        from tessera import _doctor
+        entry = importlib.metadata.EntryPoint("tessera", "tessera_vllm:register", "vllm.general_plugins")
+        with unittest.mock.patch.object(importlib.metadata, "entry_points", lambda group: [entry]):
+            with unittest.mock.patch.dict(os.environ):
+                os.environ.pop("VLLM_PLUGINS", None)
+                self.assertEqual(_doctor._why_not_in_vllm(), "")
+                os.environ["VLLM_PLUGINS"] = "other"
+                self.assertEqual(_doctor._why_not_in_vllm(), "VLLM_PLUGINS='other' leaves it out")
+        with unittest.mock.patch.object(importlib.metadata, "entry_points", lambda group: []):
+            self.assertIn("tessera-vllm is not installed", _doctor._why_not_in_vllm())
+
+    def test_as_a_program(self):
+        for options, parse in (([], str), (["--json"], json.loads)):
+            ran = subprocess.run([sys.executable, "-m", "tessera", "doctor", *options], text=True, capture_output=True)
+            self.assertEqual(ran.returncode, 0, ran.stderr)
+            self.assertIn("healthy" if not options else "engines", parse(ran.stdout))
 
     def test_a_wrong_layer_is_found(self):
         code, output = python("""

@@ -24,10 +24,11 @@ MAY_INCLUDE = {
     "cpu": {"core", "batching"},
     "moe": {"core", "batching", "cuda/core", "cuda/grouped", "cuda/kernels", "cpu"},
     "io": {"core"},
+    "checkpoint": {"core", "cuda/core", "moe", "io"},  # layers of published models, from disk
     "classifier": {"core", "batching", "cuda/core", "cuda/grouped", "cuda/kernels", "cpu", "moe", "io"},
-    "api": {"core", "cuda/core", "cpu", "moe", "io", "classifier"},  # the C interface
-    "tools": {"core", "batching", "cuda/core", "cuda/kernels", "cpu", "moe", "io", "classifier"},
-    "examples": {"core", "batching", "cuda/core", "moe", "classifier"},
+    "api": {"core", "cuda/core", "cpu", "moe", "io", "checkpoint", "classifier"},  # the C interface
+    "tools": {"core", "batching", "cuda/core", "cuda/kernels", "cpu", "moe", "io", "checkpoint", "classifier"},
+    "examples": {"core", "batching", "cuda/core", "moe", "checkpoint", "classifier"},
 }
 
 # Public headers of a folder whose layer has another name.

@@ -16,6 +16,7 @@ Command add_verify(CLI::App& app);
 Command add_convert(CLI::App& app);
 Command add_synth(CLI::App& app);
 Command add_doctor(CLI::App& app);
+Command add_inspect(CLI::App& app);
 Command add_bench_classify(CLI::App& app);
 Command add_bench_moe(CLI::App& app);
 Command add_explain_moe(CLI::App& app);

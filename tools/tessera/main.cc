@@ -93,6 +93,7 @@ Commands add_commands(CLI::App& app) {
   add("convert", "Between the school's format and a checkpoint; token ids to embeddings", add_convert);
   add("synth", "Write a synthetic model of any size, and inputs for it", add_synth);
   add("doctor", "Say what this machine offers and run a small model against the oracle", add_doctor);
+  add("inspect", "Say what a checkpoint on disk holds and how its layers would run here", add_inspect);
   CLI::App& bench = add_group("bench", "Measure a part of the library on this machine", kBenchFooter);
   add_to(bench, "classify", "The classifier against what this machine's copies, memory and products allow",
          add_bench_classify);

@@ -1,4 +1,4 @@
-"""Stand-ins for what the plug-in touches of vLLM 0.33, for machines without it: same names, same signatures, the least
+"""Stand-ins for what the plug-in touches of vLLM, for machines without it: same names, same signatures, the least
 behaviour. `install` puts them where vLLM's modules would be; test_signatures.py compares them with vLLM's source."""
 import abc
 import dataclasses
@@ -83,6 +83,8 @@ class FusedMoEQuantConfig:
     gemm1_clamp_limit: float | None = None
     w1_bias: torch.Tensor | None = None  # properties of vLLM's, as the next
     w2_bias: torch.Tensor | None = None
+    w1_scale: torch.Tensor | None = None
+    w2_scale: torch.Tensor | None = None
 
 
 @dataclasses.dataclass
@@ -190,6 +192,18 @@ class FusedMoEExperts(abc.ABC):
         return False
 
     @property
+    def expects_unquantized_inputs(self):
+        return False
+
+    @property
+    def w1_scale(self):
+        return self.quant_config.w1_scale
+
+    @property
+    def w2_scale(self):
+        return self.quant_config.w2_scale
+
+    @property
     def w1_bias(self):
         return self.quant_config.w1_bias
 
@@ -239,6 +253,21 @@ class UnquantizedFusedMoEMethod(CustomOp):
 
 UnquantizedFusedMoEMethod.name = "unquantized_fused_moe"  # by vLLM's decorator CustomOp.register
 
+kFp8Static128BlockSym = "fp8, static blocks"  # QuantKeys of vLLM's, as the next
+kFp8Dynamic128Sym = "fp8, dynamic groups of 128"
+kFp8StaticChannelSym = "fp8, static rows"
+kFp8DynamicTokenSym = "fp8, dynamic rows"
+
+
+class Fp8MoeBackend(enum.Enum):
+    TRITON = "TRITON"
+    DEEPGEMM = "DEEPGEMM"
+
+
+def backend_to_kernel_cls(backend):
+    return [TritonExperts]
+
+
 _LAYERS = "vllm.model_executor.layers.fused_moe"
 MODULES = {
     "vllm.logger": ("init_logger",),
@@ -251,6 +280,9 @@ MODULES = {
                                   "TopKWeightAndReduce"),
     f"{_LAYERS}.topk_weight_and_reduce": ("TopKWeightAndReduceNoOP",),
     f"{_LAYERS}.oracle.unquantized": ("UnquantizedMoeBackend", "select_unquantized_moe_backend"),
+    f"{_LAYERS}.oracle.fp8": ("Fp8MoeBackend", "backend_to_kernel_cls"),
+    "vllm.model_executor.layers.quantization.utils.quant_utils": (
+        "kFp8Static128BlockSym", "kFp8Dynamic128Sym", "kFp8StaticChannelSym", "kFp8DynamicTokenSym"),
     f"{_LAYERS}.unquantized_fused_moe_method": ("UnquantizedFusedMoEMethod",),
 }
 

@@ -25,7 +25,7 @@ fake_vllm.install()
 
 import tessera
 import tessera_vllm
-from tessera_vllm import experts as plugin
+from tessera_vllm import experts as plugin, fp8
 
 Act = fake_vllm.MoEActivation
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
@@ -224,6 +224,104 @@ class Computing(unittest.TestCase):
         out.fill_(float("nan"))
         graph.replay()
         self.assertTrue(torch.equal(out, apply(experts, p, Act.SILU)))
+
+
+
+@one_test_a_case
+class Fp8(unittest.TestCase):
+    """Blocks of e4m3: what vLLM hands over comes out as the layer that MoELayer makes of the same codes and scales."""
+
+    def problem(self, device, activation=Act.SILU, width=256, hidden=128, seed=4):
+        config = config_of(activation, hidden_dim=hidden, intermediate_size=width)
+        p = problem_of(config, "cpu", tokens=33, sharded=False, seed=seed)
+        gated = config.is_act_and_mul
+        w1, w1_scale = tessera.quantize_blocks(p.w1, gate_and_up=gated)
+        w2, w2_scale = tessera.quantize_blocks(p.w2)
+        experts = len(w1)
+        vllm_scale = w1_scale.reshape(experts, -1, w1_scale.shape[-1])  # [E, 2 ceil(I/128), ceil(K/128)]
+        moved = dataclasses.replace(p, x=p.x.to(device), w1=w1.to(device), w2=w2.to(device), ids=p.ids.to(device),
+                                    weights=p.weights.to(device))
+        quantization = fake_vllm.FusedMoEQuantConfig(w1_scale=vllm_scale.to(device), w2_scale=w2_scale.to(device))
+        layer = tessera.MoELayer(moved.w1, moved.w2, top_k=3, weight_format="fp8-block", gate_up_scale=w1_scale.to(device),
+                                 down_scale=w2_scale.to(device), **plugin.options_of(activation, plugin_config(config)))
+        return config, moved, fp8.TesseraFp8Experts(config, quantization), layer
+
+    @over(DEVICES)
+    def test_blocks(self, device):
+        for activation, width in ((Act.SILU, 256), (Act.SILU, 144), (Act.SILU_NO_MUL, 256), (Act.GELU, 128)):
+            with self.subTest(activation=activation, width=width):
+                config, p, experts, layer = self.problem(device, activation, width)
+                self.assertTrue(experts.expects_unquantized_inputs)
+                got = apply(experts, p, activation)
+                torch.testing.assert_close(got, layer(p.x, p.ids, p.weights), rtol=0, atol=0)
+
+    @over(DEVICES)
+    def test_tokens_that_are_quantized(self, device):
+        config, p, experts, layer = self.problem(device)
+        codes, scales = (part.to(device) for part in tessera.quantize_rows(p.x.cpu()))
+        out = torch.full_like(p.x, float("nan"))
+        got = apply(experts, dataclasses.replace(p, x=codes), Act.SILU, out=out, a1q_scale=scales)
+        torch.testing.assert_close(got, layer(p.x, p.ids, p.weights), rtol=0, atol=0)
+        with self.assertRaisesRegex(ValueError, "a1q_scale: got none for hidden states of torch.float8_e4m3fn"):
+            apply(experts, dataclasses.replace(p, x=codes), Act.SILU, out=out)
+        with self.assertRaisesRegex(ValueError, "a2_scale: got a scale"):
+            apply(experts, p, Act.SILU, a2_scale=scales)
+
+    def test_scales_of_another_shape(self):
+        config, p, experts, layer = self.problem("cpu")
+        experts.quant_config.w1_scale = experts.quant_config.w1_scale[:, :-1].contiguous()
+        with self.assertRaisesRegex(ValueError, r"w1_scale: got shape \[12, 3, 1\], expected \[12, 4, 1\]"):
+            apply(experts, p, Act.SILU)
+
+    def test_what_is_taken(self):
+        def taken(config, keys=fp8.BLOCKS):
+            return fp8.TesseraFp8Experts.is_supported_config(fp8.TesseraFp8Experts, config, *keys,
+                                                             fake_vllm.FusedMoEActivationFormat.Standard)
+        with mock.patch.object(plugin.TesseraExperts, "_supports_current_device", staticmethod(lambda: True)):
+            good = config_of(hidden_dim=128, intermediate_size=128)
+            self.assertEqual(taken(good), (True, None))
+            self.assertEqual(taken(good, fp8.ROWS)[0], fp8.HAS_ROWS)
+            self.assertEqual(taken(good, (None, None)), (False, "kernel does not support quantization scheme"))
+            self.assertIn("intermediate size 136", taken(config_of(hidden_dim=128, intermediate_size=136))[1])
+            asked = config_of(hidden_dim=128, intermediate_size=128, moe_backend="triton")
+            self.assertIn("a backend that was asked for, triton", taken(asked)[1])
+
+    def test_chosen_before_triton_and_nowhere_else(self):
+        oracle = sys.modules["vllm.model_executor.layers.fused_moe.oracle.fp8"]
+        with mock.patch.object(oracle, "backend_to_kernel_cls", fake_vllm.backend_to_kernel_cls):
+            fp8.enroll()
+            fp8.enroll()
+            self.assertEqual(oracle.backend_to_kernel_cls(oracle.Fp8MoeBackend.TRITON),
+                             [fp8.TesseraFp8Experts, fake_vllm.TritonExperts])
+            self.assertEqual(oracle.backend_to_kernel_cls(oracle.Fp8MoeBackend.DEEPGEMM), [fake_vllm.TritonExperts])
+
+
+class Oldest(unittest.TestCase):
+    """vLLM 0.26 has no activation_config, no hook on rows, and fewer fields in its configurations."""
+
+    def test_it_computes_without_them(self):
+        config = config_of()
+        p = problem_of(config, "cpu")
+        experts = experts_for(config, p)
+        expected = apply(experts, p, config.activation)
+        del experts.activation_config
+        with mock.patch.object(fake_vllm.FusedMoEExperts, "_uses_post_gemm2_hook", None):
+            torch.testing.assert_close(apply(experts, p, config.activation), expected, rtol=0, atol=0)
+        experts.quant_config.gemm1_clamp_limit = LIMIT
+        self.assertEqual(plugin.options_of(Act.SILU, plugin.activation_numbers(experts))["limit"], LIMIT)
+
+    def test_configurations_of_fewer_fields(self):
+        config = config_of()
+        for name in ("swiglu_limit", "swiglu_alpha", "swiglu_beta"):
+            delattr(config, name)
+        del config.moe_parallel_config.use_passthrough_all2all
+        with mock.patch.object(plugin.TesseraExperts, "_supports_current_device", staticmethod(lambda: True)):
+            self.assertEqual(plugin.TesseraExperts.is_supported_config(
+                plugin.TesseraExperts, config, None, None, fake_vllm.FusedMoEActivationFormat.Standard), (True, None))
+
+
+def plugin_config(config):
+    return plugin.TesseraExperts(config, fake_vllm.FusedMoEQuantConfig()).activation_config
 
 
 class Choosing(unittest.TestCase):

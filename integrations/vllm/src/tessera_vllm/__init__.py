@@ -1,8 +1,8 @@
 """Tessera's mixture-of-experts layer in vLLM: installing the package is all there is to do.
 
 vLLM calls ``register`` in each of its processes, through the entry point group ``vllm.general_plugins``. From then on
-an unquantized layer for which vLLM would take its Triton kernels takes Tessera's where they can compute it, and Triton's
-where not. ``VLLM_PLUGINS`` names the plug-ins to load, so that ``VLLM_PLUGINS=""`` leaves this one out.
+an unquantized layer, or one of FP8 weights, for which vLLM would take its Triton kernels takes Tessera's where they can
+compute it, and Triton's where not. ``VLLM_PLUGINS`` names the plug-ins to load, so that ``VLLM_PLUGINS=""`` leaves this one out.
 """
 
 METHOD = "UnquantizedFusedMoEMethod"
@@ -24,6 +24,7 @@ def register() -> None:
             raise RuntimeError(f"tessera_vllm.register: got {METHOD} taken by {taken.__module__}.{taken.__name__}, expected "
                                "no other plug-in for unquantized experts; VLLM_PLUGINS chooses between them")
         return
-    from tessera_vllm import method
+    from tessera_vllm import fp8, method
 
     method.enroll()
+    fp8.enroll()

@@ -1,4 +1,6 @@
 """The modular experts of vLLM, computed by tessera.moe."""
+from typing import NamedTuple
+
 import tessera
 import torch
 import vllm.model_executor.layers.fused_moe.modular_kernel as mk
@@ -14,6 +16,32 @@ GATED = {MoEActivation.SILU: "silu", MoEActivation.GELU: "gelu_erf", MoEActivati
 NOT_GATED = {MoEActivation.SILU_NO_MUL: "silu", MoEActivation.GELU_NO_MUL: "gelu_erf",
              MoEActivation.GELU_TANH_NO_MUL: "gelu_tanh", MoEActivation.RELU2_NO_MUL: "relu_squared"}
 CLAMPED = (MoEActivation.SWIGLUOAI, MoEActivation.SWIGLUOAI_UNINTERLEAVE)
+
+
+class ActivationNumbers(NamedTuple):
+    """What newer versions call ApplyMoEActivationConfig."""
+
+    clamp_limit: float | None
+    alpha: float
+    beta: float
+
+
+def activation_numbers(experts):
+    """Of experts of any version: before activation_config there were the numbers of the quantization alone."""
+    known = getattr(experts, "activation_config", None)
+    if known is not None:
+        return known
+    config = experts.quant_config
+    return ActivationNumbers(config.gemm1_clamp_limit, 1.0 if config.gemm1_alpha is None else config.gemm1_alpha,
+                             0.0 if config.gemm1_beta is None else config.gemm1_beta)
+
+
+def refuse_hook(experts, num_tokens):
+    """A hook on the experts' rows, which some versions have, would see nothing here."""
+    uses_hook = getattr(experts, "_uses_post_gemm2_hook", None)
+    if uses_hook is not None and uses_hook(num_tokens):
+        raise ValueError("tessera_vllm: post_gemm2_hook: got one, expected none: the experts' rows are weighted and summed "
+                         "by the library")
 
 
 def options_of(activation, config):
@@ -39,7 +67,7 @@ class TesseraExperts(mk.FusedMoEExpertsModular):
                                                                    activation_format)
         if not supported:
             return supported, reason
-        width, limit = moe_config.intermediate_size_per_partition, moe_config.swiglu_limit
+        width, limit = moe_config.intermediate_size_per_partition, getattr(moe_config, "swiglu_limit", None)
         for wrong, what in (
                 (moe_config.in_dtype not in DTYPES, f"{moe_config.in_dtype}"),
                 (moe_config.hidden_dim % LIMITS.width_multiple, f"hidden size {moe_config.hidden_dim}"),
@@ -77,7 +105,8 @@ class TesseraExperts(mk.FusedMoEExpertsModular):
     def _supports_parallel_config(moe_parallel_config):
         # Tensor parallelism, and expert parallelism through the expert map. Exchanges of tokens between ranks have
         # formats of their own, which were not tried.
-        return not (moe_parallel_config.use_all2all_kernels or moe_parallel_config.use_passthrough_all2all)
+        return not (moe_parallel_config.use_all2all_kernels
+                    or getattr(moe_parallel_config, "use_passthrough_all2all", False))
 
     @staticmethod
     def _supports_batch_invariance():
@@ -95,10 +124,8 @@ class TesseraExperts(mk.FusedMoEExpertsModular):
         for name, scale in (("a1q_scale", a1q_scale), ("a2_scale", a2_scale)):
             if scale is not None:
                 raise ValueError(f"tessera_vllm: {name}: got a scale, expected unquantized activations")
-        if self._uses_post_gemm2_hook(hidden_states.shape[0]):
-            raise ValueError("tessera_vllm: post_gemm2_hook: got one, expected none: the experts' rows are weighted and "
-                             "summed by the library")
+        refuse_hook(self, hidden_states.shape[0])
         if apply_router_weight_on_input:  # done by who prepared the input
             topk_weights = torch.ones_like(topk_weights)
         tessera.moe(hidden_states, w1, w2, topk_ids, topk_weights, gate_up_bias=self.w1_bias, down_bias=self.w2_bias,
-                    expert_map=expert_map, out=output, **options_of(activation, self.activation_config))
+                    expert_map=expert_map, out=output, **options_of(activation, activation_numbers(self)))

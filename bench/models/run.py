@@ -1,0 +1,309 @@
+#!/usr/bin/env python3
+"""Whole models in Transformers on one GPU, random weights at true sizes: tokens a second by experts implementation.
+
+  run.py --json models.json --family qwen3-30b-a3b --format bf16 --layers 12        rows that are in the file stay
+  run.py --json models.json --family qwen3-30b-a3b --format fp8 --layers 12
+  run.py --json tiny.json --family qwen3-30b-a3b --rehearse                        on the CPU: the program, not its figures
+
+Language model with head, attention sdpa, bf16 but for experts of format fp8 (e4m3 in blocks of 128 x 128). Rows: prefill of
+512, 4096 and 16384 tokens, logits of the last; a step of decoding for 1, 8, 32 and 128 sequences after 512 tokens over a
+static cache, in a CUDA graph where the implementation can be captured, else launched (`graph`). Implementations take
+turns in one process, A B C A B C; medians between two events, the L2 cache overwritten before; peak memory of a call. Each row
+is written when it is done, so that a run that is broken off goes on behind it. Checked, by teacher forcing over what the first
+implementation continues greedily: at how many positions the chosen token is the same (`same`), and by how much the first one's
+best two logits lay apart where it is not (`largest_gap`, in standard deviations of the logits). A token at a router's tie may
+choose other experts, so a few positions differ. Families whose implementations want weights to lie differently (gpt-oss) are
+bench/peers/transformers_models.py's.
+"""
+import argparse
+import gc
+import json
+import os
+import pathlib
+import statistics
+import sys
+from typing import NamedTuple
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "peers"))
+from transformers_models import EXPERTS_GAIN, Clock, experts_of, machine
+
+IMPLEMENTATIONS = {"bf16": ("grouped_mm", "batched_mm", "eager", "tessera"), "fp8": ("grouped_mm", "tessera", "deepgemm")}
+PREFILL, DECODE, CONTEXT = (512, 4096, 16384), (1, 8, 32, 128), 512
+COPY_BYTES = 32 << 30  # batched_mm may take so much for copies of weights
+LEAST_RUNS, MOST_RUNS = 5, 15
+GREEDY_TOKENS, LEAST_SAME = 64, 0.95  # of positions; a wrong layer has nearly none
+
+
+class Family(NamedTuple):
+    config: str
+    layers: int
+    sizes: dict
+
+
+COMMON = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+FAMILIES = {
+    "qwen3-30b-a3b": Family("qwen3_moe", 48, {
+        "hidden_size": 2048, "moe_intermediate_size": 768, "intermediate_size": 6144, "num_experts": 128,
+        "num_experts_per_tok": 8, "norm_topk_prob": True, "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128,
+        "vocab_size": 151936, "max_position_embeddings": 40960}),
+    "olmoe-1b-7b": Family("olmoe", 16, {
+        "hidden_size": 2048, "intermediate_size": 1024, "num_experts": 64, "num_experts_per_tok": 8, "num_attention_heads": 16,
+        "num_key_value_heads": 16, "vocab_size": 50304, "max_position_embeddings": 32768}),
+    "qwen3-next-80b-a3b": Family("qwen3_next", 24, {
+        "hidden_size": 2048, "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512, "num_experts": 512,
+        "num_experts_per_tok": 10, "norm_topk_prob": True, "num_attention_heads": 16, "num_key_value_heads": 2,
+        "head_dim": 256, "vocab_size": 151936, "max_position_embeddings": 40960}),
+    "deepseek-v3": Family("deepseek_v3", 4, {"first_k_dense_replace": 1, "max_position_embeddings": 40960}),
+}
+TINY = {"hidden_size": 128, "moe_intermediate_size": 128, "intermediate_size": 128, "num_experts": 8, "num_local_experts": 8,
+        "num_experts_per_tok": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 256}
+
+
+class Rows:
+    """The JSON file: rows by key, each written as soon as it is there."""
+
+    def __init__(self, path, head):
+        self.path, self.rows = path, []
+        if path.exists():
+            found = json.loads(path.read_text())
+            same = ("gpu", "torch", "transformers", "tessera")
+            if any(found.get(name) != head[name] for name in same):
+                raise SystemExit(f"{path}: got rows of {[found.get(name) for name in same]}, expected those of this machine, "
+                                 f"{[head[name] for name in same]}: take another file")
+            self.rows = found["rows"]
+        self.head = head
+
+    def has(self, key):
+        return any(all(row.get(name) == value for name, value in key.items()) for row in self.rows)
+
+    def add(self, row):
+        self.rows.append(row)
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps({**self.head, "rows": self.rows}, indent=1) + "\n")
+        os.replace(partial, self.path)
+        print("  ".join(f"{name} {value}" for name, value in row.items() if value is not None), flush=True)
+
+
+def build(torch, transformers, family, layers, form, device, tiny):
+    sizes = {name: TINY.get(name, value) for name, value in family.sizes.items()} if tiny else family.sizes
+    config = transformers.AutoConfig.for_model(family.config, **{**COMMON, **sizes, "num_hidden_layers": layers})
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.train(False)
+    for module in experts_of(model):
+        for weight in (module.gate_up_proj, module.down_proj):
+            weight.data.normal_(std=EXPERTS_GAIN * weight.shape[1 if module.is_transposed else 2]**-0.5)
+    if form == "fp8":
+        quantize(torch, transformers, model, device)
+    return model
+
+
+def quantize(torch, transformers, model, device):
+    """Experts alone become Transformers' FP8Experts, quantised layer by layer so that both forms of one layer lie side by
+    side at most."""
+    import tessera
+    from transformers.integrations import finegrained_fp8
+    others = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    given = [[module.gate_up_proj.data.cpu(), module.down_proj.data.cpu()] for module in experts_of(model)]
+    settings = transformers.FineGrainedFP8Config(weight_block_size=(128, 128))
+    finegrained_fp8.replace_with_fp8_linear(model, others, settings, pre_quantized=True)
+    for module, weights in zip(experts_of(model), given, strict=True):
+        module.to_empty(device=device)
+        for name, weight in zip(("gate_up_proj", "down_proj"), weights):
+            codes, scales = tessera.quantize_blocks(weight.contiguous())
+            getattr(module, name).data.copy_(codes)
+            getattr(module, name + "_scale_inv").data.copy_(scales)
+        weights.clear()
+
+
+class Calls:
+    """Calls of one model: prefill, and a step of decoding in a graph where that can be captured."""
+
+    def __init__(self, torch, transformers, model, device):
+        self.torch, self.transformers, self.model, self.device = torch, transformers, model, device
+        self.generator = torch.Generator(device).manual_seed(1)
+
+    def ids(self, sequences, tokens):
+        return self.torch.randint(3, self.model.config.vocab_size, (sequences, tokens), generator=self.generator,
+                                  device=self.device)
+
+    def prefill(self, tokens):
+        ids = self.ids(1, tokens)
+        return lambda: self.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits, lambda: None, False
+
+    def decode(self, sequences, context, implementation):
+        """(call, what to do before it, whether it is a graph). The cache is filled at most 16384 tokens at a time."""
+        cache = self.transformers.StaticCache(config=self.model.config, max_cache_len=context + 1)
+        self.model.set_experts_implementation("tessera" if implementation == "tessera" else "grouped_mm")
+        self.model(input_ids=self.ids(sequences, context), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        self.model.set_experts_implementation(implementation)
+        ids = self.ids(sequences, 1)
+
+        def before():
+            for layer in cache.layers:
+                if hasattr(layer, "cumulative_length"):
+                    layer.cumulative_length.fill_(context)
+
+        def step():
+            return self.model(input_ids=ids, past_key_values=cache, use_cache=True).logits
+        if self.device != "cuda":
+            return step, before, False
+        return self.captured(step, before)
+
+    def captured(self, step, before):
+        torch = self.torch
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                before()
+                step()
+        torch.cuda.current_stream().wait_stream(side)
+        before()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                logits = step()
+        except RuntimeError as error:  # it reads counts on the host, say
+            torch.cuda.synchronize()
+            print(f"no graph: {str(error).splitlines()[0][:120]}", flush=True)
+            return step, before, False
+
+        def replay():
+            graph.replay()
+            return logits
+        return replay, before, True
+
+
+def why_left_out(form, implementation, family, tokens, tiny):
+    sizes = family.sizes
+    if implementation == "batched_mm" and not tiny:
+        width = sizes.get("moe_intermediate_size", sizes.get("intermediate_size", 2048))
+        needed = tokens * sizes.get("num_experts_per_tok", 8) * 2 * width * sizes.get("hidden_size", 7168) * 2
+        if needed > COPY_BYTES:
+            return f"copies of the chosen experts' weights take {needed / 1e9:.0f} GB"
+    return ""
+
+
+def measure(torch, clock, calls, budget_ms):
+    """{implementation: (median ms, runs, peak bytes beyond what was allocated)}."""
+    times = {name: [] for name in calls}
+    peaks = dict.fromkeys(calls, 0)
+    spent = 0.0
+    for call, before, _, choose in calls.values():
+        choose()
+        clock.ms(call, before)  # libraries load and choose their kernels
+        spent += clock.ms(call, before)
+    for _ in range(min(max(int(budget_ms / max(spent, 1e-6)), LEAST_RUNS), MOST_RUNS)):
+        for name, (call, before, _, choose) in calls.items():
+            choose()
+            if clock.cuda:
+                torch.cuda.reset_peak_memory_stats()
+                held = torch.cuda.memory_allocated()
+            times[name].append(clock.ms(call, before))
+            if clock.cuda:
+                peaks[name] = max(peaks[name], torch.cuda.max_memory_allocated() - held)
+    return {name: (statistics.median(found), len(found), peaks[name]) for name, found in times.items()}
+
+
+def greedy(torch, model, implementations, device):
+    """{implementation: (positions with the same token, positions, largest gap elsewhere)} against the first."""
+    generator = torch.Generator(device).manual_seed(5)
+    prompt = torch.randint(3, model.config.vocab_size, (2, 32), generator=generator, device=device)
+    model.set_experts_implementation(implementations[0])
+    whole = model.generate(prompt, max_new_tokens=GREEDY_TOKENS, min_new_tokens=GREEDY_TOKENS, do_sample=False)
+    found = {}
+    for name in implementations:
+        model.set_experts_implementation(name)
+        logits = model(input_ids=whole, use_cache=False).logits[:, 31:-1].float()
+        if not found:
+            reference, best = logits, logits.topk(2).values
+            gaps = (best[..., 0] - best[..., 1]) / logits.std(-1)
+        same = logits.argmax(-1) == reference.argmax(-1)
+        found[name] = int(same.sum()), same.numel(), float(gaps[~same].max()) if not bool(same.all()) else 0.0
+    return found
+
+
+def run(arguments, torch, transformers):
+    import tessera.transformers as integration
+    integration.register()
+    tiny, device = arguments.rehearse, "cpu" if arguments.rehearse else "cuda"
+    family = FAMILIES[arguments.family]
+    layers = arguments.layers or (2 if tiny else family.layers)
+    rows = Rows(arguments.json, machine(torch, transformers, device) | {"method": " ".join(__doc__.split("\n\n")[2].split())})
+    clock = Clock(torch, device)
+    prefill, decode, context = ((16, 64), (1, 4), 16) if tiny else (PREFILL, DECODE, CONTEXT)
+    names = arguments.implementations or [name for name in IMPLEMENTATIONS[arguments.format]
+                                          if not (tiny and name in ("deepgemm", "grouped_mm") and arguments.format == "fp8")]
+    common = {"family": arguments.family, "format": arguments.format, "layers": layers}
+    wanted = [("prefill", 1, tokens) for tokens in prefill] + [("decode", sequences, 1) for sequences in decode]
+    wanted = [part for part in wanted if not arguments.only or part[0] in arguments.only]
+    todo = [part for part in wanted if not all(
+        rows.has({**common, "phase": part[0], "sequences": part[1], "tokens": part[2], "implementation": name}) for name in names)]
+    if not todo and rows.has({**common, "phase": "greedy"}):
+        return 0
+    model = build(torch, transformers, family, layers, arguments.format, device, tiny)
+    integration.prepare(model)
+    usable = usable_implementations(torch, model, names, device)
+    for phase, sequences, tokens in todo:
+        row = {**common, "phase": phase, "sequences": sequences, "tokens": tokens}
+        calls, maker = {}, Calls(torch, transformers, model, device)
+        for name in names:
+            reason = usable[name] or why_left_out(arguments.format, name, family, sequences * tokens, tiny)
+            if reason:
+                rows.add({**row, "implementation": name, "ms": None, "left_out": reason})
+                continue
+            call = maker.prefill(tokens) if phase == "prefill" else maker.decode(sequences, context, name)
+            calls[name] = (*call, lambda name=name: model.set_experts_implementation(name))
+        for name, (ms, runs, peak) in measure(torch, clock, calls, arguments.seconds * 1e3).items():
+            rows.add({**row, "implementation": name, "ms": round(ms, 4), "runs": runs, "graph": calls[name][2],
+                      "tokens_per_s": round(sequences * tokens / ms * 1e3, 1), "peak_bytes": peak})
+        del calls, maker
+        gc.collect()
+    if not rows.has({**common, "phase": "greedy"}):
+        good = [name for name in names if not usable[name]]
+        for name, (same, positions, gap) in greedy(torch, model, good, device).items():
+            rows.add({**common, "phase": "greedy", "implementation": name, "same": same, "positions": positions,
+                      "largest_gap": round(gap, 4), "checked": same >= LEAST_SAME * positions})
+    bad = [row for row in rows.rows if row.get("checked") is False]
+    return 1 if bad else 0
+
+
+def usable_implementations(torch, model, names, device):
+    """{implementation: why it cannot run here, or empty}, found out by a few tokens."""
+    found = {}
+    for name in names:
+        try:
+            model.set_experts_implementation(name)
+            model(input_ids=torch.full((1, 8), 3, device=device), use_cache=False)
+            found[name] = ""
+        except Exception as error:  # a kernel that is not installed, not loaded, or of another GPU
+            found[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:160]}" if str(error) else type(error).__name__
+            print(f"{name} is left out: {found[name]}", flush=True)
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=pathlib.Path, required=True, help="rows; goes on where it was broken off")
+    parser.add_argument("--family", choices=FAMILIES, required=True)
+    parser.add_argument("--format", choices=IMPLEMENTATIONS, default="bf16")
+    parser.add_argument("--layers", type=int, default=0, help="of the model; 0: all, or what the family's entry says")
+    parser.add_argument("--implementations", nargs="+", help="other than those of the format")
+    parser.add_argument("--only", nargs="+", choices=("prefill", "decode"))
+    parser.add_argument("--seconds", type=float, default=2.0, help="of measuring a row")
+    parser.add_argument("--rehearse", action="store_true", help="a tiny model on the CPU")
+    arguments = parser.parse_args()
+    import torch
+    import transformers
+    transformers.utils.logging.set_verbosity_error()
+    if not arguments.rehearse and not torch.cuda.is_available():
+        parser.error("no GPU: --rehearse runs a tiny model on the CPU")
+    with torch.no_grad():
+        return run(arguments, torch, transformers)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
