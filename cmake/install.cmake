@@ -17,6 +17,9 @@ install(TARGETS tessera_c EXPORT tesseraTargets
         INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 if(TESSERA_BUILD_TOOLS)
   install(TARGETS tessera RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT runtime)
+  # Beside bin, where the command looks for it.
+  install(DIRECTORY ${PROJECT_SOURCE_DIR}/models/movie-reviews DESTINATION ${CMAKE_INSTALL_DATADIR}/tessera/models
+          COMPONENT runtime)
 endif()
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/tessera DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
         COMPONENT development FILES_MATCHING PATTERN "*.h" PATTERN "*.cuh")

@@ -2,9 +2,10 @@
 # Installs the Debian packages that are missing: install.sh demo | test. Says nothing when there is nothing to do.
 set -euo pipefail
 
-demo=(g++ cmake ninja-build libcli11-dev nlohmann-json3-dev libdnnl-dev libxxhash-dev ocl-icd-libopencl1 python3)
+demo=(g++ cmake ninja-build libcli11-dev nlohmann-json3-dev libdnnl-dev libxxhash-dev
+      zlib1g-dev libzstd-dev liblzma-dev ocl-icd-libopencl1 python3)
 test=("${demo[@]}" libgtest-dev clang libclang-rt-dev libomp-dev clang-format clang-tidy ccache openmpi-bin xxhash
-      pkg-config python3-venv python3-numpy)
+      pkg-config python3-venv python3-numpy zstd)
 
 case "${1:-}" in
   demo) wanted=("${demo[@]}") ;;

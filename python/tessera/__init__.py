@@ -9,6 +9,7 @@ __init__.pyi beside this file is the reference.
 from typing import Any, Literal
 
 from ._classifier import Classifier, Prediction
+from ._predict import Predictions
 from ._doctor import Device, Doctor, doctor, why_unusable
 from ._layer import (MoELayer, convert_scales, moe, moe_limits, prepare_weights, quantize_blocks, quantize_rows,
                      route)
@@ -24,5 +25,5 @@ RouterKind = Literal[ROUTER_KINDS]
 Array = Any
 
 __all__ = ["Activation", "Array", "Classifier", "Device", "Doctor", "GateUpOrder", "MoELayer", "MoELimits",
-           "Prediction", "RouterKind", "ScaleGrid", "TesseraError", "WeightFormat", "__version__", "convert_scales",
+           "Prediction", "Predictions", "RouterKind", "ScaleGrid", "TesseraError", "WeightFormat", "__version__", "convert_scales",
            "doctor", "moe", "moe_limits", "prepare_weights", "quantize_blocks", "quantize_rows", "route", "why_unusable"]

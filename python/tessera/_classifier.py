@@ -1,8 +1,11 @@
 """The text classifier: options read, texts and arrays checked, one run at a time."""
 
 import ctypes
+import math
 import os
+import pathlib
 import re
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -13,6 +16,7 @@ from . import _native
 from ._arrays import kind_of
 from ._moe import choice, integer, real
 from ._native import CPU, check, lib, use_cuda, wrong
+from ._predict import EMPTY, predict, probabilities_of
 
 _INPUTS = ("ids", "embeddings")
 _MAX_DEVICE = 2**31 - 1  # what the C interface's int32 holds
@@ -51,6 +55,17 @@ def _c_string(name, text):
     return encoded
 
 
+def shipped_model():
+    """The directory of the movie-reviews model that comes with the package: beside this file, where the installer put it
+    for an editable install, or in the checkout."""
+    package = sys.modules.get(__package__)
+    folders = [pathlib.Path(__file__).parent, *map(pathlib.Path, getattr(package, "__path__", ()))]
+    for models in (*(folder / "models" for folder in folders), pathlib.Path(__file__).resolve().parents[2] / "models"):
+        if (models / "movie-reviews" / "model.safetensors").is_file():
+            return models / "movie-reviews"
+    raise ValueError(wrong("path", "none, and no model was installed with the package", "a directory"))
+
+
 def _text_list(texts):
     """The texts of a list, a tuple, an array, a Series, a generator."""
     if isinstance(texts, numpy.ndarray) and texts.ndim != 1:
@@ -79,8 +94,9 @@ def _slices(count):
 class Classifier:
     """A text classifier from a checkpoint directory. __init__.pyi says all of it."""
 
-    def __init__(self, path, *, device="auto", precision="default", input="ids", form="auto", expert_threshold=0.0,
+    def __init__(self, path=None, *, device="auto", precision="default", input="ids", form="auto", expert_threshold=0.0,
                  micro_batch=0, num_threads=0):
+        path = shipped_model() if path is None else path
         try:
             self._path = _c_string("path", path)
         except TypeError:
@@ -132,17 +148,28 @@ class Classifier:
         if self._takes_embeddings:
             raise ValueError(wrong("texts", "text", "input='ids': this classifier was loaded for embeddings"))
         single = isinstance(texts, str)
-        numbers = self.logits(self.tokenize([texts] if single else texts)).astype(numpy.float64)
-        numbers = numpy.exp(numbers - numbers.max(axis=1, keepdims=True))
-        numbers /= numbers.sum(axis=1, keepdims=True)
-        predictions = [Prediction(self.class_names[row.argmax()], float(row.max()), tuple(row.tolist()))
-                       for row in numbers]
+        ids, tokens, _ = self._encode([texts] if single else _text_list(texts))
+        numbers = probabilities_of(self.logits(ids))
+        predictions = [Prediction(self.class_names[row.argmax()] if words else EMPTY,
+                                  float(row.max()) if words else math.nan, tuple(row.tolist()))
+                       for row, words in zip(numbers, tokens.tolist())]
         return predictions[0] if single else predictions
+
+    def predict(self, texts, *, progress=None, min_probability=0.0):
+        """Labels, scores and probabilities of many texts as arrays, or as a table of pandas or Arrow for their columns."""
+        if self._takes_embeddings:
+            raise ValueError(wrong("texts", "text", "input='ids': this classifier was loaded for embeddings"))
+        return predict(self, texts, progress, min_probability, _text_list)
 
     def tokenize(self, texts):
         """Token ids [len(texts), sequence_length] int32."""
+        return self._encode(_text_list(texts))[0]
+
+    def _encode(self, texts, first=0):
+        """(ids [n, sequence_length] int32, words [n] int64, unknown words [n] int64); `first` is the number of texts[0] in
+        messages."""
         encoded = []
-        for number, text in enumerate(_text_list(texts)):
+        for number, text in enumerate(texts, first):
             if not isinstance(text, str):
                 raise TypeError(wrong(f"texts[{number}]", type(text).__name__, "a str"))
             try:
@@ -151,17 +178,18 @@ class Classifier:
                 raise ValueError(wrong(f"texts[{number}]", f"half of a character at {error.start}", "text")) from None
         count = len(encoded)
         ids = numpy.empty((count, self.sequence_length), numpy.int32)
+        words, unknown = numpy.empty(count, numpy.int64), numpy.empty(count, numpy.int64)
         for begin, end in _slices(count):
             part = encoded[begin:end]
             rows = end - begin
             try:
-                check(lib.tessera_classifier_tokenize(
+                check(lib.tessera_classifier_tokenize_counted(
                     self._pointer(), (ctypes.c_char_p * rows)(*part), (ctypes.c_size_t * rows)(*map(len, part)), rows,
-                    ids[begin:end].ctypes.data))
+                    ids[begin:end].ctypes.data, words[begin:end].ctypes.data, unknown[begin:end].ctypes.data))
             except ValueError as error:  # the library counts from the slice's first text
-                raise ValueError(re.sub(r"^texts\[(\d+)\]", lambda at: f"texts[{begin + int(at[1])}]",
+                raise ValueError(re.sub(r"^texts\[(\d+)\]", lambda at: f"texts[{first + begin + int(at[1])}]",
                                         str(error))) from None
-        return ids
+        return ids, words, unknown
 
     def logits(self, inputs):
         """Logits [n, num_classes] float32 of ids [n, sequence_length] int32, or of embeddings [n, embedding_size,

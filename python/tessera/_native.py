@@ -136,6 +136,8 @@ _PROTOTYPES = [
     ("tessera_classifier_description", _STRING, [_POINTER]),
     ("tessera_classifier_class_name", _STRING, [_POINTER, _LONG]),
     ("tessera_classifier_tokenize", _INT, [_POINTER, _REFERENCE(_STRING), _REFERENCE(_SIZE), _LONG, _POINTER]),
+    ("tessera_classifier_tokenize_counted", _INT,
+     [_POINTER, _REFERENCE(_STRING), _REFERENCE(_SIZE), _LONG, _POINTER, _POINTER, _POINTER]),
     ("tessera_classifier_run", _INT, [_POINTER, _LONG, _POINTER, _POINTER, _REFERENCE(ClassifierOutputs)]),
 ]
 

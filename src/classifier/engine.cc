@@ -26,7 +26,7 @@ using Clock = std::chrono::steady_clock;
 /// What a record occupies while it waits.
 int64_t batch_bytes(const io::RecordBatch& batch) {
   size_t bytes = batch.ids.size() * sizeof(int32_t) + batch.embeddings.size() * sizeof(float);
-  bytes += batch.texts.num_bytes() + batch.texts.size() * sizeof(size_t);
+  bytes += batch.texts.num_bytes() + batch.kept.num_bytes() + batch.texts.size() * sizeof(size_t);
   return static_cast<int64_t>(bytes);
 }
 

@@ -77,6 +77,7 @@ LabelledBatch Worker::label(EngineBatch& batch, const GiveUp& give_up) {
     last_slice_ = std::chrono::steady_clock::now() - start;
   }
   out.texts = std::move(records.texts);
+  out.kept = std::move(records.kept);
   return out;
 }
 

@@ -61,9 +61,10 @@ Classifiers make_lanes(const std::shared_ptr<const classifier::Model>& model, co
 }  // namespace
 
 void add_model_options(CLI::App& app, ModelOptions& options, bool model_required) {
-  CLI::Option* model =
-      app.add_option("--model", options.model, "Checkpoint directory: config.json, vocab.txt, model.safetensors")
-          ->type_name("DIR");
+  CLI::Option* model = app.add_option("-m,--model", options.model,
+                                      std::string("Checkpoint directory: config.json, vocab.txt, model.safetensors") +
+                                          (model_required ? "" : "; else the model that came with the command"))
+                           ->type_name("DIR");
   if (model_required) model->required();
   app.add_option("--device", options.device,
                  "auto (every GPU that can be used, else the CPU), cpu, cuda (every such GPU), or GPUs by number: "

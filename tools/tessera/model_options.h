@@ -19,7 +19,7 @@ struct ModelOptions : BackEndOptions {
   int64_t batch_size = 0;
 };
 
-/// --model, --device, --precision, --layer-precision, --form, --expert-threshold, --threads, --batch-size.
+/// -m, --model, --device, --precision, --layer-precision, --form, --expert-threshold, --threads, --batch-size.
 void add_model_options(CLI::App& app, ModelOptions& options, bool model_required = true);
 
 /// Checks the options against what this machine has, then loads. Warnings of the loader go to standard error.
