@@ -228,12 +228,24 @@ def route(
     float32). NumPy arrays and PyTorch tensors."""
 
 class Prediction(NamedTuple):
-    label: str
-    score: float  # probability of the label
+    label: str  # "empty" for a text without words
+    score: float  # probability of the label; NaN for an empty text
     probabilities: tuple[float, ...]  # of every class, in the model's order
 
+class Predictions(NamedTuple):
+    """What `Classifier.predict` says of n texts. A text without words is labelled "empty", with a score and probabilities of
+    NaN; a score below min_probability makes the label "unsure"."""
+
+    labels: numpy.ndarray  # [n] object: str
+    scores: numpy.ndarray  # [n] float32, of the most probable class
+    probabilities: numpy.ndarray  # [n, num_classes] float32
+    tokens: numpy.ndarray  # [n] int64: words of the text, before it is cut to sequence_length
+    unknown: numpy.ndarray  # [n] int64: of the words that are left, those that the model does not know
+    truncated: numpy.ndarray  # [n] bool
+
 class Classifier:
-    """A text classifier from a checkpoint directory (config.json, vocab.txt, model.safetensors).
+    """A text classifier from a checkpoint directory (config.json, vocab.txt, model.safetensors). path None: the model that
+    comes with the package, for English review sentences.
 
     device: "auto" (a usable GPU, else the CPU), "cpu", "cuda", "cuda:1". precision: "default" (fp16 on a GPU, fp32 on
     the CPU), "fp32", "bf16", "fp16" (GPU), "fp64" (CPU, the oracle). form: "auto", "direct", "dft", "distinct" or
@@ -243,7 +255,7 @@ class Classifier:
 
     def __init__(
         self,
-        path: Any,
+        path: Any = None,
         *,
         device: str = "auto",
         precision: str = "default",
@@ -256,6 +268,11 @@ class Classifier:
     def __call__(self, texts: str | Iterable[str]) -> Prediction | list[Prediction]:
         """One prediction for one text, a list for several: a list, an array, a pandas or Arrow column, a generator. Ctrl-C
         ends a call within a tenth of a second or one slice of 256 texts."""
+
+    def predict(self, texts: Iterable[str], *, progress: Any = None, min_probability: float = 0.0) -> Any:
+        """`Predictions` of any iterable of str, as arrays; for a pandas Series or Index a DataFrame with its index, for an
+        Arrow column a Table, with the columns label, score, probability_<class>, tokens, unknown, truncated. progress: True
+        shows a line on standard error; a function is called with (done, total)."""
 
     def tokenize(self, texts: Iterable[str]) -> numpy.ndarray:
         """Token ids [number of texts, sequence_length] int32. A text with a NUL byte raises ValueError."""

@@ -89,11 +89,11 @@ def predict(classifier, texts: Iterable[str], progress: Any, min_probability: fl
         ids, tokens, unknown = classifier._encode(given[begin:begin + _ROWS], begin)
         values = probabilities_of(classifier.logits(ids)) if len(ids) else numpy.empty((0, len(names)))
         labels = names[values.argmax(axis=1)] if len(ids) else names[:0]
-        scores = values.max(axis=1, initial=0)
-        labels[scores < min_probability] = UNSURE
+        scores = values.max(axis=1, initial=0).astype(numpy.float32)
+        labels[scores.astype(numpy.float64) < min_probability] = UNSURE
         labels[tokens == 0] = EMPTY
         scores[tokens == 0] = values[tokens == 0] = math.nan
-        parts.append(Predictions(labels, scores.astype(numpy.float32), values.astype(numpy.float32), tokens, unknown,
+        parts.append(Predictions(labels, scores, values.astype(numpy.float32), tokens, unknown,
                                  tokens > classifier.sequence_length))
         if report is not None:
             report(min(begin + _ROWS, len(given)), len(given))
