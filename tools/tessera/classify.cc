@@ -68,11 +68,7 @@ constexpr const char* kFooter =
     "is\n"
     "left alone by the next. With --shard the output is OUTPUT.I-of-N with a manifest, and 'tessera merge OUTPUT' "
     "puts\n"
-    "the parts together (docs/how-to/long-runs.md).\n"
-    "Exit codes: 0 all labelled; 1 some records failed, the others are labelled; 2 an option, a file or the model is "
-    "wrong;\n"
-    "3 a device failed, the others finished the work; 4 incomplete, --resume continues; 5 --statistics could not be\n"
-    "written; 130 interrupted (143 by SIGTERM); 141 standard output was closed.";
+    "the parts together (docs/how-to/long-runs.md).";
 
 struct Options {
   ModelOptions model;
@@ -190,7 +186,7 @@ int report(const Options& options, const classifier::RunStatistics& statistics, 
   print_encoding_hint(options, statistics);
   const int64_t num_resumed = start.done.num_records();
   if (!options.quiet) {
-    print_back_ends(engine.description());
+    if (options.model.verbose) print_back_ends(engine.description());
     if (start.is_resumed) {
       std::fprintf(stderr, "tessera: %lld records were finished before, %lld of them failed; in this run:\n",
                    static_cast<long long>(num_resumed), static_cast<long long>(start.done.num_failed));
@@ -260,9 +256,7 @@ bool is_class(const ClassifierConfig& config, const std::string& name) {
 }
 
 int classify(Options options) {
-  if (options.model.model.empty()) options.model.model = shipped_model();
-  if (options.model.model.empty())
-    throw Error("--model", "none, and none was installed with the command", "a directory");
+  options.model.model = model_or_shipped(options.model.model);
   check_options(options);
   LongRun long_run({.input = options.input,
                     .output = options.output,

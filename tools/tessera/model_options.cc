@@ -7,6 +7,7 @@
 
 #include "integer_option.h"
 #include "tessera/classifier/cuda_classifier.h"
+#include "tessera/core/check.h"
 #include "tessera/core/thread_pool.h"
 
 namespace tessera::cli {
@@ -24,9 +25,14 @@ constexpr int kLanesPerGpu = 2;
 // its memory. Above this the lane's own choice is the smaller of the two.
 constexpr int64_t kMaxMicroBatch = 4096;
 
-/// On what the model runs, as "GPU 0 (...), GPU 1 (...)" or "the CPU: ...".
-std::string describe(const BackEnd& back_end) {
-  if (!back_end.on_gpu()) return "the CPU" + (back_end.why_cpu.empty() ? "" : ": " + back_end.why_cpu);
+/// On what the model runs, as "GPU 0 (...), GPU 1 (...)" or "the CPU, fp32, 2 threads".
+std::string describe(const BackEnd& back_end, const ModelOptions& options) {
+  if (!back_end.on_gpu()) {
+    const int num_threads = options.num_threads > 0 ? options.num_threads : available_processors();
+    return str_cat("the CPU, ", precision_name(back_end.cpu_precision), ", ", num_threads,
+                   num_threads == 1 ? " thread" : " threads",
+                   options.verbose && !back_end.why_cpu.empty() ? ": " + back_end.why_cpu : "");
+  }
   std::string names;
   for (const cuda::DeviceFacts& gpu : back_end.gpus) names += (names.empty() ? "" : ", ") + gpu_name(gpu);
   return names;
@@ -90,6 +96,7 @@ void add_model_options(CLI::App& app, ModelOptions& options, bool model_required
   add_integer(app, "--threads", options.num_threads, "0 = every processor of this process", 0, kMaxThreads);
   add_integer(app, "--batch-size", options.batch_size, "Records at a time, 0 = chosen; results do not depend on it",
               int64_t{0}, kMaxBatchSize);
+  app.add_flag("-v,--verbose", options.verbose, "Say on standard error how the work is done, too");
 }
 
 std::shared_ptr<const classifier::Model> load_model(const ModelOptions& options) {
@@ -102,7 +109,7 @@ std::shared_ptr<const classifier::Model> load_model(const ModelOptions& options)
 Classifiers make_classifiers(const std::shared_ptr<const classifier::Model>& model, const ModelOptions& options,
                              classifier::InputKind input, bool quiet) {
   const BackEnd back_end = select_back_end(options, find_devices());
-  if (!quiet) std::fprintf(stderr, "tessera: on %s\n", describe(back_end).c_str());
+  if (!quiet) std::fprintf(stderr, "tessera: on %s\n", describe(back_end, options).c_str());
   if (back_end.expert_threshold > 0) {
     std::fprintf(stderr, "tessera: experts whose router weight is below %g are skipped: results are approximate\n",
                  back_end.expert_threshold);

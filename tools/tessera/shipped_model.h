@@ -5,7 +5,8 @@
 
 namespace tessera::cli {
 
-/// The directory of the movie-reviews model that was installed, or built, with this program; empty where there is none.
-std::string shipped_model();
+/// `given`, or, where that is empty, the directory of the movie-reviews model that was installed, or built, with this
+/// program. Throws Error naming --model where there is none.
+std::string model_or_shipped(const std::string& given);
 
 }  // namespace tessera::cli

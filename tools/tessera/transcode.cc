@@ -39,10 +39,8 @@ std::string family_of(std::string_view encoding) {
   for (const char c : encoding) {
     if (c != '-' && c != '_') family += static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
   }
-  for (const std::string_view end : {"le"sv, "be"sv}) {
-    if (family.starts_with("utf") && family.ends_with(end)) family.resize(family.size() - end.size());
-  }
-  return family;
+  const bool has_order = family.starts_with("utf") && (family.ends_with("le") || family.ends_with("be"));
+  return has_order ? family.substr(0, family.size() - 2) : family;
 }
 
 /// "utf-16le" of "utf-16-le", as Python calls what iconv does not.
