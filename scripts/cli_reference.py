@@ -21,7 +21,8 @@ Made by `scripts/cli_reference.py` from the command's own help; the tests compar
 | [`synth`](#synth) | writes a synthetic model of any size, and inputs for it |
 | [`doctor`](#doctor) | says what this machine offers and tries it |
 | [`bench`](#bench-classify) | measures [the classifier](#bench-classify) or [an MoE layer](#bench-moe) |
-| [`explain`](#explain-moe) | shows the plan of an MoE layer on a GPU, without one |
+| [`explain`](#explain-moe) | shows the plan of an MoE layer on a GPU, without one: in words, as a picture, a page, a trace |
+| [`completion`](#completion), [`manual`](#manual) | print what shells complete, and the manual page |
 
 Results go to standard output or to `--output`; progress, statistics and errors go to standard error. Errors read
 `tessera: error: WHERE: got X, expected Y`; after a mistyped command or option a second line asks for the nearest there is.

@@ -6,11 +6,11 @@ import json
 import math
 import os
 import pathlib
-import pickle
 import subprocess
 import sys
 import tempfile
 import unittest
+from multiprocessing.reduction import ForkingPickler
 
 import numpy
 import tessera
@@ -76,7 +76,7 @@ class Predict(unittest.TestCase):
             self.model.predict(["good"] * 8500 + ["a\0b"])
 
     def test_pickling(self):
-        again = pickle.loads(pickle.dumps(self.model))
+        again = ForkingPickler.loads(ForkingPickler.dumps(self.model))
         self.assertEqual(list(again.predict(TEXTS).labels), list(self.whole.labels))
 
     def test_the_default_model_is_found_anywhere(self):

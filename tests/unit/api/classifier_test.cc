@@ -51,11 +51,13 @@ TEST(ClassifierApi, WordsAreCounted) {
   }
   std::vector<int32_t> ids(4 * static_cast<size_t>(c.info.sequence_length)), plain(ids.size());
   std::vector<int64_t> words(4, -1), unknown(4, -1);
-  ASSERT_EQ(tessera_classifier_tokenize_counted(c.handle, pointers, lengths, 4, ids.data(), words.data(), unknown.data()),
-            TESSERA_OK);
+  ASSERT_EQ(
+      tessera_classifier_tokenize_counted(c.handle, pointers, lengths, 4, ids.data(), words.data(), unknown.data()),
+      TESSERA_OK);
   EXPECT_EQ(words, (std::vector<int64_t>{3, 1, 0, 3}));
   EXPECT_EQ(unknown, (std::vector<int64_t>{0, 1, 0, 1}));
-  ASSERT_EQ(tessera_classifier_tokenize_counted(c.handle, pointers, lengths, 4, plain.data(), nullptr, nullptr), TESSERA_OK);
+  ASSERT_EQ(tessera_classifier_tokenize_counted(c.handle, pointers, lengths, 4, plain.data(), nullptr, nullptr),
+            TESSERA_OK);
   EXPECT_EQ(ids, plain);
 }
 
