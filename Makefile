@@ -37,9 +37,9 @@ wheel:
 #   make deb     builds the Debian package of command, library and headers into build/deb
 deb:
 	@scripts/install.sh demo
-	@cmake --preset cpu --log-level=WARNING -DCMAKE_INSTALL_PREFIX=/usr -DTESSERA_BUILD_EXAMPLES=OFF
-	@cmake --build --preset cpu
-	@cpack --config build/cpu/CPackConfig.cmake -G DEB -B build/deb
+	@cmake --preset cpu -B build/package --log-level=WARNING -DCMAKE_INSTALL_PREFIX=/usr -DTESSERA_BUILD_EXAMPLES=OFF
+	@cmake --build build/package
+	@cpack --config build/package/CPackConfig.cmake -G DEB -B build/deb
 
 #   make bench   measures the CPU back end and writes bench/results/
 bench:

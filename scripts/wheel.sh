@@ -21,5 +21,5 @@ echo "wheel.sh: compiling the library ($1) with $(nproc) processors"
 "$python" -m pip --disable-pip-version-check wheel . --no-deps -q -w "$folder/plain" \
   --config-settings "build-dir=$folder/build" --config-settings "cmake.define.TESSERA_CUDA=$cuda"
 mkdir -p build/wheels
-PATH="$PWD/$folder/venv/bin:$PATH" "$python" -m auditwheel -q repair --plat auto -w build/wheels "$folder"/plain/*.whl
+PATH="$PWD/$folder/venv/bin:$PATH" "$python" -m auditwheel repair --plat auto -w build/wheels "$folder"/plain/*.whl
 ls -l build/wheels/*.whl

@@ -134,6 +134,12 @@ class Classifier:
             lambda reference: lib.tessera_classifier_load(self._path, ctypes.byref(self._options), reference),
             lib.tessera_classifier_destroy, is_slow=True)
 
+    def __repr__(self):
+        device = "cpu" if self._options.device == CPU else f"cuda:{self._options.device}"
+        return (f"tessera.Classifier({os.fsdecode(self._path)!r}, classes={list(self.class_names)}, "
+                f"vocab_size={self.vocab_size}, sequence_length={self.sequence_length}, num_experts={self.num_experts}, "
+                f"precision={self._arguments['precision']}, input={self._arguments['input']}, device={device})")
+
     def __reduce__(self):
         """Pickled and copied as what it was made of: the copy loads the checkpoint again, where it is unpickled."""
         return _make, (type(self), self._arguments)

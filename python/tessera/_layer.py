@@ -55,7 +55,10 @@ class MoELayer:
                         down_input_scale)
         views = _moe.view_weights(self._arrays, inference=False)
         weights = _moe.Weights(views, options, dtype)
-        self._native = _moe.NativeLayer(weights.config(options, top_k, num_threads), weights.structure())
+        config = weights.config(options, top_k, num_threads)
+        self._native = _moe.NativeLayer(config, weights.structure())
+        self._type = next(name for name, code in _native.DTYPES.items() if code == config.dtype)
+        self._device = "cpu" if config.device == _native.CPU else f"cuda:{config.device}"
         self._views = views
         modules = {id(module): module for module in map(torch_tensors, self._arrays) if module is not None}
         self._torch = next(iter(modules.values()), None)
@@ -64,6 +67,11 @@ class MoELayer:
         self.intermediate_size = weights.intermediate_size
         self.num_experts = weights.num_experts
         self.top_k = self._native.top_k
+
+    def __repr__(self):
+        return (f"tessera.MoELayer(hidden_size={self.hidden_size}, intermediate_size={self.intermediate_size}, "
+                f"num_experts={self.num_experts}, top_k={self.top_k}, dtype={self._type}, "
+                f"weight_format={self._options[7]}, device={self._device})")
 
     def __reduce__(self):
         raise TypeError(wrong("MoELayer", "a layer to copy", "a new MoELayer made of the arrays there: a layer "

@@ -8,7 +8,7 @@ import unittest
 from cli_support import CliTest, tessera
 
 COMMANDS = ("classify", "merge", "evaluate", "verify", "convert", "synth", "doctor", "bench classify", "bench moe",
-            "explain moe", "explain bits", "completion", "manual")
+            "explain moe", "explain bits", "report", "completion", "manual")
 
 
 class HelpTest(CliTest):

@@ -75,6 +75,15 @@ class Predict(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, r"^texts\[8500\]: got a NUL"):
             self.model.predict(["good"] * 8500 + ["a\0b"])
 
+    def test_what_they_print(self):
+        self.assertRegex(repr(self.model), r"^tessera\.Classifier\('.*movie-reviews', classes=\['negative', 'positive'\], "
+                                           r"vocab_size=\d+, sequence_length=\\d+, num_experts=\d+, precision=default, "
+                                           r"input=ids, device=cpu\)$")
+        weights = numpy.ones((4, 16, 8), numpy.float32), numpy.ones((4, 8, 8), numpy.float32)
+        self.assertEqual(repr(tessera.MoELayer(*weights, top_k=2)),
+                         "tessera.MoELayer(hidden_size=8, intermediate_size=8, num_experts=4, top_k=2, dtype=float32, "
+                         "weight_format=dense, device=cpu)")
+
     def test_pickling(self):
         again = ForkingPickler.loads(ForkingPickler.dumps(self.model))
         self.assertEqual(list(again.predict(TEXTS).labels), list(self.whole.labels))

@@ -127,6 +127,9 @@ Commands add_commands(CLI::App& app) {
          add_explain_moe, "0 explained; " + kUsageCode + "; 5 a file beside the report could not be written");
   add_to(explain, "bits", "What a GPU's tensor cores make of one dot product, step by step, bit for bit",
          add_explain_bits, "0 explained; " + kUsageCode);
+  add("report", "Put what this machine is and does, and what a GPU would do, on one page", add_report,
+      "0 written; 1 written, and a measured result is wrong; " + kUsageCode +
+          ";\n4 a measurement broke off; 5 the page could not be written");
   add("completion", "Print the completion of a shell: bash, zsh or fish", add_completion, "0 printed; " + kUsageCode);
   add("manual", "Print the manual page, for man -l -", add_manual, "0 printed; " + kUsageCode);
   return commands;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "html.h"
 #include "text_format.h"
 
 namespace tessera::cli {
@@ -132,21 +133,6 @@ std::string legend(const Frame& frame, const std::string& lane) {
   return svg + text_at(x, y + 12, "start", 12, "dashed: the floor of the time");
 }
 
-/// For XML text.
-std::string xml_escaped(const std::string& text) {
-  std::string safe;
-  for (const char c : text) {
-    if (c == '&') {
-      safe += "&amp;";
-    } else if (c == '<') {
-      safe += "&lt;";
-    } else {
-      safe += c;
-    }
-  }
-  return safe;
-}
-
 std::string gemm_heading(const Frame& frame, const char* name, const moe::GemmExplanation& gemm, double begin,
                          double y) {
   const std::string words = format_text("%s: %zu tiles, %.1f %% idle, %.1f %% padding", name, gemm.tiles.size(),
@@ -183,7 +169,7 @@ std::string tile_map_svg(const std::string& title, const moe::Explanation& plan)
       "<defs><pattern id=\"padding\" width=\"4\" height=\"4\" patternUnits=\"userSpaceOnUse\">"
       "<path d=\"M-1 1l2 -2M0 4l4 -4M3 5l2 -2\" stroke=\"#ffffff\" stroke-width=\"1.2\"/></pattern></defs>\n";
   svg += box(0, 0, kLeft + kMapWidth + kRight, height, "#ffffff");
-  svg += text_at(kLeft, 22, "start", 16, xml_escaped(title));
+  svg += text_at(kLeft, 22, "start", 16, markup_escaped(title));
   svg += text_at(kLeft - 6, kTop + 10, "end", 11, lane_name(plan) + " 0");
   svg += text_at(kLeft - 6, frame.bottom() - 2, "end", 11, format_text("%s %d", lane_name(plan).c_str(), lanes - 1));
   svg += box(frame.x(0), kTop, frame.x(first) - frame.x(0), frame.bottom() - kTop, "#d9d9d9");
