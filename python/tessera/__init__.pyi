@@ -25,8 +25,179 @@ Array = Any  # numpy.ndarray, torch.Tensor, or an object with __dlpack__ and __d
 
 __version__: str
 
-class TesseraError(RuntimeError):
-    """A failure of the library that no Python exception fits: a device that failed, no GPU, a fork after CUDA."""
+class Classifier:
+    """A text classifier from a checkpoint directory (config.json, vocab.txt, model.safetensors). path None: the model that
+    comes with the package, for English review sentences.
+
+    device: "auto" (a usable GPU, else the CPU), "cpu", "cuda", "cuda:1". precision: "default" (fp16 on a GPU, fp32 on
+    the CPU), "fp32", "bf16", "fp16" (GPU), "fp64" (CPU, the oracle). form: "auto", "direct", "dft", "distinct" or
+    "vocab". A copy or a pickle is what it was made of: the checkpoint is loaded again where that arrives. Where the system
+    allows fewer threads than asked for, there are fewer.
+    """
+
+    class_names: tuple[str, ...]
+    vocab_size: int
+    sequence_length: int
+    embedding_size: int
+    num_classes: int
+    num_experts: int
+    description: str
+
+    def __init__(
+        self,
+        path: Any = None,
+        *,
+        device: str = "auto",
+        precision: str = "default",
+        input: Literal["ids", "embeddings"] = "ids",
+        form: str = "auto",
+        expert_threshold: float = 0.0,
+        micro_batch: int = 0,
+        num_threads: int = 0,
+    ) -> None: ...
+    def __call__(self, texts: str | Iterable[str]) -> Prediction | list[Prediction]:
+        """One prediction for one text, a list for several: a list, an array, a pandas or Arrow column, a generator. Ctrl-C
+        ends a call within a tenth of a second or one slice of 256 texts."""
+
+    def predict(self, texts: Iterable[str], *, progress: Any = None, min_probability: float = 0.0) -> Any:
+        """`Predictions` of any iterable of str, as arrays; for a pandas Series or Index a DataFrame with its index, for an
+        Arrow column a Table, with the columns label, score, probability_<class>, tokens, unknown, truncated. progress: True
+        shows a line on standard error; a function is called with (done, total)."""
+
+    def tokenize(self, texts: Iterable[str]) -> numpy.ndarray:
+        """Token ids [number of texts, sequence_length] int32. A text with a NUL byte raises ValueError."""
+
+    def logits(self, inputs: numpy.ndarray) -> numpy.ndarray:
+        """Logits [n, num_classes] float32 of ids [n, sequence_length] int32, or of embeddings [n, embedding_size,
+        sequence_length] float32 for input="embeddings". A sentence with an id outside the vocabulary, or whose numbers
+        are not finite, raises ValueError naming the first."""
+
+class Prediction(NamedTuple):
+    label: str  # "empty" for a text without words
+    score: float  # probability of the label; NaN for an empty text
+    probabilities: tuple[float, ...]  # of every class, in the model's order
+
+class Predictions(NamedTuple):
+    """What `Classifier.predict` says of n texts. A text without words is labelled "empty", with a score and probabilities of
+    NaN; a score below min_probability makes the label "unsure"."""
+
+    labels: numpy.ndarray  # [n] object: str
+    scores: numpy.ndarray  # [n] float32, of the most probable class
+    probabilities: numpy.ndarray  # [n, num_classes] float32
+    tokens: numpy.ndarray  # [n] int64: words of the text, before it is cut to sequence_length
+    unknown: numpy.ndarray  # [n] int64: of the words that are left, those that the model does not know
+    truncated: numpy.ndarray  # [n] bool
+
+class Device(NamedTuple):
+    index: int  # type: ignore[assignment]  # -1: the CPU
+    name: str
+    usable: bool
+    why_not: str  # "" where usable
+
+class Doctor(NamedTuple):
+    version: str
+    library: str  # path of the shared library
+    devices: tuple[Device, ...]
+    torch: str  # version, or "" where PyTorch is not installed
+    problems: tuple[str, ...]  # empty: a layer was computed on every usable device and was right
+
+def doctor() -> Doctor:
+    """What this installation can do here, found out by doing it: a small layer on every usable device, checked."""
+
+def why_unusable(device: int) -> str:
+    """Empty if layers and classifiers run on this device, else the reason. The number of a CUDA device, or -1 for the CPU;
+    ValueError for a number that no device has. The answer is the library's own, the same in every interface."""
+
+class MoELayer:
+    """A layer that checks its weights once, for callers who run it many times.
+
+    With transposed=True the weights are gate_up [E, H, 2I] and down [E, I, H], and the layer keeps a copy in its own
+    order. Otherwise it refers to the arrays it was given and keeps them alive; if their memory is taken away or moved
+    (``tensor.data = ...``, ``untyped_storage().resize_(0)``), the next call raises RuntimeError. num_threads is the
+    CPU's, 0 for every processor of this process; with weights on a GPU anything but 0 raises ValueError.
+
+    ``dtype`` is the type of x (without x_scale), biases and out; of dense weights theirs, and not needed; else bfloat16
+    where it is not given. Scales as in ``moe``, a shared expert's [2, ceil(I_s/128), ceil(H/128)] and [ceil(H/128),
+    ceil(I_s/128)], which begin with their blocks whatever the scale_offsets; of "fp8-channel" [2 I_s] and [H]. Where experts
+    have static scales each, a shared expert's is the last of E + 1.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_experts: int
+    top_k: int
+
+    def __init__(
+        self,
+        gate_up: Array,
+        down: Array,
+        *,
+        top_k: int,
+        gate_up_bias: Array | None = None,
+        down_bias: Array | None = None,
+        activation: Activation = "silu",
+        alpha: float = 1.0,
+        beta: float = 0.0,
+        limit: float = 0.0,
+        gated: bool = True,
+        gate_up_order: GateUpOrder = "gate_first",
+        weight_format: WeightFormat = "dense",
+        transposed: bool = False,
+        first_expert: int = 0,
+        expert_map: Array | None = None,
+        shared_gate_up: Array | None = None,
+        shared_down: Array | None = None,
+        gate_up_scale: Array | None = None,
+        down_scale: Array | None = None,
+        shared_gate_up_scale: Array | None = None,
+        shared_down_scale: Array | None = None,
+        scale_offsets: tuple[int, int, int] = (0, 0, 0),
+        gate_up_input_scale: Array | None = None,
+        down_input_scale: Array | None = None,
+        round_like_engines: bool = False,
+        dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+        num_threads: int = 0,
+    ) -> None: ...
+    def __call__(
+        self,
+        x: Array,
+        topk_ids: Array,
+        topk_weights: Array,
+        *,
+        shared_weight: Array | None = None,
+        x_scale: Array | None = None,
+        out: Array | None = None,
+        workspace: Array | None = None,
+        stream: int | None = None,
+    ) -> Array:
+        """out [T, H] of x [T, H], topk_ids [T, k], topk_weights [T, k]; shared_weight [T] float32, without it 1; with
+        x_scale [T, ceil(H / 128)], of "fp8-channel" [T, 1], x is e4m3."""
+
+    def workspace_bytes(self, num_tokens: int) -> int:
+        """Exact size of the workspace for up to num_tokens tokens."""
+
+def convert_scales(
+    scale: Array,
+    shape: tuple[int, ...],
+    *,
+    gate_and_up: bool = False,
+    grid: ScaleGrid = "per_projection",
+    up_offset: int = 0,
+    gate_up_order: GateUpOrder = "gate_first",
+) -> Array:
+    """The scales that a checkpoint holds for a weight of this shape ([E, rows, columns] or [rows, columns]), as ``moe`` takes
+    them, float32: [E, ceil(rows/128), ceil(columns/128)], or with gate_and_up rows (2I) [E, 2, ceil((I + up_offset)/128),
+    ceil(columns/128)]. Arrays on the CPU of float32, bfloat16, float8_e8m0fnu or uint8 (its bytes: 2^(byte - 127)). Exact.
+
+    ``grid`` says which block rows gate and up have: "per_projection" [E, 2 ceil(I/128), ..], gate's and then up's;
+    "interleaved" the same number, gate's and up's in turn; "concatenated" [E, ceil(2I/128), ..], of all rows counted through.
+    Where I is no multiple of 128, up's rows of the last begin inside a block: with up_offset = I % 128, which then goes
+    to ``moe`` or ``MoELayer`` as scale_offsets=(0, I % 128, 0), every scale stays what it is. Without it ValueError, but
+    where scales that a block has to share are equal. ValueError names expert and block of a scale that is negative,
+    infinite or NaN; 0 is accepted.
+
+    For "fp8-channel" the result is [E, rows], from a grid "rows" [E, rows], "halves" [E, 2] (all gate rows, all up rows, which
+    lie in this ``gate_up_order``) or "matrices" [E], each also with last dimensions of 1."""
 
 def moe(
     x: Array,
@@ -95,80 +266,8 @@ def moe(
     ``stream.wait_stream(...)``, ``tensor.record_stream(stream)``). On the CPU Ctrl-C ends a long call.
     """
 
-class MoELimits(NamedTuple):
-    width_multiple: int  # H and I are multiples of it
-    max_experts: int  # E that one layer's weights hold
-    max_top_k: int  # slots a token
-    alignment: int  # bytes: of weights, x, out, workspaces and router logits
-    max_threads: int  # num_threads of a layer and of a classifier
-
 def moe_limits() -> MoELimits:
     """What a layer can be, whatever its device and type."""
-
-class MoELayer:
-    """A layer that checks its weights once, for callers who run it many times.
-
-    With transposed=True the weights are gate_up [E, H, 2I] and down [E, I, H], and the layer keeps a copy in its own
-    order. Otherwise it refers to the arrays it was given and keeps them alive; if their memory is taken away or moved
-    (``tensor.data = ...``, ``untyped_storage().resize_(0)``), the next call raises RuntimeError. num_threads is the
-    CPU's, 0 for every processor of this process; with weights on a GPU anything but 0 raises ValueError.
-
-    ``dtype`` is the type of x (without x_scale), biases and out; of dense weights theirs, and not needed; else bfloat16
-    where it is not given. Scales as in ``moe``, a shared expert's [2, ceil(I_s/128), ceil(H/128)] and [ceil(H/128),
-    ceil(I_s/128)], which begin with their blocks whatever the scale_offsets; of "fp8-channel" [2 I_s] and [H]. Where experts
-    have static scales each, a shared expert's is the last of E + 1.
-    """
-
-    def __init__(
-        self,
-        gate_up: Array,
-        down: Array,
-        *,
-        top_k: int,
-        gate_up_bias: Array | None = None,
-        down_bias: Array | None = None,
-        activation: Activation = "silu",
-        alpha: float = 1.0,
-        beta: float = 0.0,
-        limit: float = 0.0,
-        gated: bool = True,
-        gate_up_order: GateUpOrder = "gate_first",
-        weight_format: WeightFormat = "dense",
-        transposed: bool = False,
-        first_expert: int = 0,
-        expert_map: Array | None = None,
-        shared_gate_up: Array | None = None,
-        shared_down: Array | None = None,
-        gate_up_scale: Array | None = None,
-        down_scale: Array | None = None,
-        shared_gate_up_scale: Array | None = None,
-        shared_down_scale: Array | None = None,
-        scale_offsets: tuple[int, int, int] = (0, 0, 0),
-        gate_up_input_scale: Array | None = None,
-        down_input_scale: Array | None = None,
-        round_like_engines: bool = False,
-        dtype: Literal["float32", "float16", "bfloat16"] | None = None,
-        num_threads: int = 0,
-    ) -> None: ...
-    def __call__(
-        self,
-        x: Array,
-        topk_ids: Array,
-        topk_weights: Array,
-        *,
-        shared_weight: Array | None = None,
-        x_scale: Array | None = None,
-        out: Array | None = None,
-        workspace: Array | None = None,
-        stream: int | None = None,
-    ) -> Array: ...
-    def workspace_bytes(self, num_tokens: int) -> int:
-        """Exact size of the workspace for up to num_tokens tokens."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_experts: int
-    top_k: int
 
 def prepare_weights(
     gate_up: Array, down: Array, *, gated: bool = True, stream: int | None = None
@@ -176,28 +275,12 @@ def prepare_weights(
     """From transposed weights gate_up [E, H, 2I], down [E, I, H] to contiguous [E, 2I, H], [E, H, I], once at load.
     NumPy arrays and PyTorch tensors."""
 
-def convert_scales(
-    scale: Array,
-    shape: tuple[int, ...],
-    *,
-    gate_and_up: bool = False,
-    grid: ScaleGrid = "per_projection",
-    up_offset: int = 0,
-    gate_up_order: GateUpOrder = "gate_first",
-) -> Array:
-    """The scales that a checkpoint holds for a weight of this shape ([E, rows, columns] or [rows, columns]), as ``moe`` takes
-    them, float32: [E, ceil(rows/128), ceil(columns/128)], or with gate_and_up rows (2I) [E, 2, ceil((I + up_offset)/128),
-    ceil(columns/128)]. Arrays on the CPU of float32, bfloat16, float8_e8m0fnu or uint8 (its bytes: 2^(byte - 127)). Exact.
-
-    ``grid`` says which block rows gate and up have: "per_projection" [E, 2 ceil(I/128), ..], gate's and then up's;
-    "interleaved" the same number, gate's and up's in turn; "concatenated" [E, ceil(2I/128), ..], of all rows counted through.
-    Where I is no multiple of 128, up's rows of the last begin inside a block: with up_offset = I % 128, which then goes
-    to ``moe`` or ``MoELayer`` as scale_offsets=(0, I % 128, 0), every scale stays what it is. Without it ValueError, but
-    where scales that a block has to share are equal. ValueError names expert and block of a scale that is negative,
-    infinite or NaN; 0 is accepted.
-
-    For "fp8-channel" the result is [E, rows], from a grid "rows" [E, rows], "halves" [E, 2] (all gate rows, all up rows, which
-    lie in this ``gate_up_order``) or "matrices" [E], each also with last dimensions of 1."""
+def quantize_blocks(
+    weight: Array, *, gate_and_up: bool = False, gate_up_order: GateUpOrder = "gate_first"
+) -> tuple[Array, Array]:
+    """(codes, scales) of a weight [E, rows, columns] or [rows, columns], a float32 scale each 128 x 128 by the recipe of
+    ``quantize_rows``: [E, ceil(rows/128), ceil(columns/128)]. With gate_and_up, rows are 2I in this order, and scales [E, 2,
+    ceil(I/128), ceil(columns/128)], as ``moe`` takes them. Arrays on the CPU."""
 
 def quantize_rows(x: Array, *, whole_rows: bool = False) -> tuple[Array, Array]:
     """(codes, scales) of x [rows, columns] or [E, rows, columns]: what a layer of "fp8-block" does to its tokens, with
@@ -205,13 +288,6 @@ def quantize_rows(x: Array, *, whole_rows: bool = False) -> tuple[Array, Array]:
     patterns, PyTorch: float8_e4m3fn), scales [.., ceil(columns / 128)] or [.., 1] float32. In float32, each step rounded to
     nearest even: scale = max(amax, 1e-10) * (1/448), code = e4m3(value * (1/scale)). A NaN makes its scale and all codes
     under it NaN. Arrays on the CPU."""
-
-def quantize_blocks(
-    weight: Array, *, gate_and_up: bool = False, gate_up_order: GateUpOrder = "gate_first"
-) -> tuple[Array, Array]:
-    """(codes, scales) of a weight [E, rows, columns] or [rows, columns], a float32 scale each 128 x 128 by the recipe of
-    ``quantize_rows``: [E, ceil(rows/128), ceil(columns/128)]. With gate_and_up, rows are 2I in this order, and scales [E, 2,
-    ceil(I/128), ceil(columns/128)], as ``moe`` takes them. Arrays on the CPU."""
 
 def route(
     logits: Array,
@@ -227,85 +303,12 @@ def route(
     """From a router's logits [T, E] (float32, float16, bfloat16) to (topk_ids [T, k] int32, topk_weights [T, k]
     float32). NumPy arrays and PyTorch tensors."""
 
-class Prediction(NamedTuple):
-    label: str  # "empty" for a text without words
-    score: float  # probability of the label; NaN for an empty text
-    probabilities: tuple[float, ...]  # of every class, in the model's order
+class MoELimits(NamedTuple):
+    width_multiple: int  # H and I are multiples of it
+    max_experts: int  # E that one layer's weights hold
+    max_top_k: int  # slots a token
+    alignment: int  # bytes: of weights, x, out, workspaces and router logits
+    max_threads: int  # num_threads of a layer and of a classifier
 
-class Predictions(NamedTuple):
-    """What `Classifier.predict` says of n texts. A text without words is labelled "empty", with a score and probabilities of
-    NaN; a score below min_probability makes the label "unsure"."""
-
-    labels: numpy.ndarray  # [n] object: str
-    scores: numpy.ndarray  # [n] float32, of the most probable class
-    probabilities: numpy.ndarray  # [n, num_classes] float32
-    tokens: numpy.ndarray  # [n] int64: words of the text, before it is cut to sequence_length
-    unknown: numpy.ndarray  # [n] int64: of the words that are left, those that the model does not know
-    truncated: numpy.ndarray  # [n] bool
-
-class Classifier:
-    """A text classifier from a checkpoint directory (config.json, vocab.txt, model.safetensors). path None: the model that
-    comes with the package, for English review sentences.
-
-    device: "auto" (a usable GPU, else the CPU), "cpu", "cuda", "cuda:1". precision: "default" (fp16 on a GPU, fp32 on
-    the CPU), "fp32", "bf16", "fp16" (GPU), "fp64" (CPU, the oracle). form: "auto", "direct", "dft", "distinct" or
-    "vocab". A copy or a pickle is what it was made of: the checkpoint is loaded again where that arrives. Where the system
-    allows fewer threads than asked for, there are fewer.
-    """
-
-    def __init__(
-        self,
-        path: Any = None,
-        *,
-        device: str = "auto",
-        precision: str = "default",
-        input: Literal["ids", "embeddings"] = "ids",
-        form: str = "auto",
-        expert_threshold: float = 0.0,
-        micro_batch: int = 0,
-        num_threads: int = 0,
-    ) -> None: ...
-    def __call__(self, texts: str | Iterable[str]) -> Prediction | list[Prediction]:
-        """One prediction for one text, a list for several: a list, an array, a pandas or Arrow column, a generator. Ctrl-C
-        ends a call within a tenth of a second or one slice of 256 texts."""
-
-    def predict(self, texts: Iterable[str], *, progress: Any = None, min_probability: float = 0.0) -> Any:
-        """`Predictions` of any iterable of str, as arrays; for a pandas Series or Index a DataFrame with its index, for an
-        Arrow column a Table, with the columns label, score, probability_<class>, tokens, unknown, truncated. progress: True
-        shows a line on standard error; a function is called with (done, total)."""
-
-    def tokenize(self, texts: Iterable[str]) -> numpy.ndarray:
-        """Token ids [number of texts, sequence_length] int32. A text with a NUL byte raises ValueError."""
-
-    def logits(self, inputs: numpy.ndarray) -> numpy.ndarray:
-        """Logits [n, num_classes] float32 of ids [n, sequence_length] int32, or of embeddings [n, embedding_size,
-        sequence_length] float32 for input="embeddings". A sentence with an id outside the vocabulary, or whose numbers
-        are not finite, raises ValueError naming the first."""
-
-    class_names: tuple[str, ...]
-    vocab_size: int
-    sequence_length: int
-    embedding_size: int
-    num_classes: int
-    num_experts: int
-    description: str
-
-class Device(NamedTuple):
-    index: int  # type: ignore[assignment]  # -1: the CPU
-    name: str
-    usable: bool
-    why_not: str  # "" where usable
-
-class Doctor(NamedTuple):
-    version: str
-    library: str  # path of the shared library
-    devices: tuple[Device, ...]
-    torch: str  # version, or "" where PyTorch is not installed
-    problems: tuple[str, ...]  # empty: a layer was computed on every usable device and was right
-
-def doctor() -> Doctor:
-    """What this installation can do here, found out by doing it: a small layer on every usable device, checked."""
-
-def why_unusable(device: int) -> str:
-    """Empty if layers and classifiers run on this device, else the reason. The number of a CUDA device, or -1 for the CPU;
-    ValueError for a number that no device has. The answer is the library's own, the same in every interface."""
+class TesseraError(RuntimeError):
+    """A failure of the library that no Python exception fits: a device that failed, no GPU, a fork after CUDA."""

@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy
 
@@ -27,9 +27,9 @@ _BAD_SENTENCE = {1: "an id outside the vocabulary", 2: "numbers that are not fin
 
 
 class Prediction(NamedTuple):
-    label: str
-    score: float
-    probabilities: tuple[float, ...]
+    label: str  # "empty" for a text without words
+    score: float  # probability of the label; NaN for an empty text
+    probabilities: tuple[float, ...]  # of every class, in the model's order
 
 
 def _read_device(device):
@@ -92,10 +92,35 @@ def _slices(count):
 
 
 class Classifier:
-    """A text classifier from a checkpoint directory. __init__.pyi says all of it."""
+    """A text classifier from a checkpoint directory (config.json, vocab.txt, model.safetensors). path None: the model that
+    comes with the package, for English review sentences.
 
-    def __init__(self, path=None, *, device="auto", precision="default", input="ids", form="auto", expert_threshold=0.0,
-                 micro_batch=0, num_threads=0):
+    device: "auto" (a usable GPU, else the CPU), "cpu", "cuda", "cuda:1". precision: "default" (fp16 on a GPU, fp32 on
+    the CPU), "fp32", "bf16", "fp16" (GPU), "fp64" (CPU, the oracle). form: "auto", "direct", "dft", "distinct" or
+    "vocab". A copy or a pickle is what it was made of: the checkpoint is loaded again where that arrives. Where the system
+    allows fewer threads than asked for, there are fewer.
+    """
+
+    class_names: tuple[str, ...]
+    vocab_size: int
+    sequence_length: int
+    embedding_size: int
+    num_classes: int
+    num_experts: int
+    description: str
+
+    def __init__(
+        self,
+        path: Any = None,
+        *,
+        device: str = "auto",
+        precision: str = "default",
+        input: Literal["ids", "embeddings"] = "ids",
+        form: str = "auto",
+        expert_threshold: float = 0.0,
+        micro_batch: int = 0,
+        num_threads: int = 0,
+    ) -> None:
         path = shipped_model() if path is None else path
         try:
             self._path = _c_string("path", path)
@@ -149,8 +174,9 @@ class Classifier:
             self._load()
         return self._handle.pointer
 
-    def __call__(self, texts):
-        """One prediction for one text, a list for a sequence of them."""
+    def __call__(self, texts: str | Iterable[str]) -> Prediction | list[Prediction]:
+        """One prediction for one text, a list for several: a list, an array, a pandas or Arrow column, a generator. Ctrl-C
+        ends a call within a tenth of a second or one slice of 256 texts."""
         if self._takes_embeddings:
             raise ValueError(wrong("texts", "text", "input='ids': this classifier was loaded for embeddings"))
         single = isinstance(texts, str)
@@ -161,14 +187,16 @@ class Classifier:
                        for row, words in zip(numbers, tokens.tolist())]
         return predictions[0] if single else predictions
 
-    def predict(self, texts, *, progress=None, min_probability=0.0):
-        """Labels, scores and probabilities of many texts as arrays, or as a table of pandas or Arrow for their columns."""
+    def predict(self, texts: Iterable[str], *, progress: Any = None, min_probability: float = 0.0) -> Any:
+        """`Predictions` of any iterable of str, as arrays; for a pandas Series or Index a DataFrame with its index, for an
+        Arrow column a Table, with the columns label, score, probability_<class>, tokens, unknown, truncated. progress: True
+        shows a line on standard error; a function is called with (done, total)."""
         if self._takes_embeddings:
             raise ValueError(wrong("texts", "text", "input='ids': this classifier was loaded for embeddings"))
         return predict(self, texts, progress, min_probability, _text_list)
 
-    def tokenize(self, texts):
-        """Token ids [len(texts), sequence_length] int32."""
+    def tokenize(self, texts: Iterable[str]) -> numpy.ndarray:
+        """Token ids [number of texts, sequence_length] int32. A text with a NUL byte raises ValueError."""
         return self._encode(_text_list(texts))[0]
 
     def _encode(self, texts, first=0):
@@ -197,9 +225,10 @@ class Classifier:
                                         str(error))) from None
         return ids, words, unknown
 
-    def logits(self, inputs):
+    def logits(self, inputs: numpy.ndarray) -> numpy.ndarray:
         """Logits [n, num_classes] float32 of ids [n, sequence_length] int32, or of embeddings [n, embedding_size,
-        sequence_length] float32 for input="embeddings"."""
+        sequence_length] float32 for input="embeddings". A sentence with an id outside the vocabulary, or whose numbers
+        are not finite, raises ValueError naming the first."""
         name = _INPUTS[self._takes_embeddings]
         shape = (self.embedding_size, self.sequence_length) if self._takes_embeddings else (self.sequence_length,)
         dtype = numpy.dtype(numpy.float32 if self._takes_embeddings else numpy.int32)

@@ -14,22 +14,22 @@ _NAME_BYTES = 256
 
 
 class Device(NamedTuple):
-    index: int  # type: ignore[assignment]  # not tuple.index
+    index: int  # type: ignore[assignment]  # -1: the CPU
     name: str
     usable: bool
-    why_not: str
+    why_not: str  # "" where usable
 
 
 class Doctor(NamedTuple):
     version: str
-    library: str
+    library: str  # path of the shared library
     devices: tuple[Device, ...]
-    torch: str
-    problems: tuple[str, ...]
+    torch: str  # version, or "" where PyTorch is not installed
+    problems: tuple[str, ...]  # empty: a layer was computed on every usable device and was right
 
 
-def doctor():
-    """What this installation can do here: a small layer on every usable device, checked."""
+def doctor() -> Doctor:
+    """What this installation can do here, found out by doing it: a small layer on every usable device, checked."""
     devices = tuple(_describe(index) for index in range(CPU, _native.num_devices()))
     problems = tuple(problem for device in devices if device.usable for problem in _try(device.index))
     try:
@@ -39,8 +39,9 @@ def doctor():
     return Doctor(_native.VERSION, str(_native.PATH), devices, torch, problems)
 
 
-def why_unusable(device):
-    """Empty if layers and classifiers run on this device, else the reason. A device's number, or -1 for the CPU."""
+def why_unusable(device: int) -> str:
+    """Empty if layers and classifiers run on this device, else the reason. The number of a CUDA device, or -1 for the CPU;
+    ValueError for a number that no device has. The answer is the library's own, the same in every interface."""
     return _native.why_unusable(_moe.integer("device", device, CPU, 2**31 - 1))
 
 

@@ -41,6 +41,12 @@ class Reference(unittest.TestCase):
         names = re.findall(r"(?m)^(?:def|class) (\w+)", read("python/tessera/__init__.pyi"))
         self.check_generated("python_reference.py", "python.md", names)
 
+    def test_python_stubs(self):
+        printed = subprocess.run([sys.executable, ROOT / "scripts" / "python_stubs.py"], text=True, capture_output=True,
+                                 check=True, env={**os.environ, "PYTHONIOENCODING": "utf-8"}).stdout
+        self.assertEqual(printed, read("python/tessera/__init__.pyi"),
+                         "run scripts/python_stubs.py > python/tessera/__init__.pyi")
+
     def test_support(self):
         """What was tested, out of the records: another run of a suite asks for the page to be written anew."""
         names = re.findall(r"(?m)^## (.*)$", read("docs/reference/support.md"))

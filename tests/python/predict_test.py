@@ -77,7 +77,7 @@ class Predict(unittest.TestCase):
 
     def test_what_they_print(self):
         self.assertRegex(repr(self.model), r"^tessera\.Classifier\('.*movie-reviews', classes=\['negative', 'positive'\], "
-                                           r"vocab_size=\d+, sequence_length=\\d+, num_experts=\d+, precision=default, "
+                                           r"vocab_size=\d+, sequence_length=\d+, num_experts=\d+, precision=default, "
                                            r"input=ids, device=cpu\)$")
         weights = numpy.ones((4, 16, 8), numpy.float32), numpy.ones((4, 8, 8), numpy.float32)
         self.assertEqual(repr(tessera.MoELayer(*weights, top_k=2)),
