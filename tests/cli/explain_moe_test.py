@@ -8,7 +8,7 @@ import unittest
 import xml.etree.ElementTree
 import zlib
 
-from cli_support import CommandTest, tessera
+from cli_support import ROOT, CommandTest, tessera
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -187,6 +187,12 @@ class ExplainMoeTest(CommandTest):
             self.skipTest("cairosvg, the converter that pip has, is not installed")
         image = cairosvg.svg2png(bytestring=text.encode(), output_width=600)
         self.assertGreater(len(png_colors(image)), 30)
+
+    def test_the_picture_of_the_documents_is_todays(self):
+        picture = self.folder / "tiles.svg"
+        self.assert_code(explain("--preset", "olmoe", "--tokens", 512, "--routing", "zipf", "--svg", picture), 0)
+        self.assertEqual(picture.read_text(), (ROOT / "docs" / "figures" / "explain_moe.svg").read_text(),
+                         "tessera explain moe --preset olmoe --tokens 512 --routing zipf --svg docs/figures/explain_moe.svg")
 
     def test_a_trace_for_perfetto(self):
         path = self.folder / "trace.json"
