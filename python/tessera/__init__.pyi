@@ -31,7 +31,7 @@ class Classifier:
 
     device: "auto" (a usable GPU, else the CPU), "cpu", "cuda", "cuda:1". precision: "default" (fp16 on a GPU, fp32 on
     the CPU), "fp32", "bf16", "fp16" (GPU), "fp64" (CPU, the oracle). form: "auto", "direct", "dft", "distinct" or
-    "vocab". A copy or a pickle is what it was made of: the checkpoint is loaded again where that arrives. Where the system
+    "vocab". A copied or pickled one is what it was made of: the checkpoint is loaded again where that arrives. Where the system
     allows fewer threads than asked for, there are fewer.
     """
 
