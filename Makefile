@@ -4,7 +4,7 @@
 # Where the CUDA toolkit puts nvcc.
 export PATH := $(PATH):/usr/local/cuda/bin
 
-.PHONY: demo build test gpu-test bench peers format figures clean help
+.PHONY: demo build test gpu-test wheel deb bench peers format figures clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -27,6 +27,19 @@ gpu-test:
 	@cmake --build --preset cuda
 	@python3 tests/gpu/record.py closure build/cuda
 	@tests/gpu/run.sh build/cuda core moe classifier python $$([ $$(nvidia-smi -L | wc -l) -ge 2 ] && echo multi_gpu)
+
+#   make wheel   builds the Python wheel of the CPU back end into build/wheels; make wheel KIND=cuda with the kernels
+KIND ?= cpu
+wheel:
+	@scripts/install.sh demo
+	@scripts/wheel.sh $(KIND)
+
+#   make deb     builds the Debian package of command, library and headers into build/deb
+deb:
+	@scripts/install.sh demo
+	@cmake --preset cpu -B build/package --log-level=WARNING -DCMAKE_INSTALL_PREFIX=/usr -DTESSERA_BUILD_EXAMPLES=OFF
+	@cmake --build build/package
+	@cpack --config build/package/CPackConfig.cmake -G DEB -B build/deb
 
 #   make bench   measures the CPU back end and writes bench/results/
 bench:

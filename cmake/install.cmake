@@ -17,6 +17,14 @@ install(TARGETS tessera_c EXPORT tesseraTargets
         INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 if(TESSERA_BUILD_TOOLS)
   install(TARGETS tessera RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT runtime)
+  set(printed ${CMAKE_CURRENT_BINARY_DIR}/tools/tessera/printed)
+  install(FILES ${printed}/tessera.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1 COMPONENT runtime)
+  install(FILES ${printed}/tessera DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions COMPONENT runtime)
+  install(FILES ${printed}/_tessera DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/site-functions COMPONENT runtime)
+  install(FILES ${printed}/tessera.fish DESTINATION ${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d COMPONENT runtime)
+  # Beside bin, where the command looks for it.
+  install(DIRECTORY ${PROJECT_SOURCE_DIR}/models/movie-reviews DESTINATION ${CMAKE_INSTALL_DATADIR}/tessera/models
+          COMPONENT runtime)
 endif()
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/tessera DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
         COMPONENT development FILES_MATCHING PATTERN "*.h" PATTERN "*.cuh")

@@ -22,7 +22,9 @@ Made by `scripts/cli_reference.py` from the command's own help; the tests compar
 | [`doctor`](#doctor) | says what this machine offers and tries it |
 | [`inspect`](#inspect) | says what a checkpoint on disk holds and how its layers would run here |
 | [`bench`](#bench-classify) | measures [the classifier](#bench-classify) or [an MoE layer](#bench-moe) |
-| [`explain`](#explain-moe) | shows the plan of an MoE layer on a GPU, without one |
+| [`explain`](#explain-moe) | shows the plan of an MoE layer on a GPU, without one: in words, as a picture, a page, a trace |
+| [`report`](#report) | puts what this machine is and does, and what a GPU would do, on one page |
+| [`completion`](#completion), [`manual`](#manual) | print what shells complete, and the manual page |
 
 Results go to standard output or to `--output`; progress, statistics and errors go to standard error. Errors read
 `tessera: error: WHERE: got X, expected Y`; after a mistyped command or option a second line asks for the nearest there is.

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that are missing: install.sh demo | test. Says nothing when there is nothing to do.
+# Installs the Debian packages that are missing: install.sh demo | test. Says nothing when there is nothing to do. Where a
+# person sits at a terminal it lists them and asks first.
 set -euo pipefail
 
-demo=(g++ cmake ninja-build libcli11-dev nlohmann-json3-dev libdnnl-dev libxxhash-dev ocl-icd-libopencl1 python3)
+demo=(g++ cmake ninja-build libcli11-dev nlohmann-json3-dev libdnnl-dev libxxhash-dev
+      zlib1g-dev libzstd-dev liblzma-dev ocl-icd-libopencl1 python3)
 test=("${demo[@]}" libgtest-dev clang libclang-rt-dev libomp-dev clang-format clang-tidy ccache openmpi-bin xxhash
-      pkg-config python3-venv python3-numpy)
+      pkg-config python3-venv python3-numpy zstd)
 
 case "${1:-}" in
   demo) wanted=("${demo[@]}") ;;
@@ -27,6 +29,15 @@ as_root=()
 if [ "$(id -u)" -ne 0 ]; then
   command -v sudo >/dev/null || { echo "install.sh: needs root (or sudo) to install: ${missing[*]}" >&2; exit 1; }
   as_root=(sudo)
+fi
+if [ -t 0 ] && [ -t 1 ]; then
+  echo "These Debian packages are missing, and apt-get would install them${as_root:+ through sudo}:"
+  printf '  %s\n' "${missing[@]}"
+  read -r -p "Install them? [Y/n] " answer || answer=n
+  case "$answer" in
+    '' | [yY] | [yY][eE][sS]) ;;
+    *) echo "install.sh: nothing was installed; without them nothing can be built" >&2; exit 1 ;;
+  esac
 fi
 echo "installing: ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive

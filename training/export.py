@@ -21,7 +21,7 @@ from tokenizer import encode, tokenize
 FP16_MAX = 65504
 
 
-def write_checkpoint(folder, student, tensors, temperature):
+def write_checkpoint(folder, student, tensors, temperature, class_names=("negative", "positive")):
     config, vocabulary = student["model_config"], student["vocabulary"]
     # Dividing the logits by the temperature calibrates the probabilities; labels stay.
     for name in ("output.weight", "output.bias"):
@@ -49,8 +49,8 @@ def write_checkpoint(folder, student, tensors, temperature):
         "num_experts": config["num_experts"],
         "expert_size": config["expert_size"],
         "head_sizes": list(config["head_sizes"]),
-        "num_classes": 2,
-        "class_names": ["negative", "positive"],
+        "num_classes": len(class_names),
+        "class_names": list(class_names),
         "tokenizer": "basic_english",
         "text_normalization": "reviews",
         "unknown_id": 0,

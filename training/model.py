@@ -2,7 +2,7 @@
 
     embedding -> convolutions of several widths -> ReLU -> max over positions -> h
     h -> router softmax; sum over experts of router weight * (expert weight h + bias)
-    -> head layers with ReLU -> two logits
+    -> head layers with ReLU -> a logit each class
 
 One such model has about 1 MFLOP a sentence and would leave a GPU idle, so every
 parameter has a leading dimension `num_models` (seeds and folds), written M below.
@@ -28,6 +28,7 @@ class ModelConfig:
     num_experts: int = 4
     expert_size: int = 64
     head_sizes: tuple = (64,)
+    num_classes: int = 2
     # Filters at least this wide have the same weight at every tap: what they find is a sum
     # over their window, which the other filters' maximum cannot express.
     shared_taps_from: int = 12
@@ -94,7 +95,7 @@ class StackedClassifier(nn.Module):
         self.router_weight, self.router_bias = linear(config.num_experts, config.feature_size)
         experts = config.num_experts * config.expert_size
         self.expert_weight, self.expert_bias = linear(experts, config.feature_size)
-        sizes = (config.expert_size, *config.head_sizes, 2)
+        sizes = (config.expert_size, *config.head_sizes, config.num_classes)
         layers = [linear(outputs, inputs) for inputs, outputs in zip(sizes, sizes[1:])]
         self.head_weight = nn.ParameterList(weight for weight, _ in layers)
         self.head_bias = nn.ParameterList(bias for _, bias in layers)
@@ -134,7 +135,7 @@ class StackedClassifier(nn.Module):
         return torch.relu(y.amax(2) + bias)
 
     def forward(self, ids, ratio, noise=NO_NOISE, generator=None):
-        """ids, ratio [M, B, S] -> logits [M, B, 2], router weights [M, B, E]."""
+        """ids, ratio [M, B, S] -> logits [M, B, num_classes], router weights [M, B, E]."""
         config = self.config
         x = self.embed(ids, ratio, noise, generator)
         filters = zip(config.filter_widths, self.conv_weight, self.conv_bias)

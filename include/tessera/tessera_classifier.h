@@ -89,6 +89,13 @@ TESSERA_API const char* tessera_classifier_class_name(const tessera_classifier* 
 TESSERA_API tessera_status tessera_classifier_tokenize(const tessera_classifier* classifier, const char* const* texts,
                                                        const size_t* lengths, int64_t num_texts, int32_t* ids);
 
+/* The same, and how many words each text has before it is cut to sequence_length, and how many of those that are left
+ * the vocabulary lacks: num_words, num_unknown [num_texts]; either may be NULL. */
+TESSERA_API tessera_status tessera_classifier_tokenize_counted(const tessera_classifier* classifier,
+                                                               const char* const* texts, const size_t* lengths,
+                                                               int64_t num_texts, int32_t* ids, int64_t* num_words,
+                                                               int64_t* num_unknown);
+
 /* Host memory, also on a GPU: ids [num_sentences, sequence_length] or embeddings [num_sentences, embedding_size,
  * sequence_length], whichever the options said; the other NULL. Returns when the outputs are written; they overlap
  * neither each other nor the input. One run at a time. */

@@ -26,8 +26,238 @@ Array = Any  # numpy.ndarray, torch.Tensor, or an object with __dlpack__ and __d
 
 __version__: str
 
-class TesseraError(RuntimeError):
-    """A failure of the library that no Python exception fits: a device that failed, no GPU, a fork after CUDA."""
+class Loaded(NamedTuple):
+    path: str
+    layer: int
+    shard: tuple[int, int]
+    weight_format: str
+    dtype: str  # of x and out, and of dense weights
+    read_bytes: int  # from disk
+    weight_bytes: int  # in memory
+    seconds: float
+    num_blocks: int  # of 128 x 128 that MXFP4 weights have; 0 for other formats
+    num_exact_blocks: int  # of these, the ones that fp8-block holds to the bit
+
+def inspect_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
+    """What a checkpoint holds and how each layer with experts would run here, without reading a weight: what ``tessera
+    inspect --json`` prints. ValueError names file and tensor; what is wrong with one layer is in its "problem"."""
+
+def load_layer(
+    path: str | PathLike[str],
+    *,
+    layer: int,
+    device: Any = "cpu",
+    shard: tuple[int, int] = (0, 1),
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+    weight_format: WeightFormat | None = None,
+    shared_expert: bool | None = None,
+    num_threads: int = 0,
+    progress: bool | Callable[[int, int], object] | None = None,
+) -> MoELayer:
+    """One MoE layer of a checkpoint on disk: a folder of config.json and safetensors as Hugging Face's libraries save it,
+    of Qwen3-MoE, Qwen3-Next, Mixtral, OLMoE, DeepSeek-V3, GLM-4.5, gpt-oss or MiniMax-M2, in one file or several with an
+    index, with tensors of each expert or of all experts.
+
+    layer: as the checkpoint counts. device: "cpu", "cuda", "cuda:1", a torch.device, or a number, -1 for the CPU.
+    shard (i, n): experts E * i // n and on, up to the next shard's; ids stay those of the whole model, other experts' add
+    nothing. dtype: of x, out and dense weights; None: as stored, bfloat16 where weights have 8 bits or less; another type
+    than the stored one is rounded to. weight_format: what MXFP4 becomes; None: "fp8-block" if that holds every number to
+    the bit, else "dense". shared_expert: None loads it with shard 0, so that shards add up. progress: None draws a bar
+    where standard error is a terminal; a function is told bytes read so far and in all.
+
+    Every name, shape and type is checked before a weight is read: ValueError names file and tensor. Weights go straight
+    to where they stay, PyTorch tensors where PyTorch is imported, else memory of the library; beside them there is never
+    more than one tensor. Ctrl-C ends it. The layer's attribute ``loaded`` is a Loaded.
+    """
+
+class Classifier:
+    """A text classifier from a checkpoint directory (config.json, vocab.txt, model.safetensors). path None: the model that
+    comes with the package, for English review sentences.
+
+    device: "auto" (a usable GPU, else the CPU), "cpu", "cuda", "cuda:1". precision: "default" (fp16 on a GPU, fp32 on
+    the CPU), "fp32", "bf16", "fp16" (GPU), "fp64" (CPU, the oracle). form: "auto", "direct", "dft", "distinct" or
+    "vocab". A copied or pickled one is what it was made of: the checkpoint is loaded again where that arrives. Where the system
+    allows fewer threads than asked for, there are fewer.
+    """
+
+    class_names: tuple[str, ...]
+    vocab_size: int
+    sequence_length: int
+    embedding_size: int
+    num_classes: int
+    num_experts: int
+    description: str
+
+    def __init__(
+        self,
+        path: Any = None,
+        *,
+        device: str = "auto",
+        precision: str = "default",
+        input: Literal["ids", "embeddings"] = "ids",
+        form: str = "auto",
+        expert_threshold: float = 0.0,
+        micro_batch: int = 0,
+        num_threads: int = 0,
+    ) -> None: ...
+    def __call__(self, texts: str | Iterable[str]) -> Prediction | list[Prediction]:
+        """One prediction for one text, a list for several: a list, an array, a pandas or Arrow column, a generator. Ctrl-C
+        ends a call within a tenth of a second or one slice of 256 texts."""
+
+    def predict(self, texts: Iterable[str], *, progress: Any = None, min_probability: float = 0.0) -> Any:
+        """`Predictions` of any iterable of str, as arrays; for a pandas Series or Index a DataFrame with its index, for an
+        Arrow column a Table, with the columns label, score, probability_<class>, tokens, unknown, truncated. progress: True
+        shows a line on standard error; a function is called with (done, total)."""
+
+    def tokenize(self, texts: Iterable[str]) -> numpy.ndarray:
+        """Token ids [number of texts, sequence_length] int32. A text with a NUL byte raises ValueError."""
+
+    def logits(self, inputs: numpy.ndarray) -> numpy.ndarray:
+        """Logits [n, num_classes] float32 of ids [n, sequence_length] int32, or of embeddings [n, embedding_size,
+        sequence_length] float32 for input="embeddings". A sentence with an id outside the vocabulary, or whose numbers
+        are not finite, raises ValueError naming the first."""
+
+class Prediction(NamedTuple):
+    label: str  # "empty" for a text without words
+    score: float  # probability of the label; NaN for an empty text
+    probabilities: tuple[float, ...]  # of every class, in the model's order
+
+class Device(NamedTuple):
+    index: int  # type: ignore[assignment]  # -1: the CPU
+    name: str
+    usable: bool
+    why_not: str  # "" where usable
+
+class Doctor(NamedTuple):
+    version: str
+    library: str  # path of the shared library
+    devices: tuple[Device, ...]
+    torch: str  # version, or "" where PyTorch is not installed
+    problems: tuple[str, ...]  # empty: a layer was computed on every usable device and was right
+    engines: tuple[Engine, ...]
+    why_no_gpu: str  # "" where there is one
+    driver: str  # of NVIDIA, "" where there is none
+    python: str
+    package: str
+
+    def json(self) -> str:
+        """The same as a JSON object."""
+
+class Engine(NamedTuple):
+    name: str
+    version: str  # "" where it is not installed
+    plugin: bool  # whether it would find Tessera's experts
+    why_not: str  # "" where it would
+
+def doctor() -> Doctor:
+    """What this installation can do here: a small layer on every usable device, checked; the engines that are installed."""
+
+def why_unusable(device: int) -> str:
+    """Empty if layers and classifiers run on this device, else the reason. The number of a CUDA device, or -1 for the CPU;
+    ValueError for a number that no device has. The answer is the library's own, the same in every interface."""
+
+class Predictions(NamedTuple):
+    """What `Classifier.predict` says of n texts. A text without words is labelled "empty", with a score and probabilities of
+    NaN; a score below min_probability makes the label "unsure"."""
+
+    labels: numpy.ndarray  # [n] object: str
+    scores: numpy.ndarray  # [n] float32, of the most probable class
+    probabilities: numpy.ndarray  # [n, num_classes] float32
+    tokens: numpy.ndarray  # [n] int64: words of the text, before it is cut to sequence_length
+    unknown: numpy.ndarray  # [n] int64: of the words that are left, those that the model does not know
+    truncated: numpy.ndarray  # [n] bool
+
+class MoELayer:
+    """A layer that checks its weights once, for callers who run it many times.
+
+    With transposed=True the weights are gate_up [E, H, 2I] and down [E, I, H], and the layer keeps a copy in its own
+    order. Otherwise it refers to the arrays it was given and keeps them alive; if their memory is taken away or moved
+    (``tensor.data = ...``, ``untyped_storage().resize_(0)``), the next call raises RuntimeError. num_threads is the
+    CPU's, 0 for every processor of this process; with weights on a GPU anything but 0 raises ValueError.
+
+    ``dtype`` is the type of x (without x_scale), biases and out; of dense weights theirs, and not needed; else bfloat16
+    where it is not given. Scales as in ``moe``, a shared expert's [2, ceil(I_s/128), ceil(H/128)] and [ceil(H/128),
+    ceil(I_s/128)], which begin with their blocks whatever the scale_offsets; of "fp8-channel" [2 I_s] and [H]. Where experts
+    have static scales each, a shared expert's is the last of E + 1.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_experts: int
+    top_k: int
+    loaded: Any  # what load_layer read: a Loaded; else None
+
+    def __init__(
+        self,
+        gate_up: Array,
+        down: Array,
+        *,
+        top_k: int,
+        gate_up_bias: Array | None = None,
+        down_bias: Array | None = None,
+        activation: Activation = "silu",
+        alpha: float = 1.0,
+        beta: float = 0.0,
+        limit: float = 0.0,
+        gated: bool = True,
+        gate_up_order: GateUpOrder = "gate_first",
+        weight_format: WeightFormat = "dense",
+        transposed: bool = False,
+        first_expert: int = 0,
+        expert_map: Array | None = None,
+        shared_gate_up: Array | None = None,
+        shared_down: Array | None = None,
+        gate_up_scale: Array | None = None,
+        down_scale: Array | None = None,
+        shared_gate_up_scale: Array | None = None,
+        shared_down_scale: Array | None = None,
+        scale_offsets: tuple[int, int, int] = (0, 0, 0),
+        gate_up_input_scale: Array | None = None,
+        down_input_scale: Array | None = None,
+        round_like_engines: bool = False,
+        dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+        num_threads: int = 0,
+    ) -> None: ...
+    def __call__(
+        self,
+        x: Array,
+        topk_ids: Array,
+        topk_weights: Array,
+        *,
+        shared_weight: Array | None = None,
+        x_scale: Array | None = None,
+        out: Array | None = None,
+        workspace: Array | None = None,
+        stream: int | None = None,
+    ) -> Array:
+        """out [T, H] of x [T, H], topk_ids [T, k], topk_weights [T, k]; shared_weight [T] float32, without it 1; with
+        x_scale [T, ceil(H / 128)], of "fp8-channel" [T, 1], x is e4m3."""
+
+    def workspace_bytes(self, num_tokens: int) -> int:
+        """Exact size of the workspace for up to num_tokens tokens."""
+
+def convert_scales(
+    scale: Array,
+    shape: tuple[int, ...],
+    *,
+    gate_and_up: bool = False,
+    grid: ScaleGrid = "per_projection",
+    up_offset: int = 0,
+    gate_up_order: GateUpOrder = "gate_first",
+) -> Array:
+    """The scales that a checkpoint holds for a weight of this shape ([E, rows, columns] or [rows, columns]), as ``moe`` takes
+    them, float32: [E, ceil(rows/128), ceil(columns/128)], or with gate_and_up rows (2I) [E, 2, ceil((I + up_offset)/128),
+    ceil(columns/128)]. Arrays on the CPU of float32, bfloat16, float8_e8m0fnu or uint8 (its bytes: 2^(byte - 127)). Exact.
+
+    ``grid`` says which block rows gate and up have: "per_projection" [E, 2 ceil(I/128), ..], gate's and then up's;
+    "interleaved" the same number, gate's and up's in turn; "concatenated" [E, ceil(2I/128), ..], of all rows counted through.
+    Where I is no multiple of 128, up's rows of the last begin inside a block: with up_offset = I % 128, which then goes
+    to ``moe`` or ``MoELayer`` as scale_offsets=(0, I % 128, 0), every scale stays what it is. Without it ValueError, but
+    where scales that a block has to share are equal. ValueError names expert and block of a scale that is negative,
+    infinite or NaN; 0 is accepted.
+
+    For "fp8-channel" the result is [E, rows], from a grid "rows" [E, rows], "halves" [E, 2] (all gate rows, all up rows, which
+    lie in this ``gate_up_order``) or "matrices" [E], each also with last dimensions of 1."""
 
 def moe(
     x: Array,
@@ -96,126 +326,8 @@ def moe(
     ``stream.wait_stream(...)``, ``tensor.record_stream(stream)``). On the CPU Ctrl-C ends a long call.
     """
 
-class MoELimits(NamedTuple):
-    width_multiple: int  # H and I are multiples of it
-    max_experts: int  # E that one layer's weights hold
-    max_top_k: int  # slots a token
-    alignment: int  # bytes: of weights, x, out, workspaces and router logits
-    max_threads: int  # num_threads of a layer and of a classifier
-
 def moe_limits() -> MoELimits:
     """What a layer can be, whatever its device and type."""
-
-class MoELayer:
-    """A layer that checks its weights once, for callers who run it many times.
-
-    With transposed=True the weights are gate_up [E, H, 2I] and down [E, I, H], and the layer keeps a copy in its own
-    order. Otherwise it refers to the arrays it was given and keeps them alive; if their memory is taken away or moved
-    (``tensor.data = ...``, ``untyped_storage().resize_(0)``), the next call raises RuntimeError. num_threads is the
-    CPU's, 0 for every processor of this process; with weights on a GPU anything but 0 raises ValueError.
-
-    ``dtype`` is the type of x (without x_scale), biases and out; of dense weights theirs, and not needed; else bfloat16
-    where it is not given. Scales as in ``moe``, a shared expert's [2, ceil(I_s/128), ceil(H/128)] and [ceil(H/128),
-    ceil(I_s/128)], which begin with their blocks whatever the scale_offsets; of "fp8-channel" [2 I_s] and [H]. Where experts
-    have static scales each, a shared expert's is the last of E + 1.
-    """
-
-    loaded: Loaded | None  # of load_layer
-
-    def __init__(
-        self,
-        gate_up: Array,
-        down: Array,
-        *,
-        top_k: int,
-        gate_up_bias: Array | None = None,
-        down_bias: Array | None = None,
-        activation: Activation = "silu",
-        alpha: float = 1.0,
-        beta: float = 0.0,
-        limit: float = 0.0,
-        gated: bool = True,
-        gate_up_order: GateUpOrder = "gate_first",
-        weight_format: WeightFormat = "dense",
-        transposed: bool = False,
-        first_expert: int = 0,
-        expert_map: Array | None = None,
-        shared_gate_up: Array | None = None,
-        shared_down: Array | None = None,
-        gate_up_scale: Array | None = None,
-        down_scale: Array | None = None,
-        shared_gate_up_scale: Array | None = None,
-        shared_down_scale: Array | None = None,
-        scale_offsets: tuple[int, int, int] = (0, 0, 0),
-        gate_up_input_scale: Array | None = None,
-        down_input_scale: Array | None = None,
-        round_like_engines: bool = False,
-        dtype: Literal["float32", "float16", "bfloat16"] | None = None,
-        num_threads: int = 0,
-    ) -> None: ...
-    def __call__(
-        self,
-        x: Array,
-        topk_ids: Array,
-        topk_weights: Array,
-        *,
-        shared_weight: Array | None = None,
-        x_scale: Array | None = None,
-        out: Array | None = None,
-        workspace: Array | None = None,
-        stream: int | None = None,
-    ) -> Array: ...
-    def workspace_bytes(self, num_tokens: int) -> int:
-        """Exact size of the workspace for up to num_tokens tokens."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_experts: int
-    top_k: int
-
-class Loaded(NamedTuple):
-    path: str
-    layer: int
-    shard: tuple[int, int]
-    weight_format: str
-    dtype: str  # of x and out, and of dense weights
-    read_bytes: int  # from disk
-    weight_bytes: int  # in memory
-    seconds: float
-    num_blocks: int  # of 128 x 128 that MXFP4 weights have; 0 for other formats
-    num_exact_blocks: int  # of these, the ones that fp8-block holds to the bit
-
-def load_layer(
-    path: str | PathLike[str],
-    *,
-    layer: int,
-    device: Any = "cpu",
-    shard: tuple[int, int] = (0, 1),
-    dtype: Literal["float32", "float16", "bfloat16"] | None = None,
-    weight_format: WeightFormat | None = None,
-    shared_expert: bool | None = None,
-    num_threads: int = 0,
-    progress: bool | Callable[[int, int], object] | None = None,
-) -> MoELayer:
-    """One MoE layer of a checkpoint on disk: a folder of config.json and safetensors as Hugging Face's libraries save it,
-    of Qwen3-MoE, Qwen3-Next, Mixtral, OLMoE, DeepSeek-V3, GLM-4.5, gpt-oss or MiniMax-M2, in one file or several with an
-    index, with tensors of each expert or of all experts.
-
-    layer: as the checkpoint counts. device: "cpu", "cuda", "cuda:1", a torch.device, or a number, -1 for the CPU.
-    shard (i, n): experts E * i // n and on, up to the next shard's; ids stay those of the whole model, other experts' add
-    nothing. dtype: of x, out and dense weights; None: as stored, bfloat16 where weights have 8 bits or less; another type
-    than the stored one is rounded to. weight_format: what MXFP4 becomes; None: "fp8-block" if that holds every number to
-    the bit, else "dense". shared_expert: None loads it with shard 0, so that shards add up. progress: None draws a bar
-    where standard error is a terminal; a function is told bytes read so far and in all.
-
-    Every name, shape and type is checked before a weight is read: ValueError names file and tensor. Weights go straight
-    to where they stay, PyTorch tensors where PyTorch is imported, else memory of the library; beside them there is never
-    more than one tensor. Ctrl-C ends it. The layer's attribute ``loaded`` is a Loaded.
-    """
-
-def inspect_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
-    """What a checkpoint holds and how each layer with experts would run here, without reading a weight: what ``tessera
-    inspect --json`` prints. ValueError names file and tensor; what is wrong with one layer is in its "problem"."""
 
 def prepare_weights(
     gate_up: Array, down: Array, *, gated: bool = True, stream: int | None = None
@@ -223,28 +335,12 @@ def prepare_weights(
     """From transposed weights gate_up [E, H, 2I], down [E, I, H] to contiguous [E, 2I, H], [E, H, I], once at load.
     NumPy arrays and PyTorch tensors."""
 
-def convert_scales(
-    scale: Array,
-    shape: tuple[int, ...],
-    *,
-    gate_and_up: bool = False,
-    grid: ScaleGrid = "per_projection",
-    up_offset: int = 0,
-    gate_up_order: GateUpOrder = "gate_first",
-) -> Array:
-    """The scales that a checkpoint holds for a weight of this shape ([E, rows, columns] or [rows, columns]), as ``moe`` takes
-    them, float32: [E, ceil(rows/128), ceil(columns/128)], or with gate_and_up rows (2I) [E, 2, ceil((I + up_offset)/128),
-    ceil(columns/128)]. Arrays on the CPU of float32, bfloat16, float8_e8m0fnu or uint8 (its bytes: 2^(byte - 127)). Exact.
-
-    ``grid`` says which block rows gate and up have: "per_projection" [E, 2 ceil(I/128), ..], gate's and then up's;
-    "interleaved" the same number, gate's and up's in turn; "concatenated" [E, ceil(2I/128), ..], of all rows counted through.
-    Where I is no multiple of 128, up's rows of the last begin inside a block: with up_offset = I % 128, which then goes
-    to ``moe`` or ``MoELayer`` as scale_offsets=(0, I % 128, 0), every scale stays what it is. Without it ValueError, but
-    where scales that a block has to share are equal. ValueError names expert and block of a scale that is negative,
-    infinite or NaN; 0 is accepted.
-
-    For "fp8-channel" the result is [E, rows], from a grid "rows" [E, rows], "halves" [E, 2] (all gate rows, all up rows, which
-    lie in this ``gate_up_order``) or "matrices" [E], each also with last dimensions of 1."""
+def quantize_blocks(
+    weight: Array, *, gate_and_up: bool = False, gate_up_order: GateUpOrder = "gate_first"
+) -> tuple[Array, Array]:
+    """(codes, scales) of a weight [E, rows, columns] or [rows, columns], a float32 scale each 128 x 128 by the recipe of
+    ``quantize_rows``: [E, ceil(rows/128), ceil(columns/128)]. With gate_and_up, rows are 2I in this order, and scales [E, 2,
+    ceil(I/128), ceil(columns/128)], as ``moe`` takes them. Arrays on the CPU."""
 
 def quantize_rows(x: Array, *, whole_rows: bool = False) -> tuple[Array, Array]:
     """(codes, scales) of x [rows, columns] or [E, rows, columns]: what a layer of "fp8-block" does to its tokens, with
@@ -252,13 +348,6 @@ def quantize_rows(x: Array, *, whole_rows: bool = False) -> tuple[Array, Array]:
     patterns, PyTorch: float8_e4m3fn), scales [.., ceil(columns / 128)] or [.., 1] float32. In float32, each step rounded to
     nearest even: scale = max(amax, 1e-10) * (1/448), code = e4m3(value * (1/scale)). A NaN makes its scale and all codes
     under it NaN. Arrays on the CPU."""
-
-def quantize_blocks(
-    weight: Array, *, gate_and_up: bool = False, gate_up_order: GateUpOrder = "gate_first"
-) -> tuple[Array, Array]:
-    """(codes, scales) of a weight [E, rows, columns] or [rows, columns], a float32 scale each 128 x 128 by the recipe of
-    ``quantize_rows``: [E, ceil(rows/128), ceil(columns/128)]. With gate_and_up, rows are 2I in this order, and scales [E, 2,
-    ceil(I/128), ceil(columns/128)], as ``moe`` takes them. Arrays on the CPU."""
 
 def route(
     logits: Array,
@@ -274,82 +363,12 @@ def route(
     """From a router's logits [T, E] (float32, float16, bfloat16) to (topk_ids [T, k] int32, topk_weights [T, k]
     float32). NumPy arrays and PyTorch tensors."""
 
-class Prediction(NamedTuple):
-    label: str
-    score: float  # probability of the label
-    probabilities: tuple[float, ...]  # of every class, in the model's order
+class MoELimits(NamedTuple):
+    width_multiple: int  # H and I are multiples of it
+    max_experts: int  # E that one layer's weights hold
+    max_top_k: int  # slots a token
+    alignment: int  # bytes: of weights, x, out, workspaces and router logits
+    max_threads: int  # num_threads of a layer and of a classifier
 
-class Classifier:
-    """A text classifier from a checkpoint directory (config.json, vocab.txt, model.safetensors).
-
-    device: "auto" (a usable GPU, else the CPU), "cpu", "cuda", "cuda:1". precision: "default" (fp16 on a GPU, fp32 on
-    the CPU), "fp32", "bf16", "fp16" (GPU), "fp64" (CPU, the oracle). form: "auto", "direct", "dft", "distinct" or
-    "vocab". A copy or a pickle is what it was made of: the checkpoint is loaded again where that arrives. Where the system
-    allows fewer threads than asked for, there are fewer.
-    """
-
-    def __init__(
-        self,
-        path: Any,
-        *,
-        device: str = "auto",
-        precision: str = "default",
-        input: Literal["ids", "embeddings"] = "ids",
-        form: str = "auto",
-        expert_threshold: float = 0.0,
-        micro_batch: int = 0,
-        num_threads: int = 0,
-    ) -> None: ...
-    def __call__(self, texts: str | Iterable[str]) -> Prediction | list[Prediction]:
-        """One prediction for one text, a list for several: a list, an array, a pandas or Arrow column, a generator. Ctrl-C
-        ends a call within a tenth of a second or one slice of 256 texts."""
-
-    def tokenize(self, texts: Iterable[str]) -> numpy.ndarray:
-        """Token ids [number of texts, sequence_length] int32. A text with a NUL byte raises ValueError."""
-
-    def logits(self, inputs: numpy.ndarray) -> numpy.ndarray:
-        """Logits [n, num_classes] float32 of ids [n, sequence_length] int32, or of embeddings [n, embedding_size,
-        sequence_length] float32 for input="embeddings". A sentence with an id outside the vocabulary, or whose numbers
-        are not finite, raises ValueError naming the first."""
-
-    class_names: tuple[str, ...]
-    vocab_size: int
-    sequence_length: int
-    embedding_size: int
-    num_classes: int
-    num_experts: int
-    description: str
-
-class Device(NamedTuple):
-    index: int  # type: ignore[assignment]  # -1: the CPU
-    name: str
-    usable: bool
-    why_not: str  # "" where usable
-
-class Engine(NamedTuple):
-    name: str  # "torch", "transformers", "vllm", "sglang"
-    version: str  # "" where it is not installed
-    plugin: bool  # whether it would find Tessera's experts, in this process
-    why_not: str  # "" where it would
-
-class Doctor(NamedTuple):
-    version: str
-    library: str  # path of the shared library
-    devices: tuple[Device, ...]
-    torch: str  # version, or "" where PyTorch is not installed
-    problems: tuple[str, ...]  # empty: a layer was computed on every usable device and was right
-    engines: tuple[Engine, ...]  # none of them is imported to find out
-    why_no_gpu: str  # "" where there is one, usable or not
-    driver: str  # version of NVIDIA's driver; "" where none is loaded
-    python: str
-    package: str  # folder of this package
-    def json(self) -> str:
-        """The same as a JSON object. ``print(report)`` is for people; ``python -m tessera doctor`` does that."""
-
-def doctor() -> Doctor:
-    """What this installation can do here, found out by doing it: a small layer on every usable device, checked; and which
-    engines are installed, and whether they find the plug-ins."""
-
-def why_unusable(device: int) -> str:
-    """Empty if layers and classifiers run on this device, else the reason. The number of a CUDA device, or -1 for the CPU;
-    ValueError for a number that no device has. The answer is the library's own, the same in every interface."""
+class TesseraError(RuntimeError):
+    """A failure of the library that no Python exception fits: a device that failed, no GPU, a fork after CUDA."""

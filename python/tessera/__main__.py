@@ -1,14 +1,36 @@
-"""python -m tessera doctor | inspect PATH: what this installation can do here, what a checkpoint holds. --json: as JSON."""
+"""`python -m tessera`: the command of the same installation, and what the package does without it.
+
+    python -m tessera doctor
+    python -m tessera classify --text "Tender, funny and beautifully acted."
+    python -m tessera classify --input reviews.parquet --field review --keep all --output labels.parquet
+    python -m tessera bench moe --preset qwen3-30b --tokens 4096
+
+`doctor` and `inspect PATH` are the package's own (`--json`: as JSON). All else goes to the `tessera` command where one is installed
+(TESSERA_COMMAND, then beside this package, then PATH); Parquet files, and texts where there is no command, are labelled by the
+package itself.
+"""
 
 import argparse
 import json
+import os
+import pathlib
+import shutil
 import sys
 
-from . import doctor, inspect_checkpoint
+
+def find_command():
+    """The path of the `tessera` command, or None."""
+    named = os.environ.get("TESSERA_COMMAND")
+    if named:
+        return named
+    beside = pathlib.Path(__file__).parent / "bin" / "tessera"
+    return str(beside) if beside.is_file() else shutil.which("tessera")
 
 
-def _main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m tessera", description=__doc__)
+def _own(arguments):
+    """doctor and inspect, whose answers are about this installation of the package."""
+    from . import doctor, inspect_checkpoint
+    parser = argparse.ArgumentParser(prog="python -m tessera")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("doctor", help="devices, engines, plug-ins, paths; a small layer on every device, checked")
     inspected = commands.add_parser("inspect", help="what a checkpoint holds and how its layers would run here")
@@ -41,5 +63,24 @@ def _text(found):
     return "\n".join(lines)
 
 
+def main(arguments):
+    if arguments[:1] in (["doctor"], ["inspect"]):
+        return _own(arguments)
+    from ._tables import classify, is_for_package
+    if arguments[:1] == ["classify"] and is_for_package(arguments[1:]):
+        return classify(arguments[1:])
+    command = find_command()
+    if command is not None:
+        os.execv(command, [command, *arguments])
+    if arguments[:1] == ["classify"]:
+        return classify(arguments[1:])
+    if arguments in ([], ["--help"], ["-h"], ["help"]):
+        print(__doc__.strip())
+        return 0 if arguments else 2
+    sys.stderr.write(f"tessera: error: {arguments[0]}: got no `tessera` command on this machine, expected one, as "
+                      "`cmake --install` or the Debian package installs it; TESSERA_COMMAND may name it\n")
+    return 2
+
+
 if __name__ == "__main__":
-    sys.exit(_main())
+    sys.exit(main(sys.argv[1:]))

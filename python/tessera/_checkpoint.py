@@ -6,12 +6,15 @@ import os
 import re
 import sys
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from os import PathLike
+from typing import Any, Literal, NamedTuple
 
 from . import _native
 from ._arrays import View
 from ._layer import MoELayer
 from ._moe import choice, integer, num_blocks
+from ._types import WeightFormat
 from ._native import ACTIVATIONS, CPU, DTYPES, GATE_UP_ORDERS, LAYER_ARRAYS, WEIGHT_FORMATS, check, lib, wrong
 
 _AS_STORED = -1
@@ -46,8 +49,9 @@ class _Open:
                                      lib.tessera_checkpoint_close, is_slow=True)
 
 
-def inspect_checkpoint(path):
-    """What a checkpoint holds and how each layer with experts would run here. __init__.pyi says all of it."""
+def inspect_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
+    """What a checkpoint holds and how each layer with experts would run here, without reading a weight: what ``tessera
+    inspect --json`` prints. ValueError names file and tensor; what is wrong with one layer is in its "problem"."""
     opened = _Open(path)
     text = lib.tessera_checkpoint_description(opened.handle.pointer)
     if text is None:
@@ -55,9 +59,33 @@ def inspect_checkpoint(path):
     return json.loads(text)
 
 
-def load_layer(path, *, layer, device="cpu", shard=(0, 1), dtype=None, weight_format=None, shared_expert=None,
-               num_threads=0, progress=None):
-    """A MoELayer of one layer of a checkpoint on disk. __init__.pyi says all of it."""
+def load_layer(
+    path: str | PathLike[str],
+    *,
+    layer: int,
+    device: Any = "cpu",
+    shard: tuple[int, int] = (0, 1),
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+    weight_format: WeightFormat | None = None,
+    shared_expert: bool | None = None,
+    num_threads: int = 0,
+    progress: bool | Callable[[int, int], object] | None = None,
+) -> MoELayer:
+    """One MoE layer of a checkpoint on disk: a folder of config.json and safetensors as Hugging Face's libraries save it,
+    of Qwen3-MoE, Qwen3-Next, Mixtral, OLMoE, DeepSeek-V3, GLM-4.5, gpt-oss or MiniMax-M2, in one file or several with an
+    index, with tensors of each expert or of all experts.
+
+    layer: as the checkpoint counts. device: "cpu", "cuda", "cuda:1", a torch.device, or a number, -1 for the CPU.
+    shard (i, n): experts E * i // n and on, up to the next shard's; ids stay those of the whole model, other experts' add
+    nothing. dtype: of x, out and dense weights; None: as stored, bfloat16 where weights have 8 bits or less; another type
+    than the stored one is rounded to. weight_format: what MXFP4 becomes; None: "fp8-block" if that holds every number to
+    the bit, else "dense". shared_expert: None loads it with shard 0, so that shards add up. progress: None draws a bar
+    where standard error is a terminal; a function is told bytes read so far and in all.
+
+    Every name, shape and type is checked before a weight is read: ValueError names file and tensor. Weights go straight
+    to where they stay, PyTorch tensors where PyTorch is imported, else memory of the library; beside them there is never
+    more than one tensor. Ctrl-C ends it. The layer's attribute ``loaded`` is a Loaded.
+    """
     options = _options(layer, device, shard, dtype, weight_format, shared_expert)
     opened = _Open(path)
     if options.device != CPU:

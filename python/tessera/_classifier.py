@@ -1,11 +1,14 @@
 """The text classifier: options read, texts and arrays checked, one run at a time."""
 
 import ctypes
+import math
 import os
+import pathlib
 import re
+import sys
 import time
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy
 
@@ -13,6 +16,7 @@ from . import _native
 from ._arrays import kind_of
 from ._moe import choice, integer, real
 from ._native import CPU, check, lib, use_cuda, wrong
+from ._predict import EMPTY, predict, probabilities_of
 
 _INPUTS = ("ids", "embeddings")
 _MAX_DEVICE = 2**31 - 1  # what the C interface's int32 holds
@@ -23,9 +27,9 @@ _BAD_SENTENCE = {1: "an id outside the vocabulary", 2: "numbers that are not fin
 
 
 class Prediction(NamedTuple):
-    label: str
-    score: float
-    probabilities: tuple[float, ...]
+    label: str  # "empty" for a text without words
+    score: float  # probability of the label; NaN for an empty text
+    probabilities: tuple[float, ...]  # of every class, in the model's order
 
 
 def _read_device(device):
@@ -49,6 +53,17 @@ def _c_string(name, text):
     if b"\0" in encoded:
         raise ValueError(wrong(name, f"{text!r}, which holds a NUL byte", "a text without"))
     return encoded
+
+
+def shipped_model():
+    """The directory of the movie-reviews model that comes with the package: beside this file, where the installer put it
+    for an editable install, or in the checkout."""
+    package = sys.modules.get(__package__)
+    folders = [pathlib.Path(__file__).parent, *map(pathlib.Path, getattr(package, "__path__", ()))]
+    for models in (*(folder / "models" for folder in folders), pathlib.Path(__file__).resolve().parents[2] / "models"):
+        if (models / "movie-reviews" / "model.safetensors").is_file():
+            return models / "movie-reviews"
+    raise ValueError(wrong("path", "none, and no model was installed with the package", "a directory"))
 
 
 def _text_list(texts):
@@ -77,10 +92,36 @@ def _slices(count):
 
 
 class Classifier:
-    """A text classifier from a checkpoint directory. __init__.pyi says all of it."""
+    """A text classifier from a checkpoint directory (config.json, vocab.txt, model.safetensors). path None: the model that
+    comes with the package, for English review sentences.
 
-    def __init__(self, path, *, device="auto", precision="default", input="ids", form="auto", expert_threshold=0.0,
-                 micro_batch=0, num_threads=0):
+    device: "auto" (a usable GPU, else the CPU), "cpu", "cuda", "cuda:1". precision: "default" (fp16 on a GPU, fp32 on
+    the CPU), "fp32", "bf16", "fp16" (GPU), "fp64" (CPU, the oracle). form: "auto", "direct", "dft", "distinct" or
+    "vocab". A copied or pickled one is what it was made of: the checkpoint is loaded again where that arrives. Where the system
+    allows fewer threads than asked for, there are fewer.
+    """
+
+    class_names: tuple[str, ...]
+    vocab_size: int
+    sequence_length: int
+    embedding_size: int
+    num_classes: int
+    num_experts: int
+    description: str
+
+    def __init__(
+        self,
+        path: Any = None,
+        *,
+        device: str = "auto",
+        precision: str = "default",
+        input: Literal["ids", "embeddings"] = "ids",
+        form: str = "auto",
+        expert_threshold: float = 0.0,
+        micro_batch: int = 0,
+        num_threads: int = 0,
+    ) -> None:
+        path = shipped_model() if path is None else path
         try:
             self._path = _c_string("path", path)
         except TypeError:
@@ -118,6 +159,12 @@ class Classifier:
             lambda reference: lib.tessera_classifier_load(self._path, ctypes.byref(self._options), reference),
             lib.tessera_classifier_destroy, is_slow=True)
 
+    def __repr__(self):
+        device = "cpu" if self._options.device == CPU else f"cuda:{self._options.device}"
+        return (f"tessera.Classifier({os.fsdecode(self._path)!r}, classes={list(self.class_names)}, "
+                f"vocab_size={self.vocab_size}, sequence_length={self.sequence_length}, num_experts={self.num_experts}, "
+                f"precision={self._arguments['precision']}, input={self._arguments['input']}, device={device})")
+
     def __reduce__(self):
         """Pickled and copied as what it was made of: the copy loads the checkpoint again, where it is unpickled."""
         return _make, (type(self), self._arguments)
@@ -127,22 +174,36 @@ class Classifier:
             self._load()
         return self._handle.pointer
 
-    def __call__(self, texts):
-        """One prediction for one text, a list for a sequence of them."""
+    def __call__(self, texts: str | Iterable[str]) -> Prediction | list[Prediction]:
+        """One prediction for one text, a list for several: a list, an array, a pandas or Arrow column, a generator. Ctrl-C
+        ends a call within a tenth of a second or one slice of 256 texts."""
         if self._takes_embeddings:
             raise ValueError(wrong("texts", "text", "input='ids': this classifier was loaded for embeddings"))
         single = isinstance(texts, str)
-        numbers = self.logits(self.tokenize([texts] if single else texts)).astype(numpy.float64)
-        numbers = numpy.exp(numbers - numbers.max(axis=1, keepdims=True))
-        numbers /= numbers.sum(axis=1, keepdims=True)
-        predictions = [Prediction(self.class_names[row.argmax()], float(row.max()), tuple(row.tolist()))
-                       for row in numbers]
+        ids, tokens, _ = self._encode([texts] if single else _text_list(texts))
+        numbers = probabilities_of(self.logits(ids))
+        predictions = [Prediction(self.class_names[row.argmax()] if words else EMPTY,
+                                  float(row.max()) if words else math.nan, tuple(row.tolist()))
+                       for row, words in zip(numbers, tokens.tolist())]
         return predictions[0] if single else predictions
 
-    def tokenize(self, texts):
-        """Token ids [len(texts), sequence_length] int32."""
+    def predict(self, texts: Iterable[str], *, progress: Any = None, min_probability: float = 0.0) -> Any:
+        """`Predictions` of any iterable of str, as arrays; for a pandas Series or Index a DataFrame with its index, for an
+        Arrow column a Table, with the columns label, score, probability_<class>, tokens, unknown, truncated. progress: True
+        shows a line on standard error; a function is called with (done, total)."""
+        if self._takes_embeddings:
+            raise ValueError(wrong("texts", "text", "input='ids': this classifier was loaded for embeddings"))
+        return predict(self, texts, progress, min_probability, _text_list)
+
+    def tokenize(self, texts: Iterable[str]) -> numpy.ndarray:
+        """Token ids [number of texts, sequence_length] int32. A text with a NUL byte raises ValueError."""
+        return self._encode(_text_list(texts))[0]
+
+    def _encode(self, texts, first=0):
+        """(ids [n, sequence_length] int32, words [n] int64, unknown words [n] int64); `first` is the number of texts[0] in
+        messages."""
         encoded = []
-        for number, text in enumerate(_text_list(texts)):
+        for number, text in enumerate(texts, first):
             if not isinstance(text, str):
                 raise TypeError(wrong(f"texts[{number}]", type(text).__name__, "a str"))
             try:
@@ -151,21 +212,23 @@ class Classifier:
                 raise ValueError(wrong(f"texts[{number}]", f"half of a character at {error.start}", "text")) from None
         count = len(encoded)
         ids = numpy.empty((count, self.sequence_length), numpy.int32)
+        words, unknown = numpy.empty(count, numpy.int64), numpy.empty(count, numpy.int64)
         for begin, end in _slices(count):
             part = encoded[begin:end]
             rows = end - begin
             try:
-                check(lib.tessera_classifier_tokenize(
+                check(lib.tessera_classifier_tokenize_counted(
                     self._pointer(), (ctypes.c_char_p * rows)(*part), (ctypes.c_size_t * rows)(*map(len, part)), rows,
-                    ids[begin:end].ctypes.data))
+                    ids[begin:end].ctypes.data, words[begin:end].ctypes.data, unknown[begin:end].ctypes.data))
             except ValueError as error:  # the library counts from the slice's first text
-                raise ValueError(re.sub(r"^texts\[(\d+)\]", lambda at: f"texts[{begin + int(at[1])}]",
+                raise ValueError(re.sub(r"^texts\[(\d+)\]", lambda at: f"texts[{first + begin + int(at[1])}]",
                                         str(error))) from None
-        return ids
+        return ids, words, unknown
 
-    def logits(self, inputs):
+    def logits(self, inputs: numpy.ndarray) -> numpy.ndarray:
         """Logits [n, num_classes] float32 of ids [n, sequence_length] int32, or of embeddings [n, embedding_size,
-        sequence_length] float32 for input="embeddings"."""
+        sequence_length] float32 for input="embeddings". A sentence with an id outside the vocabulary, or whose numbers
+        are not finite, raises ValueError naming the first."""
         name = _INPUTS[self._takes_embeddings]
         shape = (self.embedding_size, self.sequence_length) if self._takes_embeddings else (self.sequence_length,)
         dtype = numpy.dtype(numpy.float32 if self._takes_embeddings else numpy.int32)

@@ -20,10 +20,10 @@ _NAME_BYTES = 256
 
 
 class Device(NamedTuple):
-    index: int  # type: ignore[assignment]  # not tuple.index
+    index: int  # type: ignore[assignment]  # -1: the CPU
     name: str
     usable: bool
-    why_not: str
+    why_not: str  # "" where usable
 
 
 class Engine(NamedTuple):
@@ -35,17 +35,17 @@ class Engine(NamedTuple):
 
 class Doctor(NamedTuple):
     version: str
-    library: str
+    library: str  # path of the shared library
     devices: tuple[Device, ...]
-    torch: str
-    problems: tuple[str, ...]
+    torch: str  # version, or "" where PyTorch is not installed
+    problems: tuple[str, ...]  # empty: a layer was computed on every usable device and was right
     engines: tuple[Engine, ...]
-    why_no_gpu: str
-    driver: str
+    why_no_gpu: str  # "" where there is one
+    driver: str  # of NVIDIA, "" where there is none
     python: str
     package: str
 
-    def json(self):
+    def json(self) -> str:
         """The same as a JSON object."""
         plain = self._asdict()
         plain["devices"] = [device._asdict() for device in self.devices]
@@ -70,7 +70,7 @@ class Doctor(NamedTuple):
         return "\n".join(f"{name:<13}{value}".rstrip() for name, value in lines)
 
 
-def doctor():
+def doctor() -> Doctor:
     """What this installation can do here: a small layer on every usable device, checked; the engines that are installed."""
     num_devices = _native.num_devices()
     devices = tuple(_describe(index) for index in range(CPU, num_devices))
@@ -155,8 +155,9 @@ def _nvidia_on_bus():
             continue
 
 
-def why_unusable(device):
-    """Empty if layers and classifiers run on this device, else the reason. A device's number, or -1 for the CPU."""
+def why_unusable(device: int) -> str:
+    """Empty if layers and classifiers run on this device, else the reason. The number of a CUDA device, or -1 for the CPU;
+    ValueError for a number that no device has. The answer is the library's own, the same in every interface."""
     return _native.why_unusable(_moe.integer("device", device, CPU, 2**31 - 1))
 
 

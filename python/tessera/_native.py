@@ -167,6 +167,8 @@ _PROTOTYPES = [
     ("tessera_classifier_description", _STRING, [_POINTER]),
     ("tessera_classifier_class_name", _STRING, [_POINTER, _LONG]),
     ("tessera_classifier_tokenize", _INT, [_POINTER, _REFERENCE(_STRING), _REFERENCE(_SIZE), _LONG, _POINTER]),
+    ("tessera_classifier_tokenize_counted", _INT,
+     [_POINTER, _REFERENCE(_STRING), _REFERENCE(_SIZE), _LONG, _POINTER, _POINTER, _POINTER]),
     ("tessera_classifier_run", _INT, [_POINTER, _LONG, _POINTER, _POINTER, _REFERENCE(ClassifierOutputs)]),
 ]
 
@@ -230,13 +232,11 @@ def packer(structure):
 
 
 class MoELimits(NamedTuple):
-    """What a layer can be: the library's own numbers."""
-
-    width_multiple: int
-    max_experts: int
-    max_top_k: int
-    alignment: int
-    max_threads: int
+    width_multiple: int  # H and I are multiples of it
+    max_experts: int  # E that one layer's weights hold
+    max_top_k: int  # slots a token
+    alignment: int  # bytes: of weights, x, out, workspaces and router logits
+    max_threads: int  # num_threads of a layer and of a classifier
 
 
 def _limits():

@@ -105,7 +105,7 @@ std::unique_ptr<tessera_classifier> load(const char* directory, const tessera_cl
 }
 
 void tokenize(const tessera_classifier& target, const char* const* texts, const size_t* lengths, int64_t num_texts,
-              int32_t* ids) {
+              int32_t* ids, int64_t* num_words, int64_t* num_unknown) {
   if (num_texts < 0) throw Error("num_texts", str_cat(num_texts), "at least 0");
   if (num_texts == 0) return;
   require("texts", texts);
@@ -121,7 +121,9 @@ void tokenize(const tessera_classifier& target, const char* const* texts, const 
     const std::string problem = io::text_problem(text);
     if (!problem.empty()) throw Error(where(), problem);
     try {
-      tokenizer.encode(text, *target.vocabulary, {ids + static_cast<size_t>(i) * length, length});
+      const auto encoding = tokenizer.encode(text, *target.vocabulary, {ids + static_cast<size_t>(i) * length, length});
+      if (num_words != nullptr) num_words[i] = encoding.num_words;
+      if (num_unknown != nullptr) num_unknown[i] = encoding.num_unknown;
     } catch (const Error& error) {
       throw Error(where(), error.what());
     }
@@ -223,7 +225,14 @@ const char* tessera_classifier_class_name(const tessera_classifier* classifier, 
 
 tessera_status tessera_classifier_tokenize(const tessera_classifier* classifier, const char* const* texts,
                                            const size_t* lengths, int64_t num_texts, int32_t* ids) {
-  return guarded([&] { tokenize(require("classifier", classifier), texts, lengths, num_texts, ids); });
+  return tessera_classifier_tokenize_counted(classifier, texts, lengths, num_texts, ids, nullptr, nullptr);
+}
+
+tessera_status tessera_classifier_tokenize_counted(const tessera_classifier* classifier, const char* const* texts,
+                                                   const size_t* lengths, int64_t num_texts, int32_t* ids,
+                                                   int64_t* num_words, int64_t* num_unknown) {
+  return guarded(
+      [&] { tokenize(require("classifier", classifier), texts, lengths, num_texts, ids, num_words, num_unknown); });
 }
 
 tessera_status tessera_classifier_run(tessera_classifier* classifier, int64_t num_sentences, const int32_t* ids,

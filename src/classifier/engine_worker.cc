@@ -50,7 +50,7 @@ std::string not_finite_message(const ClassifierConfig& config, int64_t index, co
 
 int64_t batch_bytes(const io::RecordBatch& batch) {
   size_t bytes = batch.ids.size() * sizeof(int32_t) + batch.embeddings.size() * sizeof(float);
-  bytes += batch.texts.num_bytes() + batch.texts.size() * sizeof(size_t);
+  bytes += batch.texts.num_bytes() + batch.kept.num_bytes() + batch.texts.size() * sizeof(size_t);
   return static_cast<int64_t>(bytes);
 }
 
@@ -95,6 +95,7 @@ LabelledBatch Worker::label(EngineBatch& batch, const GiveUp& give_up) {
     last_slice_ = std::chrono::steady_clock::now() - start;
   }
   out.texts = std::move(records.texts);
+  out.kept = std::move(records.kept);
   return out;
 }
 

@@ -48,6 +48,7 @@ struct LabelledBatch {
   int64_t num_records = 0;
   int64_t num_done = 0;             ///< less than num_records only after a stop: the rest was not labelled
   io::TextArena texts;              ///< [num_records] or empty
+  io::TextArena kept;               ///< as in io::RecordBatch
   std::vector<std::string> errors;  ///< [num_records], empty = ok
   Buffer<float> logits;             ///< [num_records, num_classes]
   Buffer<float> router_weights;     ///< [num_records, num_experts] or empty

@@ -99,6 +99,7 @@ void OrderedWriter::write_record(const LabelledBatch& batch, int64_t i) {
   result.error = batch.errors[position];
   result.logits = batch.logits.span().subspan(position * num_classes, num_classes);
   if (!batch.texts.empty()) result.text = batch.texts[position];
+  if (!batch.kept.empty()) result.kept = batch.kept[position];
   if (!result.error.empty()) {
     ++statistics_.num_failed;
     if (statistics_.failed.size() < kMaxListedFailures) {
@@ -117,6 +118,8 @@ void OrderedWriter::write_record(const LabelledBatch& batch, int64_t i) {
       statistics_.num_truncated += encoding.num_words > config_.sequence_length;
       statistics_.num_words += encoding.num_words;
       statistics_.num_unknown += encoding.num_unknown;
+      result.num_words = encoding.num_words;
+      result.num_unknown = encoding.num_unknown;
     }
   }
   sink_.write(result);

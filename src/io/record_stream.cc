@@ -191,9 +191,10 @@ int64_t ByteStream::seek_forward(int64_t num_bytes) {
   return distance;
 }
 
-TextStream::TextStream(const std::string& path, const std::atomic<bool>* stop)
-    : stream_(path, stop), buffer_(kBufferBytes) {
-  if (stream_.is_file()) start();
+TextStream::TextStream(const std::string& path, const std::atomic<bool>* stop, const ByteFilter& filter)
+    : stream_(std::make_unique<ByteStream>(path, stop)), buffer_(kBufferBytes) {
+  if (filter) stream_ = filter(std::move(stream_));
+  if (stream_->is_file()) start();
 }
 
 bool TextStream::refill() {
@@ -202,33 +203,33 @@ bool TextStream::refill() {
     if (begin_ < end_) return true;
   }
   begin_ = 0;
-  end_ = stream_.read(buffer_);
+  end_ = stream_->read(buffer_);
   return end_ > 0;
 }
 
 /// The first bytes: the byte order mark is passed over, what is no text is refused.
 void TextStream::start() {
   started_ = true;
-  end_ = stream_.read(buffer_);
+  end_ = stream_->read(buffer_);
   // A pipe may deliver them in pieces.
   while (end_ > 0 && may_become_a_format({buffer_.data(), end_})) {
-    const size_t count = stream_.read(std::span(buffer_).subspan(end_));
+    const size_t count = stream_->read(std::span(buffer_).subspan(end_));
     if (count == 0) break;
     end_ += count;
   }
   const std::string_view first(buffer_.data(), end_);
-  refuse_other_formats(first, stream_.name());
+  refuse_other_formats(first, stream_->name());
   if (first.starts_with(kByteOrderMark)) begin_ = kByteOrderMark.size();
-  const bool is_much = stream_.is_file() && (end_ == kBufferBytes || stream_.bytes_read() == stream_.num_bytes());
+  const bool is_much = stream_->is_file() && (end_ == kBufferBytes || stream_->bytes_read() == stream_->num_bytes());
   if (is_much && first.find('\n') == std::string_view::npos && has_inner_carriage_return(first)) {
-    refuse_carriage_returns(stream_.name());
+    refuse_carriage_returns(stream_->name());
   }
 }
 
 bool TextStream::has_line_before(std::chrono::steady_clock::time_point deadline) const {
-  if (stream_.is_file() || std::memchr(buffer_.data() + begin_, '\n', end_ - begin_) != nullptr) return true;
+  if (stream_->is_file() || std::memchr(buffer_.data() + begin_, '\n', end_ - begin_) != nullptr) return true;
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
-  return left.count() > 0 && stream_.is_ready(left);
+  return left.count() > 0 && stream_->is_ready(left);
 }
 
 TextStream::Line TextStream::next_line(std::string_view& line) {
@@ -274,14 +275,14 @@ TextStream::Line TextStream::gather_line(std::string& line) {
     }
     begin_ += length + (has_newline ? 1 : 0);
   }
-  if (!has_newline && !has_newlines_ && has_inner_carriage_return(line)) refuse_carriage_returns(stream_.name());
+  if (!has_newline && !has_newlines_ && has_inner_carriage_return(line)) refuse_carriage_returns(stream_->name());
   has_newlines_ = has_newlines_ || has_newline;
   while (has_newline && line.ends_with('\r')) line.pop_back();
   if (line.size() > kMaxTextRecordBytes) {
     too_long = true;
     line.clear();
   }
-  if (!has_bytes || (!has_newline && stream_.stopped())) return Line::end;
+  if (!has_bytes || (!has_newline && stream_->stopped())) return Line::end;
   return too_long ? Line::too_long : Line::complete;
 }
 
@@ -307,6 +308,7 @@ bool TextRecordReader::next(int64_t max_records, RecordBatch& batch) {
   std::string error;
   const auto capacity = static_cast<size_t>(max_records);
   batch.texts.clear();
+  batch.kept.clear();
   batch.errors.clear();
   if (text_bytes_ > 0) {
     // About the same as the last time; a batch that comes back has its memory already.
@@ -319,10 +321,12 @@ bool TextRecordReader::next(int64_t max_records, RecordBatch& batch) {
     if (!batch.texts.empty() && !input_.has_line_before(deadline)) break;
     std::string_view text;
     error.clear();
+    kept_.clear();
     if (!try_read_record(text, error, !batch.texts.empty())) break;
     if (batch.texts.empty() && !input_.bytes().is_file()) deadline = std::chrono::steady_clock::now() + kHandOutAfter;
-    num_bytes += text.size() + error.size();
+    num_bytes += text.size() + error.size() + kept_.size();
     batch.texts.push_back(text);
+    if (keeps_fields_) batch.kept.push_back(kept_);
     batch.errors.push_back(error);
   }
   text_bytes_ = batch.texts.num_bytes();

@@ -19,28 +19,26 @@
 namespace tessera::io {
 
 /// A file, a pipe or standard input, read once from front to back.
-class ByteStream {
+class ByteStream final : public ByteInput {
  public:
   /// Throws Error if `path` ("-" is standard input) cannot be opened or is a directory. `stop` as in RecordSource.
   ByteStream(const std::string& path, const std::atomic<bool>* stop);
-  ~ByteStream();
+  ~ByteStream() override;
   ByteStream(const ByteStream&) = delete;
   ByteStream& operator=(const ByteStream&) = delete;
 
-  /// Up to `destination.size()` bytes, at least 1 except at the end of the input or when stopped. Throws Error. Much at
-  /// once of a regular file is read by several threads: one copies about 7 GB/s out of the page cache, a bus takes 55.
-  /// A regular file that ends before the size it had when it was opened is an Error.
-  size_t read(std::span<char> destination);
-  /// Whether bytes, or the end, can be had within `timeout`. Always for a regular file.
-  bool is_ready(std::chrono::milliseconds timeout) const;
+  /// Much at once of a regular file is read by several threads: one copies about 7 GB/s out of the page cache, a bus
+  /// takes 55. A regular file that ends before the size it had when it was opened is an Error.
+  size_t read(std::span<char> destination) override;
+  bool is_ready(std::chrono::milliseconds timeout) const override;
   /// Moves a regular file's position on, at most to the end it had when it was opened. Returns by how much.
   int64_t seek_forward(int64_t num_bytes);
 
-  const std::string& name() const { return name_; }  ///< for messages
-  bool is_file() const { return num_bytes_ >= 0; }   ///< a regular file, so that the size is known
-  int64_t num_bytes() const { return num_bytes_; }   ///< of the input, from where it stood when opened; -1 = unknown
-  int64_t bytes_read() const { return bytes_read_.load(std::memory_order_relaxed); }
-  bool stopped() const { return stopped_; }  ///< the end that `read` reported is the caller's own
+  const std::string& name() const override { return name_; }
+  bool is_file() const override { return num_bytes_ >= 0; }
+  int64_t num_bytes() const override { return num_bytes_; }  ///< from where it stood when opened
+  int64_t bytes_read() const override { return bytes_read_.load(std::memory_order_relaxed); }
+  bool stopped() const override { return stopped_; }
 
  private:
   bool wait_for_bytes();
@@ -68,8 +66,8 @@ class NotText : public Error {
 class TextStream {
  public:
   /// Throws NotText for a file whose first bytes are of another format, and Error as ByteStream does. What comes by a
-  /// pipe is looked at when it comes.
-  TextStream(const std::string& path, const std::atomic<bool>* stop);
+  /// pipe is looked at when it comes. `filter` may be empty.
+  TextStream(const std::string& path, const std::atomic<bool>* stop, const ByteFilter& filter = {});
 
   static constexpr int kEnd = -1;
   /// The next byte, 0..255, or kEnd.
@@ -86,7 +84,7 @@ class TextStream {
   /// The same into memory of the caller.
   Line next_line(std::string& line);
 
-  const ByteStream& bytes() const { return stream_; }
+  const ByteInput& bytes() const { return *stream_; }
   /// Whether the next line can be had before `deadline`, as far as the buffer and the pipe tell.
   bool has_line_before(std::chrono::steady_clock::time_point deadline) const;
 
@@ -96,7 +94,7 @@ class TextStream {
   void start();
   Line gather_line(std::string& line);
 
-  ByteStream stream_;
+  std::unique_ptr<ByteInput> stream_;
   std::vector<char> buffer_;
   std::string gathered_;  // a line that did not lie in the buffer whole
   size_t begin_ = 0;      // [begin_, end_) of buffer_ is still to be handed out
@@ -113,13 +111,14 @@ std::string text_problem(std::string_view text);
 
 /// The readers of each format; `open_records` chooses.
 std::unique_ptr<RecordReader> open_line_records(const RecordSource& source);    // text, jsonl
-std::unique_ptr<RecordReader> open_csv_records(const RecordSource& source);     // csv
+std::unique_ptr<RecordReader> open_csv_records(const RecordSource& source);     // csv, tsv
 std::unique_ptr<RecordReader> open_binary_records(const RecordSource& source);  // ids, embeddings
 
 /// Reader of a text format: batches what `read_record` yields one at a time.
 class TextRecordReader : public RecordReader {
  public:
-  explicit TextRecordReader(const RecordSource& source) : input_(source.path, source.stop) {}
+  explicit TextRecordReader(const RecordSource& source)
+      : input_(source.path, source.stop, source.filter), keeps_fields_(source.keep_all || !source.keep.empty()) {}
 
   bool next(int64_t max_records, RecordBatch& batch) final;
   int64_t skip(int64_t count) final;
@@ -137,6 +136,10 @@ class TextRecordReader : public RecordReader {
   virtual bool skip_record() = 0;
 
   TextStream& input() { return input_; }
+  /// Whether fields of the records go on to the results, and where `read_record` puts those of the record, packed;
+  /// empty before.
+  bool keeps_fields() const { return keeps_fields_; }
+  std::string& kept() { return kept_; }
   /// "FILE:LINE", as messages name a record.
   std::string line_place(int64_t line) const;
   /// Lines that hold no record, in a format that has such lines.
@@ -146,6 +149,8 @@ class TextRecordReader : public RecordReader {
   bool try_read_record(std::string_view& text, std::string& error, bool batch_has_records);
 
   TextStream input_;
+  bool keeps_fields_;
+  std::string kept_;  // of the record that is being read
   int64_t num_records_ = 0;
   int64_t num_blank_lines_ = 0;
   size_t text_bytes_ = 0;  // of the last batch, as the one below: about what the next one will take

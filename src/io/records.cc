@@ -19,7 +19,8 @@ int64_t RecordReader::skip(int64_t count) {
 
 std::unique_ptr<RecordReader> open_records(const RecordSource& source) {
   switch (source.format) {
-    case InputFormat::csv: return open_csv_records(source);
+    case InputFormat::csv:
+    case InputFormat::tsv: return open_csv_records(source);
     case InputFormat::ids:
     case InputFormat::embeddings: return open_binary_records(source);
     case InputFormat::text:
@@ -32,6 +33,7 @@ std::string_view input_format_name(InputFormat format) {
   switch (format) {
     case InputFormat::text: return "text";
     case InputFormat::csv: return "csv";
+    case InputFormat::tsv: return "tsv";
     case InputFormat::jsonl: return "jsonl";
     case InputFormat::ids: return "ids";
     case InputFormat::embeddings: break;
@@ -40,11 +42,11 @@ std::string_view input_format_name(InputFormat format) {
 }
 
 InputFormat parse_input_format(std::string_view name) {
-  for (const InputFormat format :
-       {InputFormat::text, InputFormat::csv, InputFormat::jsonl, InputFormat::ids, InputFormat::embeddings}) {
+  for (const InputFormat format : {InputFormat::text, InputFormat::csv, InputFormat::tsv, InputFormat::jsonl,
+                                   InputFormat::ids, InputFormat::embeddings}) {
     if (name == input_format_name(format)) return format;
   }
-  throw Error("format", quote(name), "text, csv, jsonl, ids or embeddings");
+  throw Error("format", quote(name), "text, csv, tsv, jsonl, ids or embeddings");
 }
 
 }  // namespace tessera::io

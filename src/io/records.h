@@ -17,6 +17,7 @@
 #include <string_view>
 #include <vector>
 
+#include "io/byte_input.h"
 #include "io/text_arena.h"
 #include "tessera/core/buffer.h"
 
@@ -26,6 +27,7 @@ enum class InputFormat : uint8_t {
   text,        ///< one record a line; a blank line is a record; a last line without newline counts
   csv,         ///< RFC 4180 with a header; the column is named by `field` (default "text", else "sentence"); blank
                ///< lines between records, and before the header, are none
+  tsv,         ///< the same with tabs for commas
   jsonl,       ///< one JSON object a line; the member is named by `field` (default "text", else "sentence"); blank
                ///< lines are no records
   ids,         ///< int32 little endian [N, sequence_length]
@@ -34,13 +36,20 @@ enum class InputFormat : uint8_t {
 
 struct RecordSource {
   InputFormat format = InputFormat::text;
-  std::string path = {};        ///< "-" is standard input
-  std::string field = {};       ///< csv column or jsonl member; empty = default
+  std::string path = {};   ///< "-" is standard input
+  std::string field = {};  ///< csv column or jsonl member; empty = default
+  char delimiter = '\0';   ///< csv: between fields; NUL = the format's
+  bool has_header = true;  ///< csv: else the first row is a record, and columns are called 1, 2, ...
+  /// csv columns or jsonl members that go on to the result (RecordBatch::kept), or all of them.
+  std::vector<std::string> keep = {};
+  bool keep_all = false;
   int64_t sequence_length = 0;  ///< for ids and embeddings
   int64_t embedding_size = 0;   ///< for embeddings
   /// Optional. Once it is true a reader that waits on a pipe or terminal gives up within 100 ms, as if the input ended
   /// with the last complete record.
   const std::atomic<bool>* stop = nullptr;
+  /// Optional, for the text formats: what decompresses, and makes UTF-8 of other encodings.
+  ByteFilter filter = {};
 };
 
 /// Longest text record; a longer one is a failed record ("longer than ... bytes"), never held in memory whole.
@@ -57,6 +66,7 @@ struct RecordBatch {
   int64_t num_skipped = 0;
   int64_t num_records = 0;
   TextArena texts;                  ///< text formats: [num_records]
+  TextArena kept;                   ///< where fields are kept: [num_records], as kept_fields.h packs them; else empty
   Buffer<int32_t> ids;              ///< ids: [num_records, sequence_length], or larger
   Buffer<float> embeddings;         ///< embeddings: [num_records, embedding_size, sequence_length], or larger
   std::vector<std::string> errors;  ///< [num_records], empty = readable; else says what is wrong, with the line
@@ -72,6 +82,9 @@ class RecordReader {
   /// Leaves out the next `count` records without looking at what they say: returns how many there were, fewer than
   /// `count` only at the end of the input. Throws as `next` does. Here: reads and drops them.
   virtual int64_t skip(int64_t count);
+  /// What the fields of RecordBatch::kept are called, in their order; empty where each record names its own (all
+  /// members of jsonl), or nothing is kept.
+  virtual std::vector<std::string> kept_names() const { return {}; }
   /// Records in all, where the size of the input tells (binary formats), else -1.
   virtual int64_t num_records_hint() const = 0;
   /// Blank lines passed over so far, in a format where they are no records.

@@ -1,8 +1,9 @@
 // CSV as RFC 4180 has it: fields in quotes may hold commas, line ends and doubled quotes. A quote inside a field that
-// does not start with one is a character like any other.
+// does not start with one is a character like any other. Another delimiter, such as a tab, takes the comma's place.
 #include <algorithm>
 #include <utility>
 
+#include "io/kept_fields.h"
 #include "io/quote.h"
 #include "io/record_stream.h"
 #include "tessera/core/check.h"
@@ -19,17 +20,22 @@ struct CsvRow {
   std::string problem;              ///< empty = well-formed
 };
 
+/// The columns whose fields a parse hands out.
+struct CsvColumns {
+  bool all = false;
+  std::vector<bool> wanted;  ///< [number of columns] at most; others are not
+
+  bool has(size_t column) const { return all || (column < wanted.size() && wanted[column]); }
+};
+
 class CsvParser {
  public:
-  explicit CsvParser(TextStream& input) : input_(input) {}
+  CsvParser(TextStream& input, char delimiter) : input_(input), delimiter_(delimiter) {}
 
-  static constexpr size_t kAllColumns = SIZE_MAX;
-  static constexpr size_t kNoColumn = SIZE_MAX - 1;
-
-  /// The next row; of its fields only the one of `column` is kept (or all). Blank lines are no rows. False at the end
-  /// of the input.
-  bool next(size_t column, CsvRow& row) {
-    while (next_line(column, row)) {
+  /// The next row; of its fields only those of `columns` are kept, in the order of the row. Blank lines are no rows.
+  /// False at the end of the input.
+  bool next(const CsvColumns& columns, CsvRow& row) {
+    while (next_line(columns, row)) {
       if (!is_blank_) return true;
       ++num_blank_lines_;
     }
@@ -42,10 +48,10 @@ class CsvParser {
  private:
   enum class State : uint8_t { field_start, unquoted, quoted, quote_in_quoted };
 
-  bool next_line(size_t column, CsvRow& row) {
+  bool next_line(const CsvColumns& columns, CsvRow& row) {
     row = {.line = line_, .num_fields = 0, .fields = {}, .problem = ""};
     row_ = &row;
-    column_ = column;
+    columns_ = &columns;
     num_kept_bytes_ = 0;
     is_blank_ = true;
     begin_field();
@@ -61,7 +67,7 @@ class CsvParser {
   /// Takes one byte; true when it ends the row.
   bool take(char c) {
     if (c == '\n') ++line_;
-    is_blank_ = is_blank_ && (c == ' ' || c == '\t' || c == '\r' || c == '\n');
+    is_blank_ = is_blank_ && (c == ' ' || c == '\t' || c == '\r' || c == '\n') && c != delimiter_;
     if (state_ == State::quoted) {
       if (c == '"') {
         state_ = State::quote_in_quoted;
@@ -95,7 +101,7 @@ class CsvParser {
       return false;
     }
     for (; num_carriage_returns_ > 0; --num_carriage_returns_) keep_unquoted('\r');
-    if (c == ',') {
+    if (c == delimiter_) {
       end_field();
       begin_field();
     } else {
@@ -106,7 +112,11 @@ class CsvParser {
 
   void keep_unquoted(char c) {
     if (is_closed_) {
-      fail("got " + quote({&c, 1}) + " after a closing quote, expected a comma or the end of the line");
+      fail("got " + quote({&c, 1}) + " after a closing quote, expected " +
+           (delimiter_ == ','    ? "a comma"
+            : delimiter_ == '\t' ? "a tab"
+                                 : quote({&delimiter_, 1})) +
+           " or the end of the line");
     }
     keep(c);
   }
@@ -127,7 +137,7 @@ class CsvParser {
     state_ = State::field_start;
     num_carriage_returns_ = 0;
     is_closed_ = false;
-    is_kept_ = column_ == kAllColumns || column_ == row_->num_fields;
+    is_kept_ = columns_->has(row_->num_fields);
     if (is_kept_) row_->fields.emplace_back();
   }
 
@@ -146,7 +156,8 @@ class CsvParser {
 
   TextStream& input_;
   CsvRow* row_ = nullptr;
-  size_t column_ = kAllColumns;
+  const CsvColumns* columns_ = nullptr;
+  char delimiter_;
   State state_ = State::field_start;
   bool is_kept_ = false;             // this field's bytes are wanted
   bool is_closed_ = false;           // this field began with a quote, and the quote has been closed
@@ -160,66 +171,153 @@ class CsvParser {
 
 class CsvReader final : public TextRecordReader {
  public:
-  explicit CsvReader(const RecordSource& source) : TextRecordReader(source), parser_(input()) {
-    CsvRow header;
-    const bool has_header = next_row(CsvParser::kAllColumns, header);
-    const std::string expected = source.field.empty() ? "a header with a column 'text' or 'sentence'"
-                                                      : "a header with a column " + quote(source.field);
-    const std::string& name = input().bytes().name();
-    if (!has_header) throw Error(name, "nothing", expected);
-    if (!header.problem.empty()) throw Error(line_place(header.line), header.problem);
-    num_columns_ = header.num_fields;
-    column_ = source.field.empty() ? find_column(header, "text") : find_column(header, source.field);
-    if (column_ == num_columns_ && source.field.empty()) column_ = find_column(header, "sentence");
-    if (column_ == num_columns_) throw Error(name, listed_columns(header), expected);
+  explicit CsvReader(const RecordSource& source)
+      : TextRecordReader(source),
+        parser_(input(), delimiter_of(source)),
+        file_(input().bytes().name()),
+        field_(source.field) {
+    CsvRow first;
+    if (!next_row(CsvColumns{.all = true, .wanted = {}}, first)) {
+      if (!source.has_header) return;  // no records
+      throw Error(file_, "nothing", expected_header());
+    }
+    if (!first.problem.empty()) throw Error(line_place(first.line), first.problem);
+    num_columns_ = first.num_fields;
+    std::vector<std::string> names = first.fields;
+    if (!source.has_header) {
+      for (size_t i = 0; i < names.size(); ++i) names[i] = str_cat(i + 1);
+    }
+    header_line_ = first.line;
+    column_ = text_column(names, source.has_header);
+    keep_columns(names, source);
+    if (!source.has_header) {
+      row_ = std::move(first);
+      select_wanted(row_);
+      has_pending_row_ = true;
+    }
   }
 
+  std::vector<std::string> kept_names() const override { return kept_names_; }
+
  private:
+  static char delimiter_of(const RecordSource& source) {
+    if (source.delimiter != '\0') return source.delimiter;
+    return source.format == InputFormat::tsv ? '\t' : ',';
+  }
+
+  std::string expected_header() const {
+    return field_.empty() ? "a header with a column 'text' or 'sentence'" : "a header with a column " + quote(field_);
+  }
+
+  size_t text_column(const std::vector<std::string>& names, bool has_header) const {
+    if (!has_header && field_.empty() && names.size() == 1) return 0;
+    size_t column = find_column(names, field_.empty() ? "text" : field_);
+    if (column == names.size() && field_.empty()) column = find_column(names, "sentence");
+    if (column < names.size()) return column;
+    if (has_header) throw Error(file_, listed_columns(names), expected_header());
+    throw Error(file_, str_cat(names.size(), " columns without a header"),
+                "the text's column by its number, from 1" + (field_.empty() ? "" : "; got " + quote(field_)));
+  }
+
+  /// Which columns go on, and at which of the fields that a row then has they lie.
+  void keep_columns(const std::vector<std::string>& names, const RecordSource& source) {
+    std::vector<size_t> kept;
+    if (source.keep_all) {
+      for (size_t i = 0; i < names.size(); ++i) kept.push_back(i);
+      kept_names_ = names;
+    }
+    for (const std::string& name : source.keep) {
+      kept.push_back(find_column(names, name));
+      kept_names_.push_back(name);
+      if (kept.back() == names.size()) {
+        throw Error(file_, listed_columns(names), "a column " + quote(name) + " to keep");
+      }
+    }
+    columns_.wanted.assign(names.size(), false);
+    columns_.wanted[column_] = true;
+    for (const size_t column : kept) columns_.wanted[column] = true;
+    const auto position = [&](size_t column) {
+      return static_cast<size_t>(
+          std::count(columns_.wanted.begin(), columns_.wanted.begin() + static_cast<std::ptrdiff_t>(column), true));
+    };
+    text_position_ = position(column_);
+    for (const size_t column : kept) kept_positions_.push_back(position(column));
+  }
+
+  /// A row of all fields becomes one of those that are wanted.
+  void select_wanted(CsvRow& row) const {
+    size_t count = 0;
+    for (size_t i = 0; i < row.fields.size(); ++i) {
+      if (columns_.has(i)) std::swap(row.fields[count++], row.fields[i]);
+    }
+    row.fields.resize(count);
+  }
+
   bool read_record(std::string_view& text, std::string& error) override {
-    if (!next_row(column_, row_)) return false;
+    if (!next_record(columns_)) return false;
     std::string problem = row_.problem;
     if (problem.empty() && row_.num_fields != num_columns_) {
       problem = str_cat("got ", row_.num_fields, " fields, expected ", num_columns_);
     }
-    if (problem.empty()) problem = text_problem(row_.fields.front());
+    const bool is_whole = problem.empty();
+    if (problem.empty()) problem = text_problem(row_.fields[text_position_]);
+    for (size_t i = 0; i < kept_positions_.size(); ++i) {
+      const std::string_view value = is_whole ? std::string_view(row_.fields[kept_positions_[i]]) : "";
+      const std::string not_text = text_problem(value);
+      if (!not_text.empty() && problem.empty()) problem = "column " + quote(kept_names_[i]) + ": " + not_text;
+      append_kept(is_whole && not_text.empty() ? KeptField{KeptField::text, "", value} : KeptField{}, kept());
+    }
     if (problem.empty()) {
-      text = row_.fields.front();
+      text = row_.fields[text_position_];
     } else {
       error = line_place(row_.line) + ": " + problem;
     }
     return true;
   }
 
-  bool skip_record() override { return next_row(CsvParser::kNoColumn, row_); }
+  bool skip_record() override { return next_record(CsvColumns{}); }
 
-  bool next_row(size_t column, CsvRow& row) {
-    const bool has_row = parser_.next(column, row);
+  bool next_record(const CsvColumns& columns) {
+    if (std::exchange(has_pending_row_, false)) return true;
+    return next_row(columns, row_);
+  }
+
+  bool next_row(const CsvColumns& columns, CsvRow& row) {
+    const bool has_row = parser_.next(columns, row);
     count_blank_lines(parser_.take_blank_lines());
     return has_row;
   }
 
-  /// The one column of that name, or num_columns_ if there is none.
-  size_t find_column(const CsvRow& header, const std::string& name) const {
-    const auto found = std::find(header.fields.begin(), header.fields.end(), name);
-    if (found != header.fields.end() && std::find(found + 1, header.fields.end(), name) != header.fields.end()) {
-      throw Error(line_place(header.line), "two columns " + quote(name), "one");
+  /// The one column of that name, or names.size() if there is none.
+  size_t find_column(const std::vector<std::string>& names, const std::string& name) const {
+    const auto found = std::find(names.begin(), names.end(), name);
+    if (found != names.end() && std::find(found + 1, names.end(), name) != names.end()) {
+      throw Error(line_place(header_line_), "two columns " + quote(name), "one");
     }
-    return static_cast<size_t>(found - header.fields.begin());
+    return static_cast<size_t>(found - names.begin());
   }
 
-  static std::string listed_columns(const CsvRow& header) {
+  static std::string listed_columns(const std::vector<std::string>& names) {
     constexpr size_t kMaxListed = 20;
-    std::string names = "columns";
-    for (size_t i = 0; i < std::min(header.fields.size(), kMaxListed); ++i) {
-      names += (i == 0 ? " " : ", ") + quote(header.fields[i], 40);
+    std::string list = "columns";
+    for (size_t i = 0; i < std::min(names.size(), kMaxListed); ++i) {
+      list += (i == 0 ? " " : ", ") + quote(names[i], 40);
     }
-    return names + (header.fields.size() > kMaxListed ? ", ..." : "");
+    return list + (names.size() > kMaxListed ? ", ..." : "");
   }
 
   CsvParser parser_;
+  std::string file_;
+  std::string field_;
+  int64_t header_line_ = 1;
   size_t num_columns_ = 0;
   size_t column_ = 0;
+  CsvColumns columns_;        // the text's and those that are kept
+  size_t text_position_ = 0;  // among the fields of a row
+  std::vector<size_t> kept_positions_;
+  std::vector<std::string> kept_names_;
   CsvRow row_;
+  bool has_pending_row_ = false;  // row_ is the first record, which had to be read to count the columns
 };
 
 }  // namespace

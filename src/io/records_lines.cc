@@ -1,5 +1,9 @@
 // Formats whose records are lines: plain text, and JSON Lines.
+#include <algorithm>
+#include <utility>
+
 #include "io/json.h"
+#include "io/kept_fields.h"
 #include "io/quote.h"
 #include "io/record_stream.h"
 #include "tessera/core/check.h"
@@ -21,6 +25,7 @@ class LineRecordReader : public TextRecordReader {
     if (line == TextStream::Line::end) return false;
     if (line == TextStream::Line::too_long) {
       error = line_place(line_) + ": the line is longer than " + str_cat(kMaxTextRecordBytes, " bytes");
+      keep_nothing();
       return true;
     }
     convert(text, error);
@@ -39,6 +44,9 @@ class LineRecordReader : public TextRecordReader {
 
   /// Makes the record's text of the line's, or sets `error`. The view lives until the next call.
   virtual void convert(std::string_view& text, std::string& error) = 0;
+
+  /// The kept fields of a record that could not be held.
+  virtual void keep_nothing() {}
 
   /// Whether blank lines are records, as they are in plain text.
   virtual bool has_blank_records() const = 0;
@@ -69,12 +77,40 @@ class PlainTextReader final : public LineRecordReader {
   bool has_blank_records() const override { return true; }
 };
 
-/// Takes one string member of an object; everything else is checked and forgotten, however large it is.
+/// A JSON value as text, made of the events of its parsing.
+class ValueWriter {
+ public:
+  /// Ready for another value.
+  void clear() { text_.clear(); }
+  std::string& text() { return text_; }
+
+  void literal(std::string_view literal) {
+    separate();
+    text_ += literal;
+  }
+  void string(const std::string& value) { literal(nlohmann::json(value).dump()); }
+  void key(const std::string& name) {
+    string(name);
+    text_ += ':';
+  }
+  void open(char bracket) { literal({&bracket, 1}); }
+  void close(char bracket) { text_ += bracket; }
+
+ private:
+  void separate() {
+    if (!text_.empty() && text_.back() != '[' && text_.back() != '{' && text_.back() != ':') text_ += ',';
+  }
+
+  std::string text_;
+};
+
+/// Takes the text's member of an object and those that are kept; everything else is checked and forgotten, however
+/// large it is.
 class MemberExtractor final : public JsonEvents {
  public:
-  /// `field` empty: "text", else "sentence".
-  MemberExtractor(std::string_view text, const std::string& where, std::string_view field)
-      : JsonEvents(text, where), field_(field) {}
+  /// `source.field` empty: "text", else "sentence".
+  MemberExtractor(std::string_view text, const std::string& where, const RecordSource& source)
+      : JsonEvents(text, where), source_(source), field_(source.field), kept_(source.keep.size()) {}
 
   std::string take() {
     const Member& member = first_.seen ? first_ : second_;
@@ -83,35 +119,52 @@ class MemberExtractor final : public JsonEvents {
     return std::move(first_.seen ? first_.value : second_.value);
   }
 
+  /// Those that the source wants, packed; after an error those that were read before it.
+  void append_kept_to(std::string& packed) const {
+    for (const Kept& member : kept_) {
+      append_kept({member.kind, source_.keep_all ? std::string_view(member.name) : "", member.value}, packed);
+    }
+  }
+
   /// " (in the member 'score')" while the value of one is being read: where an error is, wanted or not. Else empty.
   std::string place() const { return is_open_ ? " (in the member " + quote(name_, 40) + ")" : ""; }
 
-  bool null() override { return end_value(); }
-  bool boolean(bool) override { return end_value(); }
-  bool number_integer(int64_t) override { return end_value(); }
-  bool number_unsigned(uint64_t) override { return end_value(); }
-  bool number_float(double, const std::string&) override { return end_value(); }
+  bool null() override { return literal("null"); }
+  bool boolean(bool value) override { return literal(value ? "true" : "false"); }
+  bool number_integer(int64_t value) override { return literal(str_cat(value)); }
+  bool number_unsigned(uint64_t value) override { return literal(str_cat(value)); }
+  bool number_float(double, const std::string& digits) override { return literal(digits); }
   bool string(std::string& value) override {
+    if (keeping_ != nullptr && depth() == 1) {
+      keeping_->kind = KeptField::text;
+      keeping_->value = value;
+    } else if (keeping_ != nullptr) {
+      writer_.string(value);
+    }
     if (depth() == 1 && current_ != nullptr) {
       current_->value = std::move(value);
       current_->is_string = true;
     }
     return end_value();
   }
-  bool start_object(size_t) override { return open(); }
-  bool start_array(size_t) override { return open(); }
-  bool end_object() override { return close(); }
-  bool end_array() override { return close(); }
+  bool start_object(size_t) override { return open('{'); }
+  bool start_array(size_t) override { return open('['); }
+  bool end_object() override { return close('}'); }
+  bool end_array() override { return close(']'); }
   bool key(std::string& name) override {
-    if (depth() != 1) return true;
+    if (depth() != 1) {
+      if (keeping_ != nullptr) writer_.key(name);
+      return true;
+    }
     current_ = name == first_name() ? &first_ : field_.empty() && name == kSecondName ? &second_ : nullptr;
     if (num_names_++ < kMaxListedMembers) {
       names_ += (names_.empty() ? "" : ", ") + quote(name, 40);
     } else if (num_names_ == kMaxListedMembers + 1) {
       names_ += ", ...";
     }
-    if (current_ != nullptr && current_->seen) throw Error(where(), "the member " + quote(name) + " twice", "it once");
+    if (current_ != nullptr && current_->seen) throw twice(name);
     if (current_ != nullptr) current_->seen = true;
+    begin_kept(name);
     name_ = name;
     is_open_ = true;
     return true;
@@ -123,6 +176,11 @@ class MemberExtractor final : public JsonEvents {
     bool is_string = false;
     std::string value;
   };
+  struct Kept {
+    std::string name;
+    KeptField::Kind kind = KeptField::absent;
+    std::string value;
+  };
   static constexpr std::string_view kFirstName = "text";
   static constexpr std::string_view kSecondName = "sentence";
 
@@ -131,22 +189,55 @@ class MemberExtractor final : public JsonEvents {
   std::string expected() const {
     return field_.empty() ? "a member 'text' or 'sentence'" : "a member " + quote(field_);
   }
+  Error twice(const std::string& name) const { return {where(), "the member " + quote(name) + " twice", "it once"}; }
+
+  /// Whether the value of the member that begins now is kept, and where.
+  void begin_kept(const std::string& name) {
+    keeping_ = nullptr;
+    if (source_.keep_all) {
+      const auto same = [&](const Kept& other) { return other.name == name; };
+      if (std::any_of(kept_.begin(), kept_.end(), same)) throw twice(name);
+      keeping_ = &kept_.emplace_back();
+      keeping_->name = name;
+    } else if (const auto found = std::find(source_.keep.begin(), source_.keep.end(), name);
+               found != source_.keep.end()) {
+      keeping_ = &kept_[static_cast<size_t>(found - source_.keep.begin())];
+      if (keeping_->kind != KeptField::absent) throw twice(name);
+    }
+    writer_.clear();
+  }
+
+  bool literal(std::string_view text) {
+    if (keeping_ != nullptr) writer_.literal(text);
+    return end_value();
+  }
   bool end_value() {
-    is_open_ = is_open_ && depth() > 1;
+    if (depth() > 1) return true;
+    if (keeping_ != nullptr && keeping_->kind == KeptField::absent) {
+      keeping_->kind = KeptField::json;
+      keeping_->value = writer_.text();
+    }
+    is_open_ = false;
     return true;
   }
-  bool open() {
+  bool open(char bracket) {
+    if (keeping_ != nullptr) writer_.open(bracket);
     enter();
     return true;
   }
-  bool close() {
+  bool close(char bracket) {
     leave();
+    if (keeping_ != nullptr && depth() > 0) writer_.close(bracket);
     return end_value();
   }
 
+  const RecordSource& source_;
   std::string_view field_;
   Member first_;
   Member second_;
+  std::vector<Kept> kept_;     // [source_.keep.size()], or the members so far
+  Kept* keeping_ = nullptr;    // what the value that is being read goes into
+  ValueWriter writer_;         // of that value
   Member* current_ = nullptr;  // what the next value belongs to, if it is wanted
   std::string name_;           // of the last member
   bool is_open_ = false;       // its value is being read
@@ -156,12 +247,16 @@ class MemberExtractor final : public JsonEvents {
 
 class JsonLinesReader final : public LineRecordReader {
  public:
-  explicit JsonLinesReader(const RecordSource& source) : LineRecordReader(source), field_(source.field) {}
+  explicit JsonLinesReader(const RecordSource& source) : LineRecordReader(source), source_(source) {
+    source_.filter = {};
+  }
+
+  std::vector<std::string> kept_names() const override { return source_.keep; }
 
  private:
   void convert(std::string_view& text, std::string& error) override {
     const std::string where = line_place(line());
-    MemberExtractor extractor(text, where, field_);
+    MemberExtractor extractor(text, where, source_);
     try {
       extractor.parse();
       text_ = extractor.take();
@@ -169,11 +264,16 @@ class JsonLinesReader final : public LineRecordReader {
     } catch (const Error& problem) {
       error = problem.what() + extractor.place();
     }
+    if (keeps_fields()) extractor.append_kept_to(kept());
+  }
+
+  void keep_nothing() override {
+    for (size_t i = 0; i < source_.keep.size(); ++i) append_kept({}, kept());
   }
 
   bool has_blank_records() const override { return false; }
 
-  std::string field_;
+  RecordSource source_;
   std::string text_;  // of the last record
 };
 

@@ -75,6 +75,7 @@ class SelectedReader : public RecordReader {
   bool next(int64_t max_records, RecordBatch& batch) override;
   /// Those that are still to come from `first_index` on, or -1.
   int64_t num_records_hint() const override;
+  std::vector<std::string> kept_names() const override { return reader_->kept_names(); }
   int64_t num_blank_lines() const override { return reader_->num_blank_lines(); }
   int64_t bytes_read() const override { return reader_->bytes_read(); }
   int64_t num_bytes_hint() const override { return reader_->num_bytes_hint(); }

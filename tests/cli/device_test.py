@@ -37,18 +37,18 @@ class WithoutGpu(DeviceTest):
 
     def test_auto_takes_the_cpu_and_says_why_once(self):
         for arguments in (["classify"], ["verify", "--against", "oracle"]):
-            result = tessera(*arguments, "--model", self.model, "--text" if arguments[0] == "verify" else "--input",
+            result = tessera(*arguments, "--verbose", "--model", self.model, "--text" if arguments[0] == "verify" else "--input",
                              self.text)
             self.assert_code(result, 0)
-            self.assertEqual(result.err.count("tessera: on the CPU: " + self.why), 1, result.err)
+            self.assertEqual(len(re.findall("tessera: on the CPU, fp32, .*: " + re.escape(self.why), result.err)), 1, result.err)
         rows = "".join(f"{line}\t0\n" for line in self.text.read_text().splitlines())
-        result = tessera("evaluate", "--model", self.model, "--input", "-", stdin=rows)
+        result = tessera("evaluate", "-v", "--model", self.model, "--input", "-", stdin=rows)
         self.assert_code(result, 0)
-        self.assertEqual(result.err.count("tessera: on the CPU: " + self.why), 1, result.err)
+        self.assertEqual(len(re.findall("tessera: on the CPU, fp32, .*: " + re.escape(self.why), result.err)), 1, result.err)
 
     def test_cpu_asked_for_needs_no_reason(self):
         result = self.classify("--text", "x", "--device", "cpu")
-        self.assertIn("tessera: on the CPU\n", result.err)
+        self.assertRegex(result.err, r"(?m)^tessera: on the CPU, fp32, \d+ threads?$")
         self.assertNotIn(self.why, result.err)
 
     def test_the_defaults_are_fp32_on_the_cpu(self):
@@ -83,8 +83,8 @@ class WithGpu(DeviceTest):
                     self.assertLessEqual(abs(a - b), bound * max(1, abs(b)), (form, precision))
 
     def test_fp64_is_the_cpus(self):
-        result = self.classify("--text", "x", "--precision", "fp64")
-        self.assertIn("tessera: on the CPU: fp64, the oracle, runs there", result.err)
+        result = self.classify("--text", "x", "--precision", "fp64", "--verbose")
+        self.assertRegex(result.err, "tessera: on the CPU, fp64, .*: fp64, the oracle, runs there")
         self.assert_error(self.classify("--text", "x", "--precision", "fp64", "--device", "cuda"), 2, "'fp64' on a GPU")
 
     def test_one_lane_or_many_devices_give_the_same_bits(self):

@@ -103,7 +103,7 @@ class EvaluateTest(CliTest):
     def test_errors(self):
         self.assert_error(self.evaluate("--input", self.folder / "none.tsv"), 2, "none.tsv")
         self.assert_error(self.evaluate("--input", "-", "--text-column", 0), 2, "--text-column")
-        self.assert_error(tessera("evaluate", "--input", "-"), 2, "--model")
+        self.assert_error(tessera("evaluate", "--input", "-"), 2, "no rows")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,67 @@
 """tessera explain moe: the plan in words, as JSON and as a picture."""
 import json
+import re
+import shutil
+import struct
+import subprocess
 import unittest
 import xml.etree.ElementTree
+import zlib
 
-from cli_support import CommandTest, tessera
+from cli_support import ROOT, CommandTest, tessera
 
 SVG = "{http://www.w3.org/2000/svg}"
+
+
+# As much of a browser as the page's script asks for.
+PAGE_STUBS = """
+const element = () => ({style: {}, listeners: {}, clientWidth: 1000, textContent: "", value: 0,
+  addEventListener(name, call) { this.listeners[name] = call; },
+  getBoundingClientRect: () => ({left: 0, top: 0}),
+  getContext: () => new Proxy({}, {get: () => () => {}, set: () => true})});
+const elements = {};
+globalThis.document = {getElementById: id => elements[id] ??= element(), documentElement: {}};
+globalThis.getComputedStyle = () => ({getPropertyValue: () => "#000000"});
+globalThis.devicePixelRatio = 1;
+globalThis.innerWidth = 1000;
+globalThis.addEventListener = () => {};
+globalThis.matchMedia = () => ({addEventListener() {}});
+"""
+PAGE_USE = """
+slider.value = 3;
+slider.listeners.input();
+console.log(elements.which.textContent);
+const middle = boxes[boxes.length >> 1];
+map.listeners.mousemove({clientX: middle.x + middle.width / 2, clientY: middle.y + middle.height / 2});
+console.log(tip.textContent);
+"""
+
+
+def png_colors(data):
+    """The different colours of an 8-bit RGB or RGBA PNG, by its rows' filters undone."""
+    position, packed, header = 8, b"", None
+    while position < len(data):
+        size, kind = struct.unpack_from(">I4s", data, position)
+        body = data[position + 8:position + 8 + size]
+        header = body if kind == b"IHDR" else header
+        packed += body if kind == b"IDAT" else b""
+        position += 12 + size
+    width, height, _, color = struct.unpack_from(">IIBB", header)
+    pixel = {2: 3, 6: 4}[color]
+    raw, stride, above, colors = zlib.decompress(packed), width * pixel, bytearray(width * pixel), set()
+    for row in range(height):
+        kind = raw[row * (stride + 1)]
+        line = bytearray(raw[row * (stride + 1) + 1:(row + 1) * (stride + 1)])
+        for i in range(stride):
+            left = line[i - pixel] if i >= pixel else 0
+            corner = above[i - pixel] if i >= pixel else 0
+            guess = left + above[i] - corner
+            nearest = min((abs(guess - left), 0, left), (abs(guess - above[i]), 1, above[i]),
+                          (abs(guess - corner), 2, corner))[2]
+            line[i] = (line[i] + (0, left, above[i], (left + above[i]) // 2, nearest)[kind]) & 255
+        colors |= {bytes(line[i:i + 3]) for i in range(0, stride, pixel)}
+        above = line
+    return colors
 
 
 def explain(*arguments):
@@ -47,7 +103,7 @@ class ExplainMoeTest(CommandTest):
                       "expert_gemm_fp8, expert_gemm_rows_fp8_channel, expert_gemm_fp8_channel", unknown.err)
 
     def test_every_preset_and_routing_can_be_explained(self):
-        names = explain("--help").out.partition("Presets:")[2].replace("\n", " ").split(",")
+        names = explain("--help").out.partition("Presets:")[2].partition("Exit codes")[0].replace("\n", " ").split(",")
         self.assertGreater(len(names), 12)
         for name in names:
             result = explain("--preset", name.strip(), "--tokens", 64, "--routing", "balanced,best,random,zipf,one")
@@ -107,10 +163,74 @@ class ExplainMoeTest(CommandTest):
         for rectangle in rectangles:
             self.assertGreaterEqual(float(rectangle.get("x")), 0)
             self.assertLessEqual(float(rectangle.get("x")) + float(rectangle.get("width")), width)
-            self.assertRegex(rectangle.find(SVG + "title").text, r"^expert \d+, tile \d+: [\d.]+ to [\d.]+ us$")
+            self.assertRegex(rectangle.find(SVG + "title").text, r"^expert \d+, tile \d+: [\d.]+ to [\d.]+ us, "
+                             r"(waits for memory|tensor cores), \d+ % padding$")
         lanes = {rectangle.get("y") for rectangle in rectangles}
         self.assertLessEqual(len(lanes), plan["gemm1"]["lanes"])
         self.assertGreater(len({rectangle.get("fill") for rectangle in rectangles}), plan["experts_with_rows"])
+
+    def test_pictures_are_in_colours_that_converters_know(self):
+        picture = self.folder / "tiles.svg"
+        self.assert_code(explain("--preset", "olmoe", "--tokens", 512, "--routing", "zipf", "--svg", picture), 0)
+        text = picture.read_text()
+        fills = set(re.findall(r'fill="([^"]*)"', text))
+        self.assertTrue(all(re.fullmatch("#[0-9a-f]{6}|none|url\\(#padding\\)", fill) for fill in fills), fills)
+        self.assertGreater(len(fills), 40)
+        for words in ("cluster 0", "cluster 65", "GEMM 1", "GEMM 2", "plan, combine", "idle", "padding", "floor", "memory"):
+            self.assertIn(words, text)
+        self.assertNotIn("lane", text)
+        ticks = [int(tick) for tick in re.findall(r">(\d+) us</text>", text)]
+        self.assertEqual(ticks, [50 * i for i in range(len(ticks))])
+        try:
+            import cairosvg
+        except ImportError:
+            self.skipTest("cairosvg, the converter that pip has, is not installed")
+        image = cairosvg.svg2png(bytestring=text.encode(), output_width=600)
+        self.assertGreater(len(png_colors(image)), 30)
+
+    def test_the_picture_of_the_documents_is_todays(self):
+        picture = self.folder / "tiles.svg"
+        self.assert_code(explain("--preset", "olmoe", "--tokens", 512, "--routing", "zipf", "--svg", picture), 0)
+        self.assertEqual(picture.read_text(), (ROOT / "docs" / "figures" / "explain_moe.svg").read_text(),
+                         "tessera explain moe --preset olmoe --tokens 512 --routing zipf --svg docs/figures/explain_moe.svg")
+
+    def test_a_trace_for_perfetto(self):
+        path = self.folder / "trace.json"
+        plan = self.plans("--preset", "olmoe", "--tokens", 512, "--routing", "zipf", "--trace", path)["cases"][0]
+        trace = json.loads(path.read_text())
+        slices = [event for event in trace["traceEvents"] if event["ph"] == "X"]
+        self.assertEqual(len(slices), 4 + plan["gemm1"]["tiles"] + plan["gemm2"]["tiles"])
+        end = max(event["ts"] + event["dur"] for event in slices)
+        self.assertAlmostEqual(end, plan["predicted_us"], 3)
+        tracks = {}
+        for event in slices:
+            tracks.setdefault(event["tid"], []).append((event["ts"], event["ts"] + event["dur"]))
+        for track in tracks.values():
+            track.sort()
+            for (_, before), (after, _) in zip(track, track[1:]):
+                self.assertLessEqual(before, after + 1e-6)
+        names = [event["args"]["name"] for event in trace["traceEvents"] if event["ph"] == "M"]
+        self.assertEqual(len(names), 2 + plan["gemm1"]["lanes"])
+        self.assertIn("cluster 65", names)
+
+    def test_a_page_to_look_into(self):
+        path = self.folder / "tiles.html"
+        plans = self.plans("--preset", "olmoe", "--tokens", "64,512", "--routing", "balanced,zipf", "--html", path)["cases"]
+        page = path.read_text()
+        data = json.loads(re.search(r"const plans = (.*);\n", page)[1])
+        self.assertEqual(len(data), 4)
+        for plan, drawn in zip(plans, data):
+            self.assertEqual(len(drawn["tiles"]), plan["gemm1"]["tiles"] + plan["gemm2"]["tiles"])
+            self.assertAlmostEqual(drawn["end"], plan["predicted_us"], 3)
+        self.assertNotRegex(page, r"(src|href)=")  # nothing else is needed
+        if shutil.which("node") is None:
+            self.skipTest("no node on this machine to run the page's script with")
+        script = re.search(r"<script>\n(.*)</script>", page, re.S)[1]
+        program = self.write("page.js", PAGE_STUBS + script + PAGE_USE)
+        done = subprocess.run(["node", program], text=True, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, timeout=60, check=False)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertRegex(done.stdout, r"^4 of 4\nGEMM [12], expert \d+, tile \d+\ncluster \d+, [\d.]+ to [\d.]+ us\n")
 
     def test_orders_draw_different_pictures(self):
         drawn = set()

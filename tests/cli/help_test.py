@@ -1,11 +1,14 @@
 """--help, --version, doctor, and what the command says when it is called wrongly."""
+import os
 import re
+import shutil
+import subprocess
 import unittest
 
 from cli_support import CliTest, tessera
 
 COMMANDS = ("classify", "merge", "evaluate", "verify", "convert", "synth", "doctor", "inspect", "bench classify", "bench moe",
-            "explain moe", "explain bits")
+            "explain moe", "explain bits", "report", "completion", "manual")
 
 
 class HelpTest(CliTest):
@@ -72,7 +75,7 @@ class HelpTest(CliTest):
         shown = {}
         for command in COMMANDS:
             text = tessera(*command.split(), "--help").out
-            shown |= {(command, option): kind for option, kind in re.findall(r"(?m)^  (--[a-z-]+) ([A-Z]\S*)", text)}
+            shown |= {(command, option): kind for option, kind in re.findall(r"(?m)^  (?:-\w,)?(--[a-z-]+) ([A-Z]\S*)", text)}
             self.assertNotRegex(text, r"\b(INT|FLOAT|UINT)\b|:[A-Z]{3,}")
         self.assertEqual([option for (_, option), kind in shown.items() if kind.startswith("TEXT")], ["--text"])
         for (command, option), kind in {("classify", "--model"): "DIR", ("classify", "--input"): "FILE",
@@ -91,7 +94,8 @@ class HelpTest(CliTest):
         self.assert_error(tessera("--nonsense", "tessera"), 2, "option: got '--nonsense'")
         self.assert_error(tessera("bench", "--nonsense"), 2, "'--nonsense'", "tessera bench --help")
         self.assert_error(tessera("explain", "classify"), 2, "command: got 'classify'", "tessera explain --help")
-        self.assert_error(tessera("classify"), 2, "--model", "(tessera classify --help)")
+        self.assert_error(tessera("classify"), 2, "neither --text nor --input")
+        self.assert_error(tessera("verify"), 2, "verify")
         self.assert_error(tessera("bench", "moe"), 2, "--tokens", "(tessera bench moe --help)")
         self.assert_error(tessera("classify", "--model"), 2, "--model", "(tessera classify --help)")
         self.assert_error(tessera(""), 2, "command: got ''")
@@ -137,6 +141,100 @@ class Suggestions(CliTest):
     def test_what_was_typed_is_escaped(self):
         for arguments in (("cla\nsify",), ("classify", "--ou\nput")):
             self.assert_error(tessera(*arguments), 2, r"\x0a")
+
+
+class OneWording(CliTest):
+    """What the parser finds wrong reads as everything else: where, got, expected."""
+
+    def test_every_kind_of_wrong_call(self):
+        for arguments, message in (
+                (("bench", "moe"), "--tokens: got nothing, expected a value (tessera bench moe --help)"),
+                (("merge",), "output: got nothing, expected a value (tessera merge --help)"),
+                (("classify", "--model"), "--model: got no value, expected DIR (tessera classify --help)"),
+                (("classify", "--field", "a", "--field", "b"),
+                 "--field: got it 2 times, expected it once (tessera classify --help)"),
+                (("classify", "--expert-threshold", "x"),
+                 "--expert-threshold: got 'x', expected a number (tessera classify --help)"),
+                (("classify", "--threads", "x"), "--threads: got 'x', expected an integer from 0 to 1024"),
+                (("bench", "moe", "--preset", "olmoe", "--tokens", "4", "--seconds", "900"),
+                 "--seconds: got '900', expected a number from 0 to 600 (tessera bench moe --help)"),
+                (("explain", "moe", "--preset", "olmoe", "--tokens", "4", "--hbm-tb-s", "-5"),
+                 "--hbm-tb-s: got '-5', expected a number above 0 (tessera explain moe --help)")):
+            with self.subTest(arguments):
+                result = tessera(*arguments)
+                self.assert_code(result, 2)
+                self.assertEqual(result.err, f"tessera: error: {message}\n")
+
+    def test_every_command_tells_its_own_exit_codes(self):
+        for command in COMMANDS:
+            text = tessera(*command.split(), "--help").out
+            self.assertEqual(text.count("Exit codes: 0 "), 1, command)
+            self.assertIn("; 2 an option, a file or a model is wrong", text.replace("\n", " "), command)
+
+    def test_short_options(self):
+        text = self.write("in.txt", "good film\n")
+        out = self.folder / "out.csv"
+        result = tessera("classify", "-q", "-m", self.model, "-i", text, "-o", out)
+        self.assert_code(result, 0)
+        self.assertEqual(result.err, "")
+        self.assertEqual(len(out.read_text().splitlines()), 2)
+        for command in ("evaluate", "verify", "merge", "convert", "synth"):
+            self.assertRegex(tessera(command, "--help").out, r"(?m)^  -[a-z],--(model|input|output|quiet) ")
+
+    def test_one_line_for_people_and_the_engine_under_verbose(self):
+        plain, verbose = (tessera("classify", "-m", self.model, "--device", "cpu", "--text", "x", *more).err
+                          for more in ((), ("--verbose",)))
+        self.assertNotIn("folded into the experts", plain)
+        self.assertIn("folded into the experts", verbose)
+        self.assertRegex(plain, r"(?m)^tessera: on the CPU, fp32, \d+ threads?$")
+
+
+class Printed(CliTest):
+    """Completion and manual know what the help knows."""
+
+    def complete(self, *words):
+        script = self.write("completion.bash", tessera("completion", "bash").out)
+        program = (f"source {script}; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _tessera; "
+                   'printf "%s\\n" "${COMPREPLY[@]}"')
+        done = subprocess.run(["bash", "-c", program], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=True,
+                              cwd=self.folder)
+        self.assertEqual(done.stderr, "")
+        return done.stdout.split()
+
+    def test_bash_completes_commands_options_and_files(self):
+        self.assertEqual(set(self.complete("tessera", "''")) & {"classify", "bench", "help"}, {"classify", "bench", "help"})
+        self.assertEqual(self.complete("tessera", "cla"), ["classify"])
+        self.assertEqual(self.complete("tessera", "bench", "m"), ["moe"])
+        self.assertEqual(self.complete("tessera", "help", "ben"), ["bench"])
+        self.assertEqual(self.complete("tessera", "classify", "--prob"), ["--probabilities"])
+        self.assertEqual(self.complete("tessera", "explain", "moe", "--tr"), ["--trace"])
+        self.write("reviews.csv", "x")
+        self.assertEqual(self.complete("tessera", "classify", "--input", "rev"), ["reviews.csv"])
+        self.assertEqual(self.complete("tessera", "classify", "--field", "re"), [])
+        for command in COMMANDS:
+            options = set(re.findall(r"(?m)^  (?:-\w,)?(--[a-z0-9-]+)", tessera(*command.split(), "--help").out))
+            self.assertLessEqual(options, set(self.complete("tessera", *command.split(), "--")), command)
+
+    def test_other_shells(self):
+        for shell, start in (("zsh", "#compdef tessera\n"), ("fish", "# fish completion")):
+            script = tessera("completion", shell).out
+            self.assertTrue(script.startswith(start))
+            self.assertIn("probabilities", script)
+            if shutil.which(shell):
+                subprocess.run([shell, "-n"], input=script, text=True, check=True)
+        self.assert_error(tessera("completion", "csh"), 2, "shell: got 'csh', expected bash, zsh or fish")
+
+    def test_the_manual_page(self):
+        page = tessera("manual").out
+        self.assertTrue(page.startswith(".TH TESSERA 1 "))
+        plain = page.replace("\\-", "-").replace("\\e", "\\")
+        for command in COMMANDS:
+            self.assertIn(f"\n.SS tessera {command}\n", plain)
+            for option in re.findall(r"(?m)^  (?:-\w,)?(--[a-z0-9-]+)", tessera(*command.split(), "--help").out):
+                self.assertIn(option, plain)
+        if shutil.which("man"):
+            subprocess.run(["man", "-l", "--warnings=all", "-"], input=page, text=True, check=True, stdout=subprocess.PIPE,
+                           env={**os.environ, "MANPAGER": "cat"})
 
 
 class DoctorTest(CliTest):

@@ -1,9 +1,7 @@
 """What people give as input: other extensions, compressed files, UTF-16, old line ends, blank lines, files that shrink,
 live pipes."""
 import bz2
-import gzip
 import json
-import lzma
 import os
 import subprocess
 import threading
@@ -29,20 +27,21 @@ class Formats(CliTest):
         self.assert_error(self.classify("--input", self.write("x.BIN", b"")), 2, "a .bin file and no --format")
 
     def test_inputs_of_other_formats(self):
-        for name in ("r.tsv", "r.TSV", "r.json", "r.csv.gz", "r.zst", "r.parquet", "r.npy", "r.xlsx", "r.xml"):
+        for name in ("r.json", "r.JSON", "r.csv.bz2", "r.json.gz", "r.parquet", "r.npy", "r.xlsx", "r.xml"):
             path = self.write(name, CSV)
-            self.assert_error(self.classify("--input", path), 2, f"{name}: got a .{name.lower().split('.')[-1]} file",
-                              "--format")
-        self.assert_code(self.classify("--input", self.folder / "r.tsv", "--format", "text"), 0)
+            self.assert_error(self.classify("--input", path), 2, "--format",
+                              f"{name}: got a .{name.lower().removesuffix('.gz').split('.')[-1]} file")
+        self.assert_error(self.classify("--input", self.folder / "r.parquet"), 2, "python -m tessera classify")
+        self.assert_code(self.classify("--input", self.folder / "r.JSON", "--format", "text"), 0)
         for name in ("r.txt", "r", "r.log", "r.dat", "reviews.2024"):
             self.assert_code(self.classify("--input", self.write(name, "babe\n")), 0)
 
     def test_outputs_of_other_formats(self):
         text = self.write("in.txt", "babe\n")
-        for name in ("o.json", "o.tsv", "o.csv.gz", "o.parquet", "o.JSON"):
+        for name in ("o.json", "o.csv.gz", "o.parquet", "o.JSON"):
             self.assert_error(self.classify("--input", text, "--output", self.folder / name), 2, name, "--output-format")
         self.assert_nothing_left("in.txt")
-        self.assert_code(self.classify("--input", text, "--output", self.folder / "o.tsv", "--output-format", "text"), 0)
+        self.assert_code(self.classify("--input", text, "--output", self.folder / "o.json", "--output-format", "text"), 0)
 
     def test_a_field_of_a_format_without_fields(self):
         path = self.write("r.dat", CSV)
@@ -55,15 +54,10 @@ class FirstBytes(CliTest):
     """What is no text is refused by its first bytes, with the cure, and no line of it is labelled."""
 
     OTHERS = {
-        "gzip": (gzip.compress(CSV.encode()), "zcat"),
         "bzip2": (bz2.compress(CSV.encode()), "bzcat"),
-        "xz": (lzma.compress(CSV.encode()), "xzcat"),
-        "zstd": (b"\x28\xb5\x2f\xfd\x04\x58\x19\x00\x00dull\nfilm\n", "zstdcat"),
         "zip": (b"PK\x03\x04\x14\x00\x00\x00" + b"dull\n" * 9, "export it as CSV"),
         "Parquet": (b"PAR1\x15\x04\x15\x20dull\nfilm\nPAR1", "CSV or JSON lines"),
         "NumPy": (b"\x93NUMPY\x01\x00v\x00{'descr': '<i4'}\ndull\n", "bytes alone"),
-        "UTF-16": (CSV.encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
-        "UTF-32": (CSV.encode("utf-32"), "iconv -f UTF-32 -t UTF-8"),
     }
 
     def test_files_and_pipes(self):
@@ -75,22 +69,12 @@ class FirstBytes(CliTest):
                                    self.classify("--input", "-", "--format", form, stdin=data)):
                         self.assert_error(result, 2, name, cure)
                         self.assertEqual(result.out_bytes, b"")
-        self.assert_error(self.classify("--input", self.write("b", CSV.encode("utf-16-be")[:0] + b"\xfe\xff\0d\0u")), 2,
-                          "UTF-16")
 
     def test_text_that_begins_almost_so_is_text(self):
         for data in (b"PAR1 is a start\n", b"PK\n", b"BZh9 is one too\n", b"B\n", b"\xef\xbb\xbfbabe\n", b"P", b"ARROW1\n"):
             with self.subTest(data):
                 self.assert_code(self.classify("--input", self.write("in.txt", data)), 0)
                 self.assertEqual(len(self.classify("--input", "-", stdin=data).lines), 1)
-
-    def test_carriage_returns_alone(self):
-        for data in (b"A lovely film\rDull\r", b"A lovely film\rDull"):
-            for result in (self.classify("--input", self.write("mac.txt", data)),
-                           self.classify("--input", "-", stdin=data)):
-                self.assert_error(result, 2, "carriage return alone", "tr '\\r' '\\n'")
-        csv = CSV.replace("\n", "\r").encode()
-        self.assert_error(self.classify("--input", self.write("mac.csv", csv)), 2, "carriage return alone")
 
     def test_more_than_one_carriage_return_is_one_line_end(self):
         expected = self.classify("--input", self.write("a.csv", CSV), "--output-format", "csv").out

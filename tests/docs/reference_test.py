@@ -1,4 +1,5 @@
 """The reference pages against what they describe: generated ones letter by letter, the others by name."""
+import json
 import os
 import pathlib
 import re
@@ -39,6 +40,26 @@ class Reference(unittest.TestCase):
     def test_python(self):
         names = re.findall(r"(?m)^(?:def|class) (\w+)", read("python/tessera/__init__.pyi"))
         self.check_generated("python_reference.py", "python.md", names)
+
+    def test_python_stubs(self):
+        printed = subprocess.run([sys.executable, ROOT / "scripts" / "python_stubs.py"], text=True, capture_output=True,
+                                 check=True, env={**os.environ, "PYTHONIOENCODING": "utf-8"}).stdout
+        self.assertEqual(printed, read("python/tessera/__init__.pyi"),
+                         "run scripts/python_stubs.py > python/tessera/__init__.pyi")
+
+    def test_support(self):
+        """What was tested, out of the records: another run of a suite asks for the page to be written anew."""
+        names = re.findall(r"(?m)^## (.*)$", read("docs/reference/support.md"))
+        printed = subprocess.run([sys.executable, ROOT / "scripts" / "support_matrix.py"], text=True, capture_output=True,
+                                 check=True, env={**os.environ, "PYTHONIOENCODING": "utf-8"}).stdout
+        self.assertEqual(printed, read("docs/reference/support.md"), "run scripts/support_matrix.py > docs/reference/support.md")
+        self.assertEqual(len(names), 4)
+        record = json.loads(read("tests/gpu/RECORD.json"))
+        for suite, entry in record.items():
+            self.assertRegex(printed, rf"(?m)^\| {suite} \| {entry['gpu']} \| {entry['passed']} \|")
+
+    def test_the_readme_is_short(self):
+        self.assertLessEqual(read("README.md").count("\n"), 100)
 
     def test_every_cpp_header_is_listed(self):
         page = (REFERENCE / "cpp.md").read_text(encoding="utf-8")

@@ -100,6 +100,14 @@ class TypedInterface(unittest.TestCase):
                         compared += 1
         self.assertGreater(compared, 9)
 
+    def test_help_says_what_the_stubs_say(self):
+        for node in self.tree.body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node):
+                self.assertEqual(inspect.getdoc(getattr(tessera, node.name)), ast.get_docstring(node), node.name)
+        for function in (tessera.moe, tessera.route, tessera.MoELayer.__call__, tessera.Classifier.predict):
+            self.assertIn("return", typing.get_type_hints(function))
+        self.assertIn("topk_ids [T, k] int32 or int64", tessera.moe.__doc__)
+
     def test_a_difference_is_found(self):
         definition = next(n for n in self.tree.body if isinstance(n, ast.FunctionDef) and n.name == "moe")
         definition.args.kwonlyargs[0].arg = "gate_up_biases"
@@ -158,12 +166,8 @@ class Headers(unittest.TestCase):
 
     def setUp(self):
         text = "".join((ROOT / "include" / "tessera" / name).read_text()
-<<<<<<< HEAD
-                       for name in ("tessera.h", "tessera_moe.h", "tessera_quantize.h", "tessera_router.h", "tessera_classifier.h"))
-=======
-                       for name in ("tessera.h", "tessera_moe.h", "tessera_quantize.h", "tessera_checkpoint.h",
-                                    "tessera_classifier.h"))
->>>>>>> 3f2aed6 (docs, python: Loading a checkpoint and serving a model; doctor names engines, plug-ins, driver and paths)
+                       for name in ("tessera.h", "tessera_moe.h", "tessera_quantize.h", "tessera_router.h",
+                                    "tessera_checkpoint.h", "tessera_classifier.h"))
         self.text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
 
     def members(self, name):

@@ -206,7 +206,7 @@ Command add_bench_classify(CLI::App& app) {
   auto options = std::make_shared<Options>();
   app.add_option("--preset", options->preset, "apws25 (the full-size model, unless --model is given) or small")
       ->type_name("NAME");
-  app.add_option("--model", options->model, "Or a checkpoint directory")->type_name("DIR");
+  app.add_option("-m,--model", options->model, "Or a checkpoint directory")->type_name("DIR");
   app.add_option("--device", options->device, "auto (every GPU that can, else the CPU), cpu, cuda or cuda:0,1,...")
       ->type_name("NAME")
       ->capture_default_str();

@@ -1,6 +1,7 @@
 // tessera classify: records in, labels out.
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <memory>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "commands.h"
+#include "decompress.h"
 #include "exit_codes.h"
 #include "file_format.h"
 #include "file_roles.h"
@@ -21,8 +23,10 @@
 #include "model_options.h"
 #include "output.h"
 #include "progress.h"
+#include "record_options.h"
 #include "result_writer.h"
 #include "run_report.h"
+#include "shipped_model.h"
 #include "side_file.h"
 #include "tessera/classifier/engine.h"
 #include "tessera/core/check.h"
@@ -39,28 +43,33 @@ using io::OutputFormat;
 
 constexpr const char* kFooter =
     "Examples:\n"
-    "  tessera classify --model models/movie-reviews --text \"Not bad at all.\" --text \"Dull.\"\n"
-    "  tessera classify --model models/movie-reviews --input reviews.csv --field review --output labels.jsonl\n"
-    "  cut -f2 reviews.tsv | tessera classify --model models/movie-reviews --input - --expert-weights\n"
-    "  tessera classify --model full-size --input inputs.bin --format ids --output logits.bin\n"
+    "  tessera classify --text \"Not bad at all.\" --text \"Dull.\"\n"
+    "  tessera classify -i reviews.csv --field review --keep id,stars -o labels.csv\n"
+    "  tessera classify -i reviews.tsv.gz --keep all --probabilities --min-probability 0.7 -o labels.jsonl\n"
+    "  tessera classify -i export.csv --delimiter ';' --encoding cp1252 --field Text -o labels.tsv\n"
+    "  cut -f2 reviews.tsv | tessera classify -i - --token-counts\n"
     "  tessera classify --model full-size --input inputs.bin --format ids --output logits.bin --resume\n"
-    "  mpirun -np 4 tessera classify --model full-size --input all.txt --output labels.csv --shard auto\n"
-    "  tessera classify --model full-size --input all.txt --output labels.csv --shard 2/4\n"
-    "Formats in: text (a line is a record), csv and jsonl (--field names the column or member), ids (int32 [N,\n"
-    "sequence length]), embeddings (fp32 [N, channels, positions]). Formats out: text (label, tab, probability), csv,\n"
-    "jsonl, bin (fp32 logits [N, classes]). Without --format and --output-format the file's extension decides, else\n"
-    "text; extensions of formats that are not read or written are refused. Blank lines of csv and jsonl are no\n"
-    "records.\n"
-    "A record that fails is reported in its place and the others are labelled; the exit code is then 1. Ctrl-C "
-    "finishes\n"
-    "what is in flight and leaves OUTPUT.partial (exit code 130); a finished run renames it to OUTPUT. Where input "
+    "  mpirun -np 4 tessera classify --input all.txt --output labels.csv --shard auto\n"
+    "Formats in: text (a line is a record), csv, tsv and jsonl (--field names the column or member), ids (int32 [N,\n"
+    "sequence length]), embeddings (fp32 [N, channels, positions]). Text may be compressed (gzip, zstd, xz) and in "
+    "any\n"
+    "encoding; reviews.csv.gz is a csv. Formats out: text (label, tab, probability), csv, tsv, jsonl, bin (fp32 "
+    "logits\n"
+    "[N, classes]). Without --format and --output-format the file's extension decides, else text; extensions of "
+    "formats\n"
+    "that are not read or written are refused. Blank lines of csv, tsv and jsonl are no records.\n"
+    "A text without words has the label 'empty', and no probability. A record that fails is reported in its place and "
+    "the\n"
+    "others are labelled. A kept column that is called as one of the results' becomes input_NAME.\n"
+    "Ctrl-C finishes what is in flight and leaves OUTPUT.partial; a finished run renames it to OUTPUT. Where input "
     "and\n"
-    "output are files, OUTPUT.journal counts what is on disk: after Ctrl-C, a crash or a failure (exit code 4) the "
-    "same\n"
-    "command with --resume continues, and the output is that of a run that was never broken off. What a run with\n"
-    "--resume finished is left alone by the next. A device that fails while others finish the work is exit code 3.\n"
-    "With --shard the output is OUTPUT.I-of-N with a manifest, and 'tessera merge OUTPUT' puts the parts together\n"
-    "(docs/how-to/long-runs.md).";
+    "output are files, OUTPUT.journal counts what is on disk: after Ctrl-C, a crash or a failure the same command "
+    "with\n"
+    "--resume continues, and the output is that of a run that was never broken off. What a run with --resume finished "
+    "is\n"
+    "left alone by the next. With --shard the output is OUTPUT.I-of-N with a manifest, and 'tessera merge OUTPUT' "
+    "puts\n"
+    "the parts together (docs/how-to/long-runs.md).";
 
 // Results of so many batches wait in memory for each device.
 constexpr int64_t kMaxVerifyRate = 4096;
@@ -70,49 +79,30 @@ struct Options {
   std::vector<std::string> texts;
   std::string input;
   std::string format;
-  std::string field;
   std::string output = "-";
   std::string output_format;
   std::string statistics;
-  bool expert_weights = false;
-  bool show_text = false;
+  RecordOptions records;
   bool quiet = false;
   bool resume = false;
   std::string shard;
   int64_t verify_rate = 0;
 };
 
-io::ResultFormat result_format(const Options& options, const ClassifierConfig& config) {
-  io::ResultFormat format;
-  format.format = output_format(options.output, options.output_format);
-  format.show_text = options.show_text;
-  format.num_classes = static_cast<int>(config.num_classes);
-  format.num_expert_weights = options.expert_weights ? static_cast<int>(config.num_experts) : 0;
-  if (options.expert_weights && format.format == OutputFormat::bin) {
-    throw Error("--expert-weights", "--output-format bin, which holds logits only", "text, csv or jsonl");
-  }
-  if (options.show_text && format.format != OutputFormat::text) {
-    throw Error("--show-text", "another output format", "text");
-  }
-  return format;
-}
-
 void check_options(const Options& options) {
   if (options.texts.empty() == options.input.empty()) {
     throw Error("classify", options.texts.empty() ? "neither --text nor --input" : "both --text and --input",
                 "one of them");
   }
-  for (const auto& [name, value] : {std::pair("--format", &options.format), std::pair("--field", &options.field)}) {
-    if (options.input.empty() && !value->empty()) throw Error(name, "no --input", "--input FILE with it");
-  }
   if (!options.model.isolation.is_on && options.model.isolation.num_processes != 1) {
     throw Error("--processes", "no --isolate", "--isolate with it");
   }
-  if (options.field.empty()) return;
-  const InputFormat format = input_format(options.input, options.format);
-  if (format != InputFormat::csv && format != InputFormat::jsonl) {
-    throw Error("--field", "an input of format " + std::string(io::input_format_name(format)) + ", which has no fields",
-                "--format csv or --format jsonl with it");
+  if (options.input.empty() && !options.format.empty()) throw Error("--format", "no --input", "--input FILE with it");
+  const InputFormat format = options.input.empty() ? InputFormat::text : input_format(options.input, options.format);
+  check_input_options(options.records, format, !options.input.empty());
+  const bool is_compressed = is_compressed_extension(lower_extension(options.input));
+  if (is_compressed && (format == InputFormat::ids || format == InputFormat::embeddings)) {
+    throw Error("--input " + escaped(options.input), "a compressed file of numbers", "one that is not");
   }
 }
 
@@ -131,11 +121,21 @@ std::unique_ptr<io::RecordReader> open_reader(const Options& options, InputForma
   io::RecordSource source;
   source.format = format;
   source.path = options.input;
-  source.field = options.field;
   source.sequence_length = config.sequence_length;
   source.embedding_size = config.embedding_size;
   source.stop = &stop;
-  return io::open_records(source);
+  apply_input_options(options.records, source);
+  try {
+    return io::open_records(source);
+  } catch (const io::NotText&) {
+    throw;
+  } catch (const Error& error) {
+    const std::string problem = std::string(error.what()).substr(error.where().size() + 2);
+    if (source.has_header && problem.find("expected a header with a column") != std::string::npos) {
+      throw Error(error.where(), problem + "; --field names another, --no-header if the first row is a record");
+    }
+    throw;
+  }
 }
 
 /// Only what a checkpoint counts can be continued.
@@ -166,7 +166,7 @@ RunIdentity identity_of(const Options& options, InputFormat format, const io::Re
                         const classifier::Engine& engine) {
   return {.model = options.model.model,
           .input_format = format,
-          .input_field = options.field,
+          .records = describe(options.records),
           .results = results,
           .back_ends = engine.description(),
           .arithmetic = describe_arithmetic(back_end_of(options.model))};
@@ -178,12 +178,23 @@ int report_finished(const io::PartManifest& manifest, const std::string& path) {
   return manifest.num_failed > 0 ? kSomeFailed : kAllOk;
 }
 
-int report(const Options& options, const classifier::RunStatistics& statistics, const classifier::Engine& engine,
-           const RunStart& start, const io::RecordReader& reader) {
+/// Bytes that are no UTF-8 are mostly those of an older encoding.
+void print_encoding_hint(const Options& options, const classifier::RunStatistics& statistics) {
+  if (!options.records.encoding.empty()) return;
+  for (const classifier::FailedRecord& failed : statistics.failed) {
+    if (failed.error.find("expected well-formed UTF-8") == std::string::npos) continue;
+    std::fprintf(stderr, "tessera: is it text in another encoding? --encoding cp1252 reads most of Western Europe's\n");
+    return;
+  }
+}
+
+int report(const Options& options, const classifier::RunStatistics& statistics, const std::vector<LabelCount>& labels,
+           const classifier::Engine& engine, const RunStart& start, const io::RecordReader& reader) {
   print_failures(statistics);
+  print_encoding_hint(options, statistics);
   const int64_t num_resumed = start.done.num_records();
   if (!options.quiet) {
-    print_back_ends(engine.description());
+    if (options.model.verbose) print_back_ends(engine.description());
     if (start.is_resumed) {
       std::fprintf(stderr, "tessera: %lld records were finished before, %lld of them failed; in this run:\n",
                    static_cast<long long>(num_resumed), static_cast<long long>(start.done.num_failed));
@@ -193,16 +204,19 @@ int report(const Options& options, const classifier::RunStatistics& statistics, 
       std::fprintf(stderr, "tessera: %lld blank lines are no records\n",
                    static_cast<long long>(reader.num_blank_lines()));
     }
+    print_labels(labels);
   }
   return exit_code_of(statistics, start.done.num_failed);
 }
 
-std::string statistics_of(const Options& options, const classifier::RunStatistics& statistics, const RunStart& start,
+std::string statistics_of(const Options& options, const classifier::RunStatistics& statistics,
+                          const std::vector<LabelCount>& labels, const RunStart& start,
                           const io::RecordReader& reader) {
   return statistics_text(statistics, options.model.num_threads,
                          {{"records_resumed", static_cast<double>(start.done.num_records())},
                           {"records_resumed_failed", static_cast<double>(start.done.num_failed)},
-                          {"blank_lines", static_cast<double>(reader.num_blank_lines())}});
+                          {"blank_lines", static_cast<double>(reader.num_blank_lines())}},
+                         labels);
 }
 
 int run_and_report(const Options& options, LongRun& long_run, classifier::Engine& engine, io::RecordReader& reader,
@@ -213,28 +227,31 @@ int run_and_report(const Options& options, LongRun& long_run, classifier::Engine
   RunStart begin{.done = start.done, .checksum = nullptr, .is_resumed = start.is_resumed};
   classifier::RunStatistics statistics;
   io::Checkpoint done;
+  std::vector<LabelCount> labels;
   int signal = 0;
   {
     const InterruptGuard interrupt;
     // Labels on the same terminal would stand in the middle of the bar.
     Progress progress(!options.quiet && !(options.output == "-" && isatty(STDOUT_FILENO) == 1), reader);
-    ResultWriter writer(config, results, output, progress, std::move(start), long_run.journal());
+    ResultWriter writer(config, results, output, progress, std::move(start), long_run.journal(),
+                        options.records.min_probability.value_or(0));
     statistics = run(engine, reader, writer, interrupt.token(), output, long_run);
     signal = interrupt.signal();
     done = writer.done();
+    labels = writer.label_counts();
     if (statistics.interrupted) {
       writer.checkpoint();
     } else {
       long_run.commit(output, done, results);
     }
   }
-  const int exit_code = report(options, statistics, engine, begin, reader);
+  const int exit_code = report(options, statistics, labels, engine, begin, reader);
   if (statistics.interrupted && !output.partial_name().empty()) {
     std::fprintf(stderr, "tessera: interrupted; the first %lld results are in %s%s\n",
                  static_cast<long long>(done.num_records()), output.partial_name().c_str(), how_to_go_on(long_run));
   }
   try {
-    statistics_file.write(statistics_of(options, statistics, begin, reader));
+    statistics_file.write(statistics_of(options, statistics, labels, begin, reader));
   } catch (const SideFileFailed& error) {
     if (!statistics.interrupted) throw;
     std::fprintf(stderr, "tessera: %s\n", error.what());  // the results are not whole either
@@ -242,7 +259,12 @@ int run_and_report(const Options& options, LongRun& long_run, classifier::Engine
   return statistics.interrupted ? 128 + signal : exit_code;
 }
 
-int classify(const Options& options) {
+bool is_class(const ClassifierConfig& config, const std::string& name) {
+  return std::find(config.class_names.begin(), config.class_names.end(), name) != config.class_names.end();
+}
+
+int classify(Options options) {
+  options.model.model = model_or_shipped(options.model.model);
   check_options(options);
   LongRun long_run({.input = options.input,
                     .output = options.output,
@@ -257,9 +279,16 @@ int classify(const Options& options) {
     throw Error(escaped(options.model.model) + "/vocab.txt", "no such file",
                 "the words of the model, which text needs");
   }
-  const io::ResultFormat results = result_format(options, model->config);
+  if (options.records.min_probability && is_class(model->config, kUnsure)) {
+    throw Error("--min-probability", "a model with a class 'unsure'", "one without");
+  }
+  const OutputFormat output = output_format(options.output, options.output_format);
+  // What the format cannot tell is found before the input is opened; only that says the names of all its columns.
+  static_cast<void>(make_result_format(options.records, output, format, model->config, {}));
   std::atomic<bool> stop_reader{false};
   auto reader = open_reader(options, format, model->config, stop_reader);
+  const io::ResultFormat results =
+      make_result_format(options.records, output, format, model->config, reader->kept_names());
   auto classifiers = make_classifiers(
       model, options.model,
       format == InputFormat::embeddings ? classifier::InputKind::embeddings : classifier::InputKind::ids,
@@ -267,7 +296,7 @@ int classify(const Options& options) {
   classifier::EngineOptions engine_options;
   engine_options.batch_size = options.model.batch_size;
   engine_options.num_encode_threads = options.model.num_threads;
-  engine_options.router_weights = options.expert_weights;
+  engine_options.router_weights = options.records.expert_weights;
   engine_options.stop_reader = &stop_reader;
   engine_options.verify_rate = options.verify_rate;
   engine_options.device_of = devices_of_lanes(options.model, classifiers.size());
@@ -283,7 +312,7 @@ int classify(const Options& options) {
 
 Command add_classify(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  add_model_options(app, options->model);
+  add_model_options(app, options->model, false);
   add_isolation_options(app, options->model.isolation);
   add_integer(
       app, "--verify-rate", options->verify_rate,
@@ -291,22 +320,20 @@ Command add_classify(CLI::App& app) {
       "until then; a device whose results differ is not used again; 0 = none",
       int64_t{0}, kMaxVerifyRate);
   app.add_option("--text", options->texts, "A sentence; can be given several times")->allow_extra_args(false);
-  app.add_option("--input", options->input, "A file, or - for standard input")->type_name("FILE");
-  app.add_option("--format", options->format, "text, csv, jsonl, ids or embeddings")->type_name("NAME");
-  app.add_option("--field", options->field, "Column of a csv or member of a jsonl input; else text, else sentence")
-      ->type_name("NAME");
-  app.add_option("--output", options->output, "A file, or - for standard output")
+  app.add_option("-i,--input", options->input, "A file, or - for standard input")->type_name("FILE");
+  app.add_option("--format", options->format, "text, csv, tsv, jsonl, ids or embeddings")->type_name("NAME");
+  add_input_options(app, options->records);
+  app.add_option("-o,--output", options->output, "A file, or - for standard output")
       ->type_name("FILE")
       ->capture_default_str();
-  app.add_option("--output-format", options->output_format, "text, csv, jsonl or bin")->type_name("NAME");
-  app.add_flag("--expert-weights", options->expert_weights, "Add how much each expert counted");
-  app.add_flag("--show-text", options->show_text, "Text output: add the sentence");
+  app.add_option("--output-format", options->output_format, "text, csv, tsv, jsonl or bin")->type_name("NAME");
+  add_result_options(app, options->records);
   app.add_flag("--resume", options->resume, "Go on where an earlier run with these options broke off");
   app.add_option("--shard", options->shard, "Label the I-th of N parts only, I from 0; auto: as mpirun or srun say")
       ->type_name("I/N");
   app.add_option("--statistics", options->statistics, "Write counts, rate and memory as JSON to this file")
       ->type_name("FILE");
-  app.add_flag("--quiet", options->quiet, "No progress, no statistics; failed records are still listed");
+  app.add_flag("-q,--quiet", options->quiet, "No progress, no statistics; failed records are still listed");
   app.footer(kFooter);
   return [options] { return classify(*options); };
 }

@@ -93,6 +93,17 @@ std::string short_help(const CLI::App& command) {
          " COMMAND --help` says what a command takes, `" + name + " --help` has more.\n";
 }
 
+void refuse_single_dashes(const CLI::App& named, const std::vector<std::string>& arguments) {
+  for (const std::string& argument : arguments) {
+    if (argument.size() < 3 || argument[0] != '-' || argument[1] == '-') continue;
+    const std::string name = argument.substr(1, argument.find('=') - 1);
+    for (const CLI::Option* option : named.get_options()) {
+      const std::vector<std::string>& names = option->get_lnames();
+      if (std::find(names.begin(), names.end(), name) != names.end()) throw unknown_option(named, argument);
+    }
+  }
+}
+
 void refuse_unplaced(const CLI::App& app) {
   const CLI::App* command = &app;
   while (true) {

@@ -23,6 +23,9 @@ bool lacks_command(const CLI::App& named, const std::vector<std::string>& argume
 /// For a command that does nothing without a sub-command: each of these on a line, and the first example of its footer.
 std::string short_help(const CLI::App& command);
 
+/// Error for a long option behind one dash: "-input" would be -i with the value "nput".
+void refuse_single_dashes(const CLI::App& named, const std::vector<std::string>& arguments);
+
 /// Error for the first argument that a parse of `app` could not place. A parse stops at the first thing it finds wrong,
 /// such as an option that is missing because its name was mistyped: ask this first.
 void refuse_unplaced(const CLI::App& app);

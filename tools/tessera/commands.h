@@ -21,5 +21,6 @@ Command add_bench_classify(CLI::App& app);
 Command add_bench_moe(CLI::App& app);
 Command add_explain_moe(CLI::App& app);
 Command add_explain_bits(CLI::App& app);
+Command add_report(CLI::App& app);
 
 }  // namespace tessera::cli

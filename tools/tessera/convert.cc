@@ -110,11 +110,11 @@ Command add_convert(CLI::App& app) {
   app.add_option("--vocab", options->vocabulary, "Its vocabulary, for text")->type_name("FILE");
   app.add_option("--preset", options->preset, "Sizes of its model: apws25 or small")->type_name("NAME");
   app.add_option("--config", options->config, "Or sizes from a config.json")->type_name("FILE");
-  app.add_option("--output", options->output, "Checkpoint directory to write")->type_name("DIR");
+  app.add_option("-o,--output", options->output, "Checkpoint directory to write")->type_name("DIR");
   app.add_option("--dtype", options->dtype, "Weights of the checkpoint: f32, f16 or bf16")
       ->type_name("NAME")
       ->capture_default_str();
-  app.add_option("--model", options->model, "Checkpoint directory to read")->type_name("DIR");
+  app.add_option("-m,--model", options->model, "Checkpoint directory to read")->type_name("DIR");
   app.add_option("--to-school", options->to_school, "Directory for params.bin, embedding.bin, vocab.txt")
       ->type_name("DIR");
   app.add_option("--ids", options->ids, "Token ids, int32 [N, sequence length]")->type_name("FILE");

@@ -21,6 +21,7 @@
 #include "output.h"
 #include "progress.h"
 #include "run_report.h"
+#include "shipped_model.h"
 #include "side_file.h"
 #include "tessera/classifier/engine.h"
 #include "tessera/core/check.h"
@@ -36,8 +37,8 @@ using classifier::ClassifierConfig;
 
 constexpr const char* kFooter =
     "Examples:\n"
-    "  tessera evaluate --model models/movie-reviews --input reviews.tsv --label-column 1 --text-column 2 --show 10\n"
-    "  tessera evaluate --model models/movie-reviews --input dev.tsv\n"
+    "  tessera evaluate --input reviews.tsv --label-column 1 --text-column 2 --show 10\n"
+    "  tessera evaluate --model model --input dev.tsv\n"
     "The input is UTF-8 text with a row a line and tabs between columns, counted from 1, without a header. A label is "
     "the\n"
     "name of a class or its index. Rows that cannot be read are listed and not counted; the exit code is then 1. "
@@ -242,7 +243,8 @@ void refuse_other_formats(const std::string& path) {
   }
 }
 
-int evaluate(const Options& options) {
+int evaluate(Options options) {
+  options.model.model = model_or_shipped(options.model.model);
   refuse_other_formats(options.input);
   FileRoles roles;
   roles.reads_model("--model", options.model.model);
@@ -284,7 +286,7 @@ int evaluate(const Options& options) {
   output.commit();
   print_failures(statistics);
   if (!options.quiet) {
-    print_back_ends(engine.description());
+    if (options.model.verbose) print_back_ends(engine.description());
     print_statistics(statistics);
   }
   statistics_file.write(statistics_text(statistics, options.model.num_threads,
@@ -298,8 +300,8 @@ int evaluate(const Options& options) {
 
 Command add_evaluate(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  add_model_options(app, options->model);
-  app.add_option("--input", options->input, "Rows of sentence and label, or - for standard input")
+  add_model_options(app, options->model, false);
+  app.add_option("-i,--input", options->input, "Rows of sentence and label, or - for standard input")
       ->type_name("FILE")
       ->required();
   add_integer(app, "--text-column", options->text_column, "Column of the sentence, from 1", int64_t{1});
@@ -308,7 +310,7 @@ Command add_evaluate(CLI::App& app) {
               int64_t{0});
   app.add_option("--statistics", options->statistics, "Write accuracy, counts and rate as JSON to this file")
       ->type_name("FILE");
-  app.add_flag("--quiet", options->quiet, "No progress, no statistics; failed rows are still listed");
+  app.add_flag("-q,--quiet", options->quiet, "No progress, no statistics; failed rows are still listed");
   app.footer(kFooter);
   return [options] { return evaluate(*options); };
 }

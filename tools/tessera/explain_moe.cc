@@ -16,7 +16,9 @@
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 #include "text_format.h"
+#include "tile_map_page.h"
 #include "tile_map_svg.h"
+#include "tile_trace.h"
 
 namespace tessera::cli {
 
@@ -26,6 +28,8 @@ const std::string kFooter =
     "Examples:\n"
     "  tessera explain moe --preset qwen3-30b --tokens 4096\n"
     "  tessera explain moe --preset qwen2-57b --tokens 4096 --routing worst --back-every 0 --svg tiles.svg\n"
+    "  tessera explain moe --preset qwen3-30b --tokens 512 --routing balanced,random,zipf --html tiles.html\n"
+    "  tessera explain moe --preset olmoe --tokens 512 --trace trace.json\n"
     "  tessera explain moe --preset olmoe --tokens 64,4096 --routing random,zipf --json plans.json\n"
     "Needs no GPU: the tiles are those that the kernels compute, their times come from a model. A tile\n"
     "takes its products at its multiprocessor's part of the dense rate, or its bytes at what the memory\n"
@@ -40,6 +44,8 @@ struct Options {
   double plan_us = moe::DeviceRates{}.plan_seconds * 1e6;
   int32_t num_multiprocessors = moe::DeviceRates{}.num_multiprocessors;
   std::string svg;
+  std::string html;
+  std::string trace;
   std::string json;
 };
 
@@ -161,12 +167,17 @@ int explain(const Options& options) {
   const std::vector<MoeCase> cases = moe_cases(options.moe, shape);
   const moe::LaunchPolicy policy = launch_policy(options.moe);
   const moe::DeviceRates rates = device_rates(options);
-  if (!options.svg.empty() && cases.size() > 1)
-    throw Error("--svg", str_cat(cases.size(), " plans"), "one token count and one routing with it");
+  for (const auto& [name, path] : {std::pair("--svg", &options.svg), std::pair("--trace", &options.trace)}) {
+    if (path->empty() || cases.size() == 1) continue;
+    throw Error(name, str_cat(cases.size(), " plans"), "one token count and one routing with it");
+  }
   FileRoles roles;
   roles.writes("--svg", options.svg);
+  roles.writes("--html", options.html);
+  roles.writes("--trace", options.trace);
   roles.writes("--json", options.json);
-  SideFile svg("--svg", options.svg);
+  SideFile svg("--svg", options.svg), html("--html", options.html), trace("--trace", options.trace);
+  std::vector<TitledPlan> pictures;
   SideFile file("--json", options.json);
   Output output("-");
   auto json = nlohmann::ordered_json{{"shape", shape_json(shape)},
@@ -178,11 +189,14 @@ int explain(const Options& options) {
         shape.config, policy, moe::count_rows(shape.config, moe_case.topk_ids), moe_case.num_tokens, rates);
     output.write((&moe_case == cases.data() ? "" : "\n") + plan_text(shape, moe_case, policy, rates, plan));
     json["cases"].push_back(plan_json(moe_case, plan));
-    if (!svg) continue;
-    svg.write(tile_map_svg(str_cat(describe(shape), "; ", moe_case.num_tokens, " tokens, ",
-                                   moe::routing_name(moe_case.routing), ", ", batching::task_order_name(policy.order)),
-                           plan));
+    const std::string title =
+        str_cat(describe(shape), "; ", moe_case.num_tokens, " tokens, ", moe::routing_name(moe_case.routing), ", ",
+                batching::task_order_name(policy.order));
+    if (svg) svg.write(tile_map_svg(title, plan));
+    if (trace) trace.write(tile_trace(title, plan));
+    if (html) pictures.push_back({title, plan});
   }
+  if (html) html.write(tile_map_page(pictures));
   output.commit();
   file.write(json.dump(1) + "\n");
   return kAllOk;
@@ -207,6 +221,9 @@ Command add_explain_moe(CLI::App& app) {
       ->capture_default_str();
   add_integer(app, "--multiprocessors", options->num_multiprocessors, "Of the device", 2, 4096);
   app.add_option("--svg", options->svg, "Draw which cluster computes which tile when")->type_name("FILE");
+  app.add_option("--html", options->html, "The same as a page to look into, with a slider over the plans")
+      ->type_name("FILE");
+  app.add_option("--trace", options->trace, "Write the tiles for Perfetto or chrome://tracing")->type_name("FILE");
   app.add_option("--json", options->json, "Write the figures as JSON to this file")->type_name("FILE");
   app.footer(kFooter + preset_list());
   return [options] { return explain(*options); };

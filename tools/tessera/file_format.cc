@@ -5,6 +5,7 @@
 #include <iterator>
 #include <string_view>
 
+#include "decompress.h"
 #include "option_text.h"
 #include "tessera/core/error.h"
 
@@ -14,9 +15,9 @@ namespace {
 
 /// Of tables and documents, and of what is compressed. Other extensions say nothing about the format.
 constexpr std::string_view kOtherExtensions[] = {
-    ".json", ".tsv", ".tab",    ".xls", ".xlsx", ".ods",    ".parquet", ".arrow", ".feather", ".avro", ".orc", ".npy",
-    ".npz",  ".pkl", ".pickle", ".pt",  ".db",   ".sqlite", ".gz",      ".bz2",   ".xz",      ".zst",  ".lz4", ".zip",
-    ".tar",  ".tgz", ".7z",     ".xml", ".html", ".htm",    ".pdf",     ".docx",  ".doc",     ".rtf",
+    ".json", ".xls", ".xlsx", ".ods", ".parquet", ".arrow",  ".feather", ".avro",   ".orc", ".npy",
+    ".npz",  ".pkl", ".pt",   ".db",  ".bz2",     ".sqlite", ".lz4",     ".pickle", ".zip", ".tar",
+    ".tgz",  ".7z",  ".xml",  ".htm", ".html",    ".pdf",    ".docx",    ".doc",    ".rtf",
 };
 
 bool promises_another_format(const std::string& extension) {
@@ -31,16 +32,24 @@ std::string lower_extension(const std::string& path) {
   return extension;
 }
 
+std::string input_extension(const std::string& path) {
+  const std::string extension = lower_extension(path);
+  if (!is_compressed_extension(extension)) return extension;
+  return lower_extension(path.substr(0, path.size() - extension.size()));
+}
+
 io::InputFormat input_format(const std::string& path, const std::string& option) {
   if (!option.empty()) return with_options_named({"format"}, [&] { return io::parse_input_format(option); });
-  const std::string extension = lower_extension(path);
+  const std::string extension = input_extension(path);
   if (extension == ".csv") return io::InputFormat::csv;
+  if (extension == ".tsv" || extension == ".tab") return io::InputFormat::tsv;
   if (extension == ".jsonl" || extension == ".ndjson") return io::InputFormat::jsonl;
   const std::string where = "--input " + escaped(path);
   if (extension == ".bin") throw Error(where, "a .bin file and no --format", "--format ids or --format embeddings");
   if (promises_another_format(extension)) {
     throw Error(where, "a " + escaped(extension) + " file and no --format",
-                "a file of text, csv or jsonl, or --format to say which of them it is");
+                std::string("a file of text, csv, tsv or jsonl, or --format to say which of them it is") +
+                    (extension == ".parquet" ? "; the Python package reads Parquet: python -m tessera classify" : ""));
   }
   return io::InputFormat::text;
 }
@@ -49,11 +58,12 @@ io::OutputFormat output_format(const std::string& path, const std::string& optio
   if (!option.empty()) return with_options_named({"output_format"}, [&] { return io::parse_output_format(option); });
   const std::string extension = lower_extension(path);
   if (extension == ".csv") return io::OutputFormat::csv;
+  if (extension == ".tsv" || extension == ".tab") return io::OutputFormat::tsv;
   if (extension == ".jsonl" || extension == ".ndjson") return io::OutputFormat::jsonl;
   if (extension == ".bin") return io::OutputFormat::bin;
-  if (promises_another_format(extension)) {
+  if (promises_another_format(extension) || is_compressed_extension(extension)) {
     throw Error("--output " + escaped(path), "a " + escaped(extension) + " file and no --output-format",
-                ".csv, .jsonl, .bin or .txt, or --output-format text, csv, jsonl or bin");
+                ".csv, .tsv, .jsonl, .bin or .txt, or --output-format text, csv, tsv, jsonl or bin");
   }
   return io::OutputFormat::text;
 }

@@ -12,6 +12,9 @@ namespace tessera::cli {
 /// ".csv" of "a/Reviews.CSV"; empty where there is none.
 std::string lower_extension(const std::string& path);
 
+/// ".csv" of "reviews.csv.gz": the extension of what is compressed.
+std::string input_extension(const std::string& path);
+
 /// `option`: --format, or empty. Throws Error naming the option or the file.
 io::InputFormat input_format(const std::string& path, const std::string& option);
 

@@ -111,7 +111,7 @@ io::Fingerprint identity_fields(const RunIdentity& identity, const std::string& 
   const io::ResultFormat& results = identity.results;
   const std::string kinds = back_end_kinds(identity.back_ends);
   const bool on_cpu = kinds.find("CPU") != std::string::npos;
-  return {
+  io::Fingerprint fields{
       {"version", TESSERA_VERSION},
       {"config.json", checksum_or_none(model / "config.json")},
       {"vocab.txt", checksum_or_none(model / "vocab.txt")},
@@ -119,13 +119,14 @@ io::Fingerprint identity_fields(const RunIdentity& identity, const std::string& 
       {"input bytes", str_cat(io::InputFile(input).size())},
       {"input sample", io::sampled_checksum(input)},
       {"input format", std::string(io::input_format_name(identity.input_format))},
-      {"field", identity.input_field},
       {"output format", std::string(io::output_format_name(results.format))},
       {"expert weights", str_cat(results.num_expert_weights)},
       {"show text", results.show_text ? "yes" : "no"},
       {"back end", on_cpu ? kinds + " with " + cpu::gemm_library_name() : kinds},
       {"arithmetic", identity.arithmetic},
   };
+  for (const auto& [name, value] : identity.records) fields.push_back({name, value});
+  return fields;
 }
 
 bool is_binary(io::InputFormat format) {

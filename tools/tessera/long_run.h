@@ -12,6 +12,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "io/fingerprint.h"
 #include "io/journal.h"
@@ -37,7 +39,7 @@ struct LongRunOptions {
 struct RunIdentity {
   std::string model;  ///< directory
   io::InputFormat input_format = io::InputFormat::text;
-  std::string input_field;
+  std::vector<std::pair<std::string, std::string>> records;  ///< describe() of the record options
   io::ResultFormat results;
   std::string back_ends;   ///< Engine::description()
   std::string arithmetic;  ///< precision, form: whatever changes bits

@@ -67,7 +67,7 @@ Command add_merge(CLI::App& app) {
       ->type_name("FILE")
       ->allow_extra_args(false);
   app.add_flag("--remove-parts", options->remove_parts, "Afterwards; else they stay");
-  app.add_flag("--quiet", options->quiet, "No summary");
+  app.add_flag("-q,--quiet", options->quiet, "No summary");
   app.footer(kFooter);
   return [options] { return merge(*options); };
 }

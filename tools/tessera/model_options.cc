@@ -7,6 +7,7 @@
 #include "integer_option.h"
 #include "option_text.h"
 #include "tessera/classifier/cuda_classifier.h"
+#include "tessera/core/check.h"
 #include "tessera/core/thread_pool.h"
 #include "worker_process.h"
 
@@ -22,9 +23,14 @@ constexpr int64_t kMaxBatchSize = 1 << 20;
 // its memory. Above this the lane's own choice is the smaller of the two.
 constexpr int64_t kMaxMicroBatch = 4096;
 
-/// On what the model runs, as "GPU 0 (...), GPU 1 (...)" or "the CPU: ...".
-std::string describe(const BackEnd& back_end) {
-  if (!back_end.on_gpu()) return "the CPU" + (back_end.why_cpu.empty() ? "" : ": " + back_end.why_cpu);
+/// On what the model runs, as "GPU 0 (...), GPU 1 (...)" or "the CPU, fp32, 2 threads".
+std::string describe(const BackEnd& back_end, const ModelOptions& options) {
+  if (!back_end.on_gpu()) {
+    const int num_threads = options.num_threads > 0 ? options.num_threads : available_processors();
+    return str_cat("the CPU, ", precision_name(back_end.cpu_precision), ", ", num_threads,
+                   num_threads == 1 ? " thread" : " threads",
+                   options.verbose && !back_end.why_cpu.empty() ? ": " + back_end.why_cpu : "");
+  }
   std::string names;
   for (const cuda::DeviceFacts& gpu : back_end.gpus) names += (names.empty() ? "" : ", ") + gpu_name(gpu);
   return names;
@@ -59,9 +65,10 @@ Classifiers make_lanes(const std::shared_ptr<const classifier::Model>& model, co
 }  // namespace
 
 void add_model_options(CLI::App& app, ModelOptions& options, bool model_required) {
-  CLI::Option* model =
-      app.add_option("--model", options.model, "Checkpoint directory: config.json, vocab.txt, model.safetensors")
-          ->type_name("DIR");
+  CLI::Option* model = app.add_option("-m,--model", options.model,
+                                      std::string("Checkpoint directory: config.json, vocab.txt, model.safetensors") +
+                                          (model_required ? "" : "; else the model that came with the command"))
+                           ->type_name("DIR");
   if (model_required) model->required();
   app.add_option("--device", options.device,
                  "auto (every GPU that can be used, else the CPU), cpu, cuda (every such GPU), or GPUs by number: "
@@ -87,6 +94,7 @@ void add_model_options(CLI::App& app, ModelOptions& options, bool model_required
   add_integer(app, "--threads", options.num_threads, "0 = every processor of this process", 0, kMaxThreads);
   add_integer(app, "--batch-size", options.batch_size, "Records at a time, 0 = chosen; results do not depend on it",
               int64_t{0}, kMaxBatchSize);
+  app.add_flag("-v,--verbose", options.verbose, "Say on standard error how the work is done, too");
 }
 
 void add_isolation_options(CLI::App& app, Isolation& isolation) {
@@ -125,7 +133,7 @@ std::shared_ptr<const classifier::Model> load_model(const ModelOptions& options)
 Classifiers make_classifiers(const std::shared_ptr<const classifier::Model>& model, const ModelOptions& options,
                              classifier::InputKind input, bool quiet) {
   const BackEnd back_end = back_end_of(options);
-  if (!quiet) std::fprintf(stderr, "tessera: on %s\n", describe(back_end).c_str());
+  if (!quiet) std::fprintf(stderr, "tessera: on %s\n", describe(back_end, options).c_str());
   if (back_end.expert_threshold > 0 && !options.isolation.is_worker) {
     std::fprintf(stderr, "tessera: experts whose router weight is below %g are skipped: results are approximate\n",
                  back_end.expert_threshold);

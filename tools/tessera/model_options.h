@@ -26,12 +26,14 @@ struct ModelOptions : BackEndOptions {
   int num_threads = 0;
   int64_t batch_size = 0;
   Isolation isolation = {};
+  bool verbose = false;  ///< say how the work is done, too
 };
 
 /// One lane computes while the other's results are taken and its next batch is made.
 inline constexpr int kLanesPerGpu = 2;
 
-/// --model, --device, --precision, --layer-precision, --form, --expert-threshold, --threads, --batch-size.
+/// -m, --model, --device, --precision, --layer-precision, --form, --expert-threshold, --threads, --batch-size,
+/// --verbose.
 void add_model_options(CLI::App& app, ModelOptions& options, bool model_required = true);
 
 /// --isolate, --processes, --lease-timeout.
@@ -48,7 +50,7 @@ std::vector<int> devices_of_lanes(const ModelOptions& options, size_t num_classi
 std::shared_ptr<const classifier::Model> load_model(const ModelOptions& options);
 
 /// One classifier for the CPU, two lanes for each GPU. Says on standard error on what the model runs, unless `quiet`,
-/// and that experts are skipped, in any case.
+/// with --verbose also why not on a GPU, and that experts are skipped, in any case.
 std::vector<std::unique_ptr<classifier::Classifier>> make_classifiers(
     const std::shared_ptr<const classifier::Model>& model, const ModelOptions& options, classifier::InputKind input,
     bool quiet);

@@ -1,10 +1,10 @@
 #include "result_writer.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "exit_codes.h"
-#include "model_options.h"
 #include "tessera/core/error.h"
 
 namespace tessera::cli {
@@ -16,10 +16,20 @@ namespace {
 constexpr std::chrono::seconds kMinInterval{1};
 constexpr int kIntervalsPerRun = 1000;
 
+void softmax(std::span<const float> logits, std::vector<float>& probabilities) {
+  const double largest = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - largest);
+  probabilities.clear();
+  for (const float logit : logits) {
+    probabilities.push_back(static_cast<float>(std::exp(static_cast<double>(logit) - largest) / sum));
+  }
+}
+
 }  // namespace
 
 ResultWriter::ResultWriter(const classifier::ClassifierConfig& config, const io::ResultFormat& format, Output& output,
-                           Progress& progress, RunStart start, io::Journal* journal)
+                           Progress& progress, RunStart start, io::Journal* journal, double min_probability)
     : config_(config),
       format_(format),
       output_(output),
@@ -28,7 +38,8 @@ ResultWriter::ResultWriter(const classifier::ClassifierConfig& config, const io:
       handed_over_(start.done),
       counted_(start.done),
       checksum_(std::move(start.checksum)),
-      next_checkpoint_(start_ + kMinInterval) {
+      next_checkpoint_(start_ + kMinInterval),
+      labels_(config, min_probability) {
   if (start.done.num_bytes == 0) put(io::result_header(format_));
 }
 
@@ -36,13 +47,22 @@ void ResultWriter::write(const classifier::RecordResult& record) {
   io::Result result;
   result.index = record.index;
   result.error = record.error;
-  std::string label;
-  if (record.label_idx >= 0) label = class_name(config_, record.label_idx);
-  result.label = label;
+  if (record.error.empty()) {
+    result.label = labels_.add(record);
+    result.has_numbers = !LabelCounts::is_empty(record);
+    result.num_tokens = record.num_words;
+    result.num_unknown = record.num_unknown;
+    result.is_truncated = record.num_words > config_.sequence_length;
+    if (!format_.class_names.empty()) {
+      softmax(record.logits, probabilities_);
+      result.probabilities = probabilities_;
+    }
+  }
   result.probability = record.probability;
   result.logits = record.logits;
   result.expert_weights = record.router_weights;
   result.text = record.text;
+  result.kept = record.kept;
   io::append_result(format_, result, pending_);
   ++(record.error.empty() ? counted_.num_ok : counted_.num_failed);
   counted_.next_index = record.index + 1;

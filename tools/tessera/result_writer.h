@@ -8,6 +8,7 @@
 #include "io/checksum.h"
 #include "io/journal.h"
 #include "io/results.h"
+#include "label_counts.h"
 #include "output.h"
 #include "progress.h"
 #include "tessera/classifier/engine.h"
@@ -23,9 +24,10 @@ struct RunStart {
 
 class ResultWriter : public classifier::ResultSink {
  public:
-  /// References are kept; `journal` may be null. Writes the header unless the start is behind it.
+  /// References are kept; `journal` may be null. Writes the header unless the start is behind it. `min_probability` as
+  /// in LabelCounts.
   ResultWriter(const classifier::ClassifierConfig& config, const io::ResultFormat& format, Output& output,
-               Progress& progress, RunStart start, io::Journal* journal);
+               Progress& progress, RunStart start, io::Journal* journal, double min_probability = 0);
 
   void write(const classifier::RecordResult& record) override;
   /// Hands the batch over; about once a second, later ever more rarely, also a checkpoint.
@@ -35,6 +37,8 @@ class ResultWriter : public classifier::ResultSink {
   void checkpoint();
   /// What is handed over, earlier runs included. Its checksum is that of the bytes so far.
   io::Checkpoint done() const;
+  /// Of the records that this run has labelled.
+  std::vector<LabelCount> label_counts() const { return labels_.counts(); }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -51,6 +55,8 @@ class ResultWriter : public classifier::ResultSink {
   std::unique_ptr<io::Checksum> checksum_;
   Clock::time_point start_ = Clock::now();
   Clock::time_point next_checkpoint_;
+  LabelCounts labels_;
+  std::vector<float> probabilities_;  // of the record that is being written
   std::string pending_;
 };
 

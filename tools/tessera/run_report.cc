@@ -18,6 +18,7 @@ namespace tessera::cli {
 namespace {
 
 constexpr size_t kShownFailures = 20;
+constexpr size_t kShownLabels = 20;  // of more classes only those that were given
 
 // Set before main runs: what the command took in all, start-up included.
 const auto process_start = std::chrono::steady_clock::now();
@@ -72,8 +73,21 @@ void print_statistics(const classifier::RunStatistics& statistics) {
   std::fprintf(stderr, "tessera: %.2f s, %.0f sentences/s\n", statistics.seconds, statistics.rate());
 }
 
+void print_labels(const std::vector<LabelCount>& labels) {
+  int64_t sum = 0;
+  for (const LabelCount& label : labels) sum += label.count;
+  for (const LabelCount& label : labels) {
+    if (label.count == 0 && labels.size() > kShownLabels) continue;
+    const double share = sum > 0 ? 100.0 * static_cast<double>(label.count) / static_cast<double>(sum) : 0;
+    std::fprintf(stderr, "tessera: %s: %lld, %.1f %%", escaped(label.label).c_str(), as_long(label.count), share);
+    const bool has_mean = label.count > 0 && label.label != kEmpty;
+    std::fprintf(stderr, has_mean ? ", mean probability %.3f\n" : "\n", label.mean_probability());
+  }
+}
+
 std::string statistics_text(const classifier::RunStatistics& statistics, int num_threads,
-                            const std::vector<std::pair<std::string, double>>& more) {
+                            const std::vector<std::pair<std::string, double>>& more,
+                            const std::vector<LabelCount>& labels) {
   const std::chrono::duration<double> process_seconds = std::chrono::steady_clock::now() - process_start;
   nlohmann::ordered_json json = {
       {"records_read", statistics.num_read},
@@ -94,6 +108,11 @@ std::string statistics_text(const classifier::RunStatistics& statistics, int num
       {"threads", num_threads > 0 ? num_threads : available_processors()},
   };
   for (const auto& [name, value] : more) json[name] = value;
+  for (const LabelCount& label : labels) {
+    nlohmann::ordered_json entry = {{"label", label.label}, {"count", label.count}, {"mean_probability", nullptr}};
+    if (label.count > 0 && label.label != kEmpty) entry["mean_probability"] = label.mean_probability();
+    json["labels"].push_back(std::move(entry));
+  }
   return json.dump(2) + "\n";
 }
 

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "label_counts.h"
 #include "tessera/classifier/engine.h"
 
 namespace tessera::cli {
@@ -19,11 +20,15 @@ void print_back_ends(const std::string& descriptions);
 /// Counts, truncated sentences, unknown words, seconds, rate.
 void print_statistics(const classifier::RunStatistics& statistics);
 
+/// A line for each label: how often, which share of all, and the mean probability.
+void print_labels(const std::vector<LabelCount>& labels);
+
 /// The statistics as a JSON object: counts, seconds, sentences_per_second, process_seconds (since the start of
-/// the command), peak_memory_bytes, threads, and what `more` adds.
+/// the command), peak_memory_bytes, threads, what `more` adds, and `labels` (label, count, mean_probability).
 /// A number that is NaN stands for none.
 std::string statistics_text(const classifier::RunStatistics& statistics, int num_threads,
-                            const std::vector<std::pair<std::string, double>>& more = {});
+                            const std::vector<std::pair<std::string, double>>& more = {},
+                            const std::vector<LabelCount>& labels = {});
 
 /// kAllOk, kSomeFailed, or kDeviceFailed, which says more and therefore comes first. `num_failed_before`: records that
 /// failed in the parts of this run that were resumed.

@@ -119,7 +119,7 @@ Command add_synth(CLI::App& app) {
   auto options = std::make_shared<Options>();
   app.add_option("--preset", options->preset, "apws25 (the full-size model) or small")->type_name("NAME");
   app.add_option("--config", options->config, "Or sizes from a config.json")->type_name("FILE");
-  app.add_option("--output", options->output, "Directory to write")->type_name("DIR")->required();
+  app.add_option("-o,--output", options->output, "Directory to write")->type_name("DIR")->required();
   add_integer(app, "--seed", options->seed, "Any number from 0 to 2^64 - 1", uint64_t{0});
   app.add_option("--vocab", options->vocabulary, "Words to use instead of made-up ones")->type_name("FILE");
   app.add_option("--dtype", options->dtype, "Weights: f32, f16 or bf16")->type_name("NAME")->capture_default_str();

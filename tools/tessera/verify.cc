@@ -77,7 +77,7 @@ std::vector<float> run_model(const std::shared_ptr<const Model>& model, const Mo
   if (statistics.interrupted) throw Interrupted(interrupt.signal());
   print_failures(statistics);
   if (!options.quiet) {
-    print_back_ends(engine.description());
+    if (model_options.verbose) print_back_ends(engine.description());
     print_statistics(statistics);
   }
   return sink.take();
@@ -270,7 +270,7 @@ Command add_verify(CLI::App& app) {
       "Error against the oracle and speed of every precision, or of --precision; without a file on made-up input");
   app.add_flag("--all-forms", options->all_forms, "Report each form of the convolutions that a GPU has");
   app.add_option("--json", options->json, "Write the report as JSON to this file too")->type_name("FILE");
-  app.add_flag("--quiet", options->quiet, "Only the report");
+  app.add_flag("-q,--quiet", options->quiet, "Only the report");
   app.footer(kFooter);
   return [options, &app] { return verify(*options, app); };
 }

@@ -55,6 +55,9 @@ struct RecordResult {
   int64_t index = 0;                      ///< in the input, from 0
   std::string_view error;                 ///< non-empty: the record failed; label_idx is -1 and the logits are NaN
   std::string_view text;                  ///< the input where it is text, else empty
+  std::string_view kept;                  ///< io::RecordBatch::kept of it
+  int64_t num_words = -1;                 ///< of the text, before truncation; -1 where the input is none
+  int64_t num_unknown = 0;                ///< those of the words kept that the vocabulary lacks
   int64_t label_idx = -1;                 ///< of the largest logit, the lowest index among equal ones
   float probability = 0;                  ///< softmax of the logits at label_idx
   std::span<const float> logits;          ///< [num_classes]

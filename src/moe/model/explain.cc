@@ -73,16 +73,20 @@ double add_tiles(const Gemm& gemm, int32_t expert, int32_t rows, double cta_flop
   double computed_flops = 0.0;
   for (int32_t tile_idx = 0; tile_idx < num_tiles; ++tile_idx) {
     ExplainedTile explained{expert, tile_idx, {}};
+    double all_rows = 0.0, rows_with_tokens = 0.0;
     for_each_cta(tile_idx, [&](const grouped::CtaTile& tile) {
       const double granule = gemm.launch.kernel->row_granule;
       const double computed_rows = std::ceil(tile.num_rows / granule) * granule;
       const double flops = 2.0 * computed_rows * tile_columns * padded_k;
       computed_flops += flops;
+      all_rows += computed_rows;
+      rows_with_tokens += tile.num_rows;
       explained.cost.compute_seconds = std::max(explained.cost.compute_seconds, flops / cta_flops_per_second);
       explained.cost.bytes +=
           (gemm.expert_bytes / row_blocks[static_cast<size_t>(tile.n_block)] + row_bytes * tile.num_rows) /
           tiling.num_n_blocks;
     });
+    if (all_rows > 0.0) explained.padding = 1.0 - rows_with_tokens / all_rows;
     tiles.push_back(explained);
   }
   return computed_flops;

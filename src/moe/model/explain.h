@@ -64,6 +64,7 @@ struct ExplainedTile {
   int32_t expert = 0;
   int32_t tile_idx = 0;  ///< in its expert
   TileCost cost;
+  double padding = 0.0;  ///< part of the rows that are multiplied and hold no token
 };
 
 struct GemmExplanation : KernelWork {

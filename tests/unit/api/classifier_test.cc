@@ -39,6 +39,28 @@ struct CClassifier {
   tessera_classifier_info info;
 };
 
+TEST(ClassifierApi, WordsAreCounted) {
+  const CClassifier c;
+  const std::string long_text(200, 'a');
+  const std::string texts[] = {"a good film", "zzzzqqqq", "", "a " + std::string("film ") + long_text};
+  const char* pointers[4];
+  size_t lengths[4];
+  for (int i = 0; i < 4; ++i) {
+    pointers[i] = texts[i].data();
+    lengths[i] = texts[i].size();
+  }
+  std::vector<int32_t> ids(4 * static_cast<size_t>(c.info.sequence_length)), plain(ids.size());
+  std::vector<int64_t> words(4, -1), unknown(4, -1);
+  ASSERT_EQ(
+      tessera_classifier_tokenize_counted(c.handle, pointers, lengths, 4, ids.data(), words.data(), unknown.data()),
+      TESSERA_OK);
+  EXPECT_EQ(words, (std::vector<int64_t>{3, 1, 0, 3}));
+  EXPECT_EQ(unknown, (std::vector<int64_t>{0, 1, 0, 1}));
+  ASSERT_EQ(tessera_classifier_tokenize_counted(c.handle, pointers, lengths, 4, plain.data(), nullptr, nullptr),
+            TESSERA_OK);
+  EXPECT_EQ(ids, plain);
+}
+
 TEST(CApiClassifier, EqualsTheCxxClassifier) {
   const CClassifier c;
   const std::vector<int32_t> ids = c.tokenize({"A wonderful, moving film.", "Dull and far too long.", ""});

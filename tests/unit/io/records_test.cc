@@ -132,7 +132,7 @@ TEST(Records, FormatNames) {
   EXPECT_EQ(parse_input_format("ids"), InputFormat::ids);
   EXPECT_EQ(parse_input_format("embeddings"), InputFormat::embeddings);
   EXPECT_EQ(error_of([] { parse_input_format("x\x1b"); }),
-            "format: got 'x\\x1b', expected text, csv, jsonl, ids or embeddings");
+            "format: got 'x\\x1b', expected text, csv, tsv, jsonl, ids or embeddings");
   EXPECT_NE(error_of([] { parse_input_format("CSV"); }), "no error");
 }
 

@@ -165,7 +165,8 @@ TEST(Results, FormatNames) {
   EXPECT_EQ(parse_output_format("csv"), OutputFormat::csv);
   EXPECT_EQ(parse_output_format("jsonl"), OutputFormat::jsonl);
   EXPECT_EQ(parse_output_format("bin"), OutputFormat::bin);
-  EXPECT_EQ(error_of([] { parse_output_format("xml"); }), "output_format: got 'xml', expected text, csv, jsonl or bin");
+  EXPECT_EQ(error_of([] { parse_output_format("xml"); }),
+            "output_format: got 'xml', expected text, csv, tsv, jsonl or bin");
 }
 
 }  // namespace
