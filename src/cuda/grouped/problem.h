@@ -62,8 +62,8 @@ struct Problem {
   const float* given_scales;          // [num_given_scales]: of the intermediate, where it is weight_rows_scaled
   int32_t num_given_scales;           // 0: made of the rows; 1; or one each expert, of the shared experts the last
   bool weight_rows_scaled;
-  // Of e4m3 weights: tokens [T, H] are of dtype, the intermediate stays in `activations`, and both are quantised by each
-  // CTA that reads them: of expert_gemm_rows.
+  // Of e4m3 weights: tokens [T, H] are of dtype, the intermediate stays in `activations`, and both are quantised by
+  // each CTA that reads them: of expert_gemm_rows.
   bool quantized_when_read;
   bool round_like_engines;  // of e4m3: what enters and leaves the activation is rounded to dtype
   // Of a kernel whose CTAs make less than a block of the intermediate: where it stands until it is quantised.
