@@ -8,12 +8,8 @@ import re
 import sys
 
 INCLUDE = pathlib.Path(__file__).resolve().parent.parent / "include" / "tessera"
-<<<<<<< HEAD
-HEADERS = ("tessera.h", "tessera_moe.h", "tessera_quantize.h", "tessera_router.h", "tessera_classifier.h")
-=======
-HEADERS = ("tessera.h", "tessera_moe.h", "tessera_quantize.h", "tessera_checkpoint.h",
+HEADERS = ("tessera.h", "tessera_moe.h", "tessera_quantize.h", "tessera_router.h", "tessera_checkpoint.h",
            "tessera_classifier.h")
->>>>>>> 3f2aed6 (docs, python: Loading a checkpoint and serving a model; doctor names engines, plug-ins, driver and paths)
 HEAD = """# C interface
 
 Made by `scripts/c_reference.py` from the headers; the tests compare the two. Include `tessera/tessera.h`, link `libtessera`

@@ -39,12 +39,8 @@ class MoELayer:
                  beta=0.0, limit=0.0, gated=True, gate_up_order="gate_first", weight_format="dense", transposed=False,
                  first_expert=0, expert_map=None, shared_gate_up=None, shared_down=None, gate_up_scale=None,
                  down_scale=None, shared_gate_up_scale=None, shared_down_scale=None, scale_offsets=(0, 0, 0),
-<<<<<<< HEAD
                  gate_up_input_scale=None, down_input_scale=None, round_like_engines=False, dtype=None, num_threads=0):
-=======
-                 dtype=None, num_threads=0):
         self.loaded = None  # by load_layer: what it read
->>>>>>> 3f2aed6 (docs, python: Loading a checkpoint and serving a model; doctor names engines, plug-ins, driver and paths)
         self._options = (activation, alpha, beta, limit, gated, gate_up_order, first_expert, weight_format,
                          scale_offsets, round_like_engines)
         options = _moe.Options(*self._options)

@@ -158,12 +158,8 @@ class Headers(unittest.TestCase):
 
     def setUp(self):
         text = "".join((ROOT / "include" / "tessera" / name).read_text()
-<<<<<<< HEAD
-                       for name in ("tessera.h", "tessera_moe.h", "tessera_quantize.h", "tessera_router.h", "tessera_classifier.h"))
-=======
-                       for name in ("tessera.h", "tessera_moe.h", "tessera_quantize.h", "tessera_checkpoint.h",
+                       for name in ("tessera.h", "tessera_moe.h", "tessera_quantize.h", "tessera_router.h", "tessera_checkpoint.h",
                                     "tessera_classifier.h"))
->>>>>>> 3f2aed6 (docs, python: Loading a checkpoint and serving a model; doctor names engines, plug-ins, driver and paths)
         self.text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
 
     def members(self, name):
