@@ -17,7 +17,6 @@ import tessera
 from checkpoint_support import EXPERTS, FAMILIES, HIDDEN, TOP_K, WIDTH, Checkpoint
 
 TOKENS = 13
-HAS_CHANNEL = "fp8-channel" in tessera._native.WEIGHT_FORMATS
 
 
 def inputs(first=0, count=EXPERTS, seed=5):
@@ -111,16 +110,6 @@ class Layouts(Folders):
         self.assertNotEqual(WIDTH % 128, 0)
         self.check(Checkpoint(self.folder, form="fp8-block", fused=True))
 
-    @unittest.skipIf(HAS_CHANNEL, "layers have fp8-channel here")
-    def test_rows_of_e4m3_name_what_is_missing(self):
-        for form in ("fp8-channel", "fp8-tensor"):
-            with self.subTest(form), tempfile.TemporaryDirectory() as folder:
-                made = Checkpoint(pathlib.Path(folder) / "model", form=form)
-                with self.assertRaisesRegex(ValueError, f"layer 1: got experts of format {form}, expected a format that "
-                                                        "layers have: fp8-channel is not one of them"):
-                    tessera.load_layer(made.write(), layer=1)
-
-    @unittest.skipUnless(HAS_CHANNEL, "layers have no fp8-channel here")
     def test_rows_of_e4m3(self):
         for form in ("fp8-channel", "fp8-tensor"):
             with self.subTest(form), tempfile.TemporaryDirectory() as folder:

@@ -267,6 +267,26 @@ class Fp8(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "a2_scale: got a scale"):
             apply(experts, p, Act.SILU, a2_scale=scales)
 
+    @over(DEVICES)
+    def test_rows(self, device):
+        config = config_of(hidden_dim=128, intermediate_size=96)
+        p = problem_of(config, "cpu", tokens=33, seed=6)
+        scales = [weight.float().abs().amax(-1, keepdim=True) / 448 for weight in (p.w1, p.w2)]  # [E, rows, 1]
+        codes = [(weight / scale).to(torch.float8_e4m3fn) for weight, scale in zip((p.w1, p.w2), scales)]
+        p = dataclasses.replace(p, **{name: value.to(device) for name, value in
+                                      (("x", p.x), ("w1", codes[0]), ("w2", codes[1]), ("ids", p.ids), ("weights", p.weights))})
+        w1_scale, w2_scale = (scale.to(device) for scale in scales)
+        experts = fp8.TesseraFp8Experts(config, fake_vllm.FusedMoEQuantConfig(w1_scale=w1_scale, w2_scale=w2_scale))
+        layer = tessera.MoELayer(p.w1, p.w2, top_k=3, weight_format="fp8-channel", gate_up_scale=w1_scale.squeeze(-1),
+                                 down_scale=w2_scale.squeeze(-1))
+        expected = layer(p.x, p.ids, p.weights)
+        torch.testing.assert_close(apply(experts, p, Act.SILU), expected, rtol=0, atol=0)
+        x_scale = p.x.float().abs().amax(-1, keepdim=True) * (1 / 448)  # [M, 1]
+        x = (p.x.float() * (1 / x_scale)).to(torch.float8_e4m3fn)
+        out = torch.full_like(p.x, float("nan"))
+        got = apply(experts, dataclasses.replace(p, x=x), Act.SILU, out=out, a1q_scale=x_scale)
+        self.assertLess(worst(got, expected.double().cpu()), 2e-2)
+
     def test_scales_of_another_shape(self):
         config, p, experts, layer = self.problem("cpu")
         experts.quant_config.w1_scale = experts.quant_config.w1_scale[:, :-1].contiguous()

@@ -39,7 +39,7 @@ class TesseraFp8Experts(TesseraExperts):
 
     def apply(self, output, hidden_states, w1, w2, topk_weights, topk_ids, activation, global_num_experts, expert_map,
               a1q_scale, a2_scale, workspace13, workspace2, expert_tokens_meta, apply_router_weight_on_input):
-        """As TesseraExperts.apply; w1, w2 e4m3. hidden_states may be e4m3 with a1q_scale [M, K / 128] float32."""
+        """As TesseraExperts.apply; w1, w2 e4m3. hidden_states may be e4m3 with a1q_scale [M, K / 128], or [M, 1], float32."""
         if a2_scale is not None:
             raise ValueError("tessera_vllm: a2_scale: got a scale, expected none: the intermediate is quantized as it is made")
         refuse_hook(self, hidden_states.shape[0])
