@@ -159,7 +159,7 @@ def stage_python(tally):
             ("wheel", [*pip, "wheel", ROOT, "--no-deps", "-w", base / "wheels", *options], {}),
             ("install", ["sh", "-c", '"$0" -m pip --disable-pip-version-check -q install "$1"/*.whl', python,
                          base / "wheels"], {}),
-            ("tables", ["sh", "-c", '"$0" -m pip --disable-pip-version-check -q install pandas pyarrow', python]),
+            ("tables", ["sh", "-c", '"$0" -m pip --disable-pip-version-check -q install pandas pyarrow', python], {}),
             ("backend", [*pip, "install", "--upgrade", "--target", base / "backend", "scikit-build-core"], {}),
             ("archive of the sources", [python, "-c", make_sdist], backend)):
         code, output = run(command, timeout=900, env=env)
