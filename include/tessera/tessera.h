@@ -83,7 +83,6 @@ TESSERA_API void tessera_free(int32_t device, void* memory);
 }
 #endif
 
-#include "tessera/tessera_checkpoint.h" /* IWYU pragma: export */
 #include "tessera/tessera_classifier.h" /* IWYU pragma: export */
 #include "tessera/tessera_moe.h"        /* IWYU pragma: export */
 

@@ -1,5 +1,5 @@
-/* MoE layers of a checkpoint on disk: Hugging Face folders of config.json and safetensors. Include tessera/tessera.h
- * and this.
+/* MoE layers of a checkpoint on disk: Hugging Face folders of config.json and safetensors. Include
+ * tessera/tessera.h.
  *
  *   tessera_checkpoint_open("Qwen3-30B-A3B", &checkpoint);
  *   tessera_load_options_init(&options); options.layer = 3;

@@ -151,7 +151,8 @@ TESSERA_API tessera_status tessera_moe_prepare_weights(const tessera_moe_config*
 }
 #endif
 
-#include "tessera/tessera_quantize.h" /* IWYU pragma: export */
-#include "tessera/tessera_router.h"   /* IWYU pragma: export */
+#include "tessera/tessera_checkpoint.h" /* IWYU pragma: export */
+#include "tessera/tessera_quantize.h"   /* IWYU pragma: export */
+#include "tessera/tessera_router.h"     /* IWYU pragma: export */
 
 #endif

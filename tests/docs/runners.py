@@ -16,7 +16,7 @@ from blocks import PROGRAM_LANGUAGES, ROOT, agrees, classify, needs_of, output_a
 
 BLOCK_SECONDS = 120
 BETWEEN = "\x1e"  # printed between two Python blocks of a page
-RUN_AS_THEY_ARE = {"cat", "head", "ls", "mkdir", "printf", "sort", "wc", "xxd"}
+RUN_AS_THEY_ARE = {"cmp", "cat", "head", "ls", "mkdir", "printf", "sort", "wc", "xxd"}
 COMPILERS = {".cc": ["c++", "-std=c++20", "-Wall", "-Wextra", "-Werror"], ".c": ["cc", "-std=c11", "-Wall", "-Wextra", "-Werror"]}
 
 

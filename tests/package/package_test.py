@@ -117,8 +117,12 @@ class Installed(InstalledCase):
             self.succeed("cmake", "--install", BUILD, "--prefix", prefix, "--component", component)
             parts[component] = {str(p.relative_to(prefix)) for p in prefix.rglob("*") if not p.is_dir()}
         library = self.library_dir.relative_to(self.prefix)
+        model = {f"share/tessera/models/movie-reviews/{name}"
+                 for name in ("README.md", "config.json", "model.safetensors", "vocab.txt")}
+        shells = {"share/man/man1/tessera.1", "share/bash-completion/completions/tessera",
+                  "share/fish/vendor_completions.d/tessera.fish", "share/zsh/site-functions/_tessera"}
         self.assertEqual(parts["runtime"], {"bin/tessera", f"{library}/libtessera.so.0", "share/doc/tessera/LICENSE",
-                                            f"{library}/libtessera.so.{VERSION}"})
+                                            f"{library}/libtessera.so.{VERSION}"} | model | shells)
         self.assertIn(f"{library}/libtessera.so", parts["development"])
         everything = {str(p.relative_to(self.prefix)) for p in self.prefix.rglob("*") if not p.is_dir()}
         self.assertEqual(parts["runtime"] | parts["development"], everything)

@@ -34,7 +34,8 @@ class Reviews(unittest.TestCase):
         self.assertEqual(self.model([]), [])
 
     def test_probabilities(self):
-        for prediction in self.model([*POSITIVE, *NEGATIVE, ""]):
+        self.assertEqual(self.model("").label, "empty")
+        for prediction in self.model([*POSITIVE, *NEGATIVE]):
             self.assertAlmostEqual(sum(prediction.probabilities), 1, places=12)
             self.assertEqual(prediction.score, max(prediction.probabilities))
             self.assertEqual(prediction.label, self.model.class_names[numpy.argmax(prediction.probabilities)])
@@ -118,7 +119,7 @@ class BadInput(unittest.TestCase):
 
     def test_options(self):
         make = tessera.Classifier
-        self.refused(TypeError, "^path: ", make, None)
+        self.refused(TypeError, "^path: ", make, 7)
         self.refused(ValueError, "^device: ", make, MODEL, device="tpu")
         self.refused(ValueError, "^device: ", make, MODEL, device="cuda:-1")
         self.refused(TypeError, "^device: ", make, MODEL, device=0)
