@@ -37,7 +37,7 @@ std::optional<LabelledBatch> Lanes::label_on(size_t device, EngineBatch& batch, 
   }
   if (candidates.empty()) return std::nullopt;
   std::unique_lock<std::mutex> lock;
-  Lane* chosen = nullptr;
+  Lane* chosen = candidates.front();
   for (Lane* candidate : candidates) {
     lock = std::unique_lock(candidate->mutex, std::try_to_lock);
     chosen = candidate;

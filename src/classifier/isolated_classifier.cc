@@ -129,6 +129,7 @@ class Process {
   /// 0, or an errno value.
   int start(const std::vector<std::string>& command) {
     std::vector<char*> arguments;
+    arguments.reserve(command.size() + 1);
     for (const std::string& argument : command) arguments.push_back(const_cast<char*>(argument.c_str()));
     arguments.push_back(nullptr);
     posix_spawn_file_actions_t actions;
@@ -334,6 +335,7 @@ std::vector<std::unique_ptr<RestartableClassifier>> make_isolated_classifiers(co
                 options.command.size(), options.num_lanes);
   const auto device = std::make_shared<Device>(options);
   std::vector<std::unique_ptr<RestartableClassifier>> lanes;
+  lanes.reserve(static_cast<size_t>(options.num_lanes));
   for (int lane = 0; lane < options.num_lanes; ++lane) {
     lanes.push_back(std::make_unique<IsolatedClassifier>(device, static_cast<size_t>(lane)));
   }
