@@ -3,7 +3,7 @@ import unittest
 
 import numpy
 import tessera
-from python_support import array_of, battery, from_bfloat16_bits, layer_reference, of_battery
+from python_support import Fp8Layers, array_of, battery, layer_reference, of_battery
 
 FORMAT = "fp8-channel"
 
@@ -41,7 +41,9 @@ def static(count, most):
         else None
 
 
-class ChannelLayers(unittest.TestCase):
+class ChannelLayers(Fp8Layers, unittest.TestCase):
+    FORMAT = FORMAT
+
     def arguments(self, case, entry):
         gate_up, gate_up_scale = channels_of(uneven(case.gate_up))
         down, down_scale = channels_of(uneven(case.down))
@@ -74,36 +76,6 @@ class ChannelLayers(unittest.TestCase):
             case.ids, case.topk_weights, case.gate_up_bias, case.down_bias, case.expert_map, shared=experts,
             shared_weight=case.shared_weight, of_expert=of_expert, round_like_engines=case.round_like_engines,
             **case.options())
-
-    def run_case(self, case, entry):
-        """(out, reference) in float64."""
-        given, named, shared = self.arguments(case, entry)
-        layer = tessera.MoELayer(given[1], given[2], top_k=case.top_k, dtype=case.dtype, **named, **shared)
-        out = array_of(numpy.full(case.x.shape, numpy.nan), case.dtype)
-        workspace = numpy.full(layer.workspace_bytes(case.tokens), 0xFF, numpy.uint8)
-        weight = {"shared_weight": case.shared_weight} if shared else {}
-        layer(given[0], *given[3:], out=out, workspace=workspace, **weight)
-        if not shared and case.dtype != "bfloat16":
-            self.assertTrue(numpy.array_equal(tessera.moe(*given, **named), out), case)
-        got = from_bfloat16_bits(out.array) if case.dtype == "bfloat16" else out.astype(numpy.float64)
-        return got, self.reference(case, given, named, shared)
-
-    def errors(self, got, expected):
-        kept = numpy.linalg.norm(expected, axis=1) > 0
-        self.assertFalse(got[~kept].any())
-        return numpy.linalg.norm(got - expected, axis=1)[kept] / numpy.linalg.norm(expected[kept], axis=1)
-
-    def test_battery(self):
-        ran = 0
-        for number, entry in enumerate(battery.entries(FORMAT)):
-            case = of_battery(entry, entry.dtypes[number % len(entry.dtypes)])
-            case.integers = case.narrow_weights = False
-            errors = self.errors(*self.run_case(case, entry))
-            if errors.size:
-                self.assertLess(errors.max(), 1.5e-2 * (1 + 8 / case.hidden**0.5), entry.name)
-                self.assertLess(numpy.median(errors), 6e-3 * (1 + 8 / (case.hidden * errors.size)**0.5), entry.name)
-            ran += 1
-        self.assertGreater(ran, 50)
 
     def case_of(self, name, dtype="float16"):
         entry = next(entry for entry in battery.entries(FORMAT) if entry.name == name)

@@ -6,6 +6,7 @@ import pathlib
 import sys
 
 import numpy
+import tessera
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "moe"))
 import battery
@@ -217,3 +218,39 @@ class Producer:
 def bfloat16(values):
     """float64 values, bfloat16 numbers all of them, as an array of another framework."""
     return Producer(bfloat16_bits(values), code=4)
+
+
+class Fp8Layers:
+    """What the tests of layers with e4m3 weights share. Theirs: FORMAT, arguments(case, entry) -> (given, named,
+    shared), and reference(case, given, named, shared) in float64."""
+
+    def run_case(self, case, entry=None):
+        """(out, reference) in float64."""
+        given, named, shared = self.arguments(case, entry)
+        layer = tessera.MoELayer(given[1], given[2], top_k=case.top_k, dtype=case.dtype, **named, **shared)
+        out = array_of(numpy.full(case.x.shape, numpy.nan), case.dtype)
+        workspace = numpy.full(layer.workspace_bytes(case.tokens), 0xFF, numpy.uint8)
+        weight = {"shared_weight": case.shared_weight} if shared else {}
+        layer(given[0], *given[3:], out=out, workspace=workspace, **weight)
+        if not shared and case.dtype != "bfloat16":
+            self.assertTrue(numpy.array_equal(tessera.moe(*given, **named), out), case)
+        got = from_bfloat16_bits(out.array) if case.dtype == "bfloat16" else out.astype(numpy.float64)
+        return got, self.reference(case, given, named, shared)
+
+    def errors(self, got, expected):
+        """Of each row that is not zero, relative to it."""
+        kept = numpy.linalg.norm(expected, axis=1) > 0
+        self.assertFalse(got[~kept].any())
+        return numpy.linalg.norm(got - expected, axis=1)[kept] / numpy.linalg.norm(expected[kept], axis=1)
+
+    def test_battery(self):
+        ran = 0
+        for number, entry in enumerate(battery.entries(self.FORMAT)):
+            case = of_battery(entry, entry.dtypes[number % len(entry.dtypes)])
+            case.integers = case.narrow_weights = False
+            errors = self.errors(*self.run_case(case, entry))
+            if errors.size:
+                self.assertLess(errors.max(), 1.5e-2 * (1 + 8 / case.hidden**0.5), entry.name)
+                self.assertLess(numpy.median(errors), 6e-3 * (1 + 8 / (case.hidden * errors.size)**0.5), entry.name)
+            ran += 1
+        self.assertGreater(ran, 50)

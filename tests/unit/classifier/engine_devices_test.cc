@@ -18,6 +18,7 @@ namespace {
 using testing::FakeClassifier;
 using testing::FakeReader;
 using testing::FakeSink;
+using testing::FlawedReader;
 
 /// One fake a number: it fails at this run, -1 = never.
 Engine make_engine(const std::vector<int64_t>& fails_at, EngineOptions options,
@@ -65,16 +66,6 @@ std::string content(const FakeSink& sink) {
   }
   return text;
 }
-
-/// Records of which some fail by themselves, so that errors are compared too.
-struct FlawedReader : FakeReader {
-  explicit FlawedReader(int64_t num_records) : FakeReader(num_records) {
-    edit = [](int64_t index, size_t i, io::RecordBatch& batch) {
-      if (index % 17 == 3) batch.ids[i * testing::kSequenceLength + 1] = -1;
-      if (index % 29 == 5) batch.errors[i] = str_cat("in.bin: record ", index, ": cut short");
-    };
-  }
-};
 
 std::string undisturbed(int64_t num_records) {
   Engine engine = make_engine({-1}, {.batch_size = 8});

@@ -18,6 +18,7 @@
 
 #include "io/records.h"
 #include "tessera/classifier/engine.h"
+#include "tessera/core/check.h"
 
 namespace tessera::classifier::testing {
 
@@ -92,6 +93,16 @@ struct FakeReader : io::RecordReader {
   std::vector<std::string> texts_;
   int64_t next_ = 0;
   int64_t num_batches_ = 0;
+};
+
+/// Records of which some fail by themselves, so that errors are compared too.
+struct FlawedReader : FakeReader {
+  explicit FlawedReader(int64_t num_records) : FakeReader(num_records) {
+    edit = [](int64_t index, size_t i, io::RecordBatch& batch) {
+      if (index % 17 == 3) batch.ids[i * kSequenceLength + 1] = -1;
+      if (index % 29 == 5) batch.errors[i] = str_cat("in.bin: record ", index, ": cut short");
+    };
+  }
 };
 
 /// Logits [id0, -id0], router weights [id0, id1, id2]; a record with an id outside the vocabulary gets its status.

@@ -16,6 +16,7 @@ namespace {
 using testing::FakeClassifier;
 using testing::FakeReader;
 using testing::FakeSink;
+using testing::FlawedReader;
 
 /// Its results are wrong from a run on: each time in the same way, or each time in another.
 struct CorruptClassifier : FakeClassifier {
@@ -61,15 +62,6 @@ std::string content(const FakeSink& sink) {
   }
   return text;
 }
-
-struct FlawedReader : FakeReader {
-  explicit FlawedReader(int64_t num_records) : FakeReader(num_records) {
-    edit = [](int64_t index, size_t i, io::RecordBatch& batch) {
-      if (index % 17 == 3) batch.ids[i * testing::kSequenceLength + 1] = -1;
-      if (index % 29 == 5) batch.errors[i] = str_cat("in.bin: record ", index, ": cut short");
-    };
-  }
-};
 
 std::string undisturbed(int64_t num_records) {
   Engine engine = make_engine(1, {.batch_size = 8, .router_weights = true});
