@@ -112,18 +112,22 @@ def _why_not_in_transformers():
 
 
 def _why_not_in_vllm():
-    entries = importlib.metadata.entry_points(group="vllm.general_plugins")
-    names = [entry.name for entry in entries if entry.value.partition(":")[0].split(".")[0] == "tessera_vllm"]
-    if not names:
-        return "the package tessera-vllm is not installed: pip install ./integrations/vllm in a checkout"
-    allowed = os.environ.get("VLLM_PLUGINS")
-    if allowed is not None and not set(names) & set(allowed.split(",")):
-        return f"VLLM_PLUGINS={allowed!r} leaves it out"
-    return ""
+    return _why_no_plugin("vllm", "vllm.general_plugins", "VLLM_PLUGINS", os.environ.get("VLLM_PLUGINS"))
 
 
 def _why_not_in_sglang():
-    return "there is none for SGLang"
+    return _why_no_plugin("sglang", "sglang.srt.plugins", "SGLANG_PLUGINS", os.environ.get("SGLANG_PLUGINS") or None)
+
+
+def _why_no_plugin(engine, group, variable, allowed):
+    """`allowed`: the names of plug-ins that the variable lets in, None for all."""
+    names = [entry.name for entry in importlib.metadata.entry_points(group=group)
+             if entry.value.partition(":")[0].split(".")[0] == f"tessera_{engine}"]
+    if not names:
+        return f"the package tessera-{engine} is not installed: pip install ./integrations/{engine} in a checkout"
+    if allowed is not None and not set(names) & {name.strip() for name in allowed.split(",")}:
+        return f"{variable}={allowed!r} leaves it out"
+    return ""
 
 
 def _driver():

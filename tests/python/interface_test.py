@@ -357,17 +357,21 @@ class Doctor(unittest.TestCase):
         self.assertEqual(json.loads(report.json())["engines"][2]["name"], "vllm")
         self.assertEqual(str(report).splitlines()[-1], "healthy")
 
-    def test_vllm_is_told_by_what_is_installed(self):
+    def test_engines_are_told_by_what_is_installed(self):
         from tessera import _doctor
-        entry = importlib.metadata.EntryPoint("tessera", "tessera_vllm:register", "vllm.general_plugins")
-        with unittest.mock.patch.object(importlib.metadata, "entry_points", lambda group: [entry]):
-            with unittest.mock.patch.dict(os.environ):
-                os.environ.pop("VLLM_PLUGINS", None)
-                self.assertEqual(_doctor._why_not_in_vllm(), "")
-                os.environ["VLLM_PLUGINS"] = "other"
-                self.assertEqual(_doctor._why_not_in_vllm(), "VLLM_PLUGINS='other' leaves it out")
-        with unittest.mock.patch.object(importlib.metadata, "entry_points", lambda group: []):
-            self.assertIn("tessera-vllm is not installed", _doctor._why_not_in_vllm())
+        for engine, group, variable, why_not in (
+                ("vllm", "vllm.general_plugins", "VLLM_PLUGINS", _doctor._why_not_in_vllm),
+                ("sglang", "sglang.srt.plugins", "SGLANG_PLUGINS", _doctor._why_not_in_sglang)):
+            entry = importlib.metadata.EntryPoint("tessera", f"tessera_{engine}:register", group)
+            installed = {group: [entry]}
+            with unittest.mock.patch.object(importlib.metadata, "entry_points", lambda group, known=installed: known.get(group, [])), \
+                    unittest.mock.patch.dict(os.environ):
+                os.environ.pop(variable, None)
+                self.assertEqual(why_not(), "")
+                os.environ[variable] = "other"
+                self.assertEqual(why_not(), f"{variable}='other' leaves it out")
+                installed.clear()
+                self.assertIn(f"tessera-{engine} is not installed", why_not())
 
     def test_as_a_program(self):
         for options, parse in (([], str), (["--json"], json.loads)):
