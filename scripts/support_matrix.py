@@ -2,6 +2,7 @@
 """Prints docs/reference/support.md: what was tested where, with which versions and when, out of the records of the tests.
 
   support_matrix.py > docs/reference/support.md
+  support_matrix.py --serve                        writes the table of docs/how-to/serve.md between its markers
 
 Rows come from what the tests run on (the model zoo of the GPU suite, the battery of the layer, the peers' comparison), versions
 and dates from the record of their last run on a GPU. What stands in no record stands in no row.
@@ -9,6 +10,7 @@ and dates from the record of their last run on a GPU. What stands in no record s
 import ast
 import json
 import pathlib
+import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -100,5 +102,31 @@ def suites():
     return "## GPU suites\n\n" + table(["suite", "device", "tests passed", "tested with", "date"], rows)
 
 
+def engines():
+    """Whole models in engines: the zoo of the GPU suite, and what bench/engines measured with the plug-in in the engine."""
+    entry = RECORD["python"]
+    tested = f"Transformers {entry['packages']['transformers']}"
+    fp8 = fp8_families()
+    rows = [[FAMILIES[name], "bf16, f16, f32" + (", FP8" if name in fp8 else ""), tested, "a few layers, against eager experts",
+             entry["gpu"], entry["date"]] for name in functions("tests/gpu/python/model_zoo.py") if name in FAMILIES]
+    for path in sorted(RESULTS.glob("engines_*.json")):
+        for row in json.loads(path.read_text()):
+            side = row["sides"]["tessera"]
+            if row["code"] == 0:  # every layer's experts were Tessera's, and tokens equal up to ties
+                rows.append([row["model"], row["format"], f"vLLM {side['vllm']}",
+                             f"{row['layers']} layers, against vLLM's own experts", side["gpu"], row["date"]])
+    return table(["model", "weights", "engine", "what ran", "device", "date"], rows)
+
+
+def write_serve():
+    page = ROOT / "docs" / "how-to" / "serve.md"
+    text = page.read_text(encoding="utf-8")
+    page.write_text(SERVE.sub(lambda found: found[1] + engines() + found[2], text), encoding="utf-8")
+
+
+SERVE = re.compile(r"(<!-- made by scripts/support_matrix.py --serve -->\n).*?(<!-- end -->)", re.DOTALL)
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--serve"]:
+        sys.exit(write_serve())
     sys.stdout.write((HEAD + models() + layers() + shapes() + suites()).rstrip() + "\n")

@@ -10,8 +10,9 @@ the weights are made here, the same for every side. The engine runs in the side'
 --start: `compiled` is vLLM's default, torch.compile and CUDA graphs; `graphs` leaves torch.compile out; `eager` both.
 
 Rows: output tokens a second of 64 requests of 512 tokens in and 128 out; seconds of a batch of 1, 8 and 32 requests of 128 in
-and 128 out; --repeats of each after a warm-up. With FP8 weights (e4m3 in blocks of 128 x 128) the dense layers are vLLM's CUTLASS
-kernels on both sides (VLLM_USE_DEEP_GEMM=0). `experts` counts the classes that compute the layers' experts in the engine.
+and 128 out; --repeats of each after a warm-up. With FP8 weights (e4m3 in blocks of 128 x 128) the dense layers are vLLM's
+CUTLASS kernels on both sides (VLLM_USE_DEEP_GEMM=0). `experts` counts the classes that compute the layers' experts in the
+engine.
 
 Greedy tokens are compared by the first difference of each request, where both sides still have the same context: there each
 side must give the two tokens log-probabilities that lie within TIE of each other. `largest_tie` is the largest such distance,
@@ -39,6 +40,7 @@ import tempfile
 import time
 import zlib
 
+MODEL = "Qwen3-30B-A3B"
 SIZES = {"hidden_size": 2048, "moe_intermediate_size": 768, "intermediate_size": 6144, "num_experts": 128,
          "num_experts_per_tok": 8, "norm_topk_prob": True, "num_attention_heads": 32, "num_key_value_heads": 4,
          "head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 40960, "rms_norm_eps": 1e-6,
@@ -165,7 +167,8 @@ class Side:
         import vllm
         self.vllm = vllm
         register_loader()
-        found.stage("engine", vllm=vllm.__version__)
+        import torch
+        found.stage("engine", vllm=vllm.__version__, torch=torch.__version__, gpu=torch.cuda.get_device_name())
         compilation = STARTS[arguments.start]
         sizes = {"cudagraph_capture_sizes": sorted({1, 8, 16, 32, REQUESTS[0]})}
         options = {"enforce_eager": True} if compilation is None else {"compilation_config": {**compilation, **sizes}}
@@ -232,8 +235,8 @@ def profile(engine):
     """Prints the kernels of steps of one kind: microseconds a step, calls a step."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as record
-    for name, requests, out in (("a prefill of 8192 tokens", prompts(16, 512), 1), ("steps of 64 sequences", prompts(64, 8), 17),
-                                ("steps of 1 sequence", prompts(1, 8), 17)):
+    for name, requests, out in (("a prefill of 8192 tokens", prompts(16, 512), 1),
+                                ("steps of 64 sequences", prompts(64, 8), 17), ("steps of 1 sequence", prompts(1, 8), 17)):
         engine.generate(requests, out)
         with record(activities=[ProfilerActivity.CUDA]) as recorded:
             seconds = engine.generate(requests, out)[0]
@@ -350,7 +353,8 @@ def report_side(form, name, found):
 def row_of(arguments, form, sides):
     """The row of one format, without the tokens themselves."""
     tokens = {name: found.pop("tokens", None) for name, found in sides.items()}
-    row = {"format": form, "layers": arguments.layers, "start": arguments.start, "tie": TIE, "sides": sides}
+    row = {"model": MODEL, "format": form, "layers": arguments.layers, "start": arguments.start, "tie": TIE,
+           "date": time.strftime("%Y-%m-%d"), "sides": sides}
     for name, found in sides.items():
         own = found.pop("alone", None)
         if own and tokens[name]:

@@ -2,17 +2,21 @@
 """Whole models in Transformers on one GPU, random weights at true sizes: tokens a second by experts implementation.
 
   run.py --json models.json --family qwen3-30b-a3b --format bf16 --layers 12        rows that are in the file stay
-  run.py --json models.json --family qwen3-30b-a3b --format fp8 --layers 12
+  run.py --json models.json --family qwen3-30b-a3b --format fp8 --layers 12 --seconds 120
   run.py --json tiny.json --family qwen3-30b-a3b --rehearse                        on the CPU: the program, not its figures
 
 Language model with head, attention sdpa, bf16 but for experts of format fp8 (e4m3 in blocks of 128 x 128). Rows: prefill of
 512, 4096 and 16384 tokens, logits of the last; a step of decoding for 1, 8, 32 and 128 sequences after 512 tokens over a
-static cache, in a CUDA graph where the implementation can be captured, else launched (`graph`). Implementations take
-turns in one process, A B C A B C; medians between two events, the L2 cache overwritten before; peak memory of a call. Each row
-is written when it is done, so that a run that is broken off goes on behind it. Checked, by teacher forcing over what the first
-implementation continues greedily: at how many positions the chosen token is the same (`same`), and by how much the first one's
-best two logits lay apart where it is not (`largest_gap`, in standard deviations of the logits). A token at a router's tie may
-choose other experts, so a few positions differ. Families whose implementations want weights to lie differently (gpt-oss) are
+static cache, in a CUDA graph where the implementation can be captured, else launched (`graph`); `batch`, 64 requests of 256
+tokens in and 64 out by Transformers' continuous batching (`generate_batch`), from the first token to the last. Implementations
+take turns in one process, A B C A B C; medians between two events, the L2 cache overwritten before; peak memory of a call. Each row
+is written when it is done, so that a run that is broken off goes on behind it. Rows come in the order of their weight, and with
+--seconds no part begins that would likely not end in time.
+
+Checked, `greedy`: each implementation continues two prompts by itself; at the first token that differs from the first
+implementation's, where both still have the same context, either side's logits of the two tokens must lie within TIE of their
+standard deviation (`largest_tie`; `before`: tokens before it). Matrices are drawn as bench/engines/vllm_h200.py says, so that a
+rounding stays one. Families whose implementations want weights to lie differently (gpt-oss) are
 bench/peers/transformers_models.py's.
 """
 import argparse
@@ -22,16 +26,23 @@ import os
 import pathlib
 import statistics
 import sys
+import time
 from typing import NamedTuple
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "peers"))
-from transformers_models import EXPERTS_GAIN, Clock, experts_of, machine
+sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1] / name) for name in ("peers", "engines")]
+from transformers_models import Clock, experts_of, machine
+from vllm_h200 import spread
 
 IMPLEMENTATIONS = {"bf16": ("grouped_mm", "batched_mm", "eager", "tessera"), "fp8": ("grouped_mm", "tessera", "deepgemm")}
-PREFILL, DECODE, CONTEXT = (512, 4096, 16384), (1, 8, 32, 128), 512
+CONTEXT = 512  # tokens before a step of decoding
 COPY_BYTES = 32 << 30  # batched_mm may take so much for copies of weights
 LEAST_RUNS, MOST_RUNS = 5, 15
-GREEDY_TOKENS, LEAST_SAME = 64, 0.95  # of positions; a wrong layer has nearly none
+GREEDY_TOKENS, TIE = 64, 0.2  # standard deviations of the logits between two tokens of which either may be chosen
+REQUESTS = (64, 256, 64)  # of continuous batching: how many, tokens in, tokens out
+# What a run of few seconds should have first.
+ORDER = [("decode", 32, 1), ("prefill", 1, 4096), ("greedy", 0, 0), ("decode", 1, 1), ("batch", 64, 64), ("prefill", 1, 16384),
+         ("decode", 128, 1), ("decode", 8, 1), ("prefill", 1, 512)]
+REHEARSED = [("decode", 4, 1), ("prefill", 1, 64), ("greedy", 0, 0), ("batch", 3, 4), ("decode", 1, 1), ("prefill", 1, 16)]
 
 
 class Family(NamedTuple):
@@ -91,9 +102,9 @@ def build(torch, transformers, family, layers, form, device, tiny):
     with torch.device(device):
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.train(False)
-    for module in experts_of(model):
-        for weight in (module.gate_up_proj, module.down_proj):
-            weight.data.normal_(std=EXPERTS_GAIN * weight.shape[1 if module.is_transposed else 2]**-0.5)
+    for name, weight in model.named_parameters():
+        if weight.dim() == 2 or "experts" in name and weight.dim() == 3:
+            weight.data.normal_(std=spread(name, weight.shape[-1], layers))
     if form == "fp8":
         quantize(torch, transformers, model, device)
     return model
@@ -208,67 +219,141 @@ def measure(torch, clock, calls, budget_ms):
     return {name: (statistics.median(found), len(found), peaks[name]) for name, found in times.items()}
 
 
-def greedy(torch, model, implementations, device):
-    """{implementation: (positions with the same token, positions, largest gap elsewhere)} against the first."""
+def greedy(torch, model, implementations, device, out_tokens):
+    """{implementation: (tokens before the first difference, tokens, largest tie, checked)} against the first."""
     generator = torch.Generator(device).manual_seed(5)
     prompt = torch.randint(3, model.config.vocab_size, (2, 32), generator=generator, device=device)
-    model.set_experts_implementation(implementations[0])
-    whole = model.generate(prompt, max_new_tokens=GREEDY_TOKENS, min_new_tokens=GREEDY_TOKENS, do_sample=False)
-    found = {}
+    found, reference = {}, None
     for name in implementations:
         model.set_experts_implementation(name)
-        logits = model(input_ids=whole, use_cache=False).logits[:, 31:-1].float()
-        if not found:
-            reference, best = logits, logits.topk(2).values
-            gaps = (best[..., 0] - best[..., 1]) / logits.std(-1)
-        same = logits.argmax(-1) == reference.argmax(-1)
-        found[name] = int(same.sum()), same.numel(), float(gaps[~same].max()) if not bool(same.all()) else 0.0
+        whole = model.generate(prompt, max_new_tokens=out_tokens, min_new_tokens=out_tokens, do_sample=False,
+                               return_dict_in_generate=True, output_logits=True)
+        tokens, logits = whole.sequences[:, prompt.shape[1]:], torch.stack(whole.logits, 1).float()
+        reference = (tokens, logits) if reference is None else reference
+        found[name] = first_differences(tokens, logits, *reference)
     return found
+
+
+def first_differences(tokens, logits, their_tokens, their_logits):
+    """(tokens before the first difference of each sequence, tokens, largest distance there, whether all are ties)"""
+    before, largest = 0, 0.0
+    for ours, theirs, our_logits, their in zip(tokens, their_tokens, logits, their_logits):
+        differing = (ours != theirs).nonzero().flatten().tolist()
+        before += differing[0] if differing else len(ours)
+        if differing:
+            pair = [int(ours[differing[0]]), int(theirs[differing[0]])]
+            for row in (our_logits[differing[0]], their[differing[0]]):
+                largest = max(largest, float((row[pair[0]] - row[pair[1]]).abs() / row[row.isfinite()].std()))
+    return before, tokens.numel(), largest, largest <= TIE
+
+
+def batch(torch, transformers, model, requests, tokens_in, tokens_out):
+    """Tokens a second of requests by continuous batching, from the first token that is out to the last."""
+    generator = torch.Generator().manual_seed(9)
+    inputs = torch.randint(3, model.config.vocab_size, (requests, tokens_in), generator=generator).tolist()
+    settings = transformers.GenerationConfig(max_new_tokens=tokens_out, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    done = model.generate_batch(inputs, generation_config=settings, record_timestamps=True, warmup=model.device.type == "cuda")
+    stamps = sorted(stamp for output in done.values() for stamp in output.timestamps)
+    if len(stamps) != requests * tokens_out:
+        raise RuntimeError(f"generate_batch gave {len(stamps)} tokens, expected {requests * tokens_out}")
+    return (len(stamps) - 1) / max(stamps[-1] - stamps[0], 1e-9)
+
+
+class Plan:
+    """The parts of a run that are not in the file yet, as long as there is time for them."""
+
+    def __init__(self, arguments, rows, common, names):
+        self.start, self.arguments, self.longest = time.monotonic(), arguments, 0.0
+        order = [part for part in (REHEARSED if arguments.rehearse else ORDER) if not arguments.only or part[0] in arguments.only]
+        self.todo = [part for part in order
+                     if not all(rows.has({**common, **key_of(part), "implementation": name}) for name in names)]
+
+    def parts(self):
+        """Each in turn; the time that the longest took so far must be left."""
+        while self.todo:
+            begin = time.monotonic()
+            if self.arguments.seconds and begin - self.start + self.longest > self.arguments.seconds:
+                print(f"no time is left for {self.todo}", flush=True)
+                return
+            yield self.todo[0]
+            self.todo.pop(0)
+            self.longest = max(self.longest, time.monotonic() - begin)
+
+
+def key_of(part):
+    return {"phase": part[0], "sequences": part[1], "tokens": part[2]}
+
+
+class Run:
+    """What the parts share."""
+
+    def __init__(self, arguments, torch, transformers, rows, common, names):
+        self.arguments, self.torch, self.transformers, self.rows, self.common = arguments, torch, transformers, rows, common
+        self.tiny, self.device = arguments.rehearse, "cpu" if arguments.rehearse else "cuda"
+        self.names, self.family, self.clock = names, FAMILIES[arguments.family], Clock(torch, self.device)
+        self.model = build(torch, transformers, self.family, common["layers"], common["format"], self.device, self.tiny)
+        sys.modules["tessera.transformers"].prepare(self.model)
+        self.usable = usable_implementations(torch, self.model, names, self.device)
+
+    def do(self, part):
+        phase, sequences, tokens = part
+        row, good = {**self.common, **key_of(part)}, []
+        for name in self.names:
+            width = sequences * (REQUESTS[1] if phase == "batch" else tokens)
+            reason = self.usable[name] or why_left_out(self.common["format"], name, self.family, width, self.tiny)
+            if reason:
+                self.rows.add({**row, "implementation": name, "ms": None, "left_out": reason})
+            else:
+                good.append(name)
+        {"greedy": self.greedy, "batch": self.batch}.get(phase, self.timed)(row, good)
+
+    def greedy(self, row, names):
+        for name, (before, tokens, tie, checked) in greedy(self.torch, self.model, names, self.device,
+                                                           8 if self.tiny else GREEDY_TOKENS).items():
+            self.rows.add({**row, "implementation": name, "before": before, "of": tokens, "largest_tie": round(tie, 4),
+                           "checked": checked})
+
+    def batch(self, row, names):
+        for name in names:
+            self.model.set_experts_implementation(name)
+            try:
+                found = batch(self.torch, self.transformers, self.model, row["sequences"], 8 if self.tiny else REQUESTS[1],
+                              row["tokens"])
+                self.rows.add({**row, "implementation": name, "tokens_per_s": round(found, 1)})
+            except Exception as error:  # continuous batching has demands of its own
+                self.rows.add({**row, "implementation": name, "left_out": f"{type(error).__name__}: {str(error)[:160]}"})
+
+    def timed(self, row, names):
+        maker, calls = Calls(self.torch, self.transformers, self.model, self.device), {}
+        sequences, tokens = row["sequences"], row["tokens"]
+        for name in names:
+            call = (maker.prefill(tokens) if row["phase"] == "prefill" else
+                    maker.decode(sequences, 16 if self.tiny else CONTEXT, name))
+            calls[name] = (*call, lambda name=name: self.model.set_experts_implementation(name))
+        if not calls:
+            return
+        for name, (ms, runs, peak) in measure(self.torch, self.clock, calls, self.arguments.row_seconds * 1e3).items():
+            self.rows.add({**row, "implementation": name, "ms": round(ms, 4), "runs": runs, "graph": calls[name][2],
+                           "tokens_per_s": round(sequences * tokens / ms * 1e3, 1), "peak_bytes": peak})
+        del calls, maker
+        gc.collect()
 
 
 def run(arguments, torch, transformers):
     import tessera.transformers as integration
     integration.register()
     tiny, device = arguments.rehearse, "cpu" if arguments.rehearse else "cuda"
-    family = FAMILIES[arguments.family]
-    layers = arguments.layers or (2 if tiny else family.layers)
+    layers = arguments.layers or (2 if tiny else FAMILIES[arguments.family].layers)
     rows = Rows(arguments.json, machine(torch, transformers, device) | {"method": " ".join(__doc__.split("\n\n")[2].split())})
-    clock = Clock(torch, device)
-    prefill, decode, context = ((16, 64), (1, 4), 16) if tiny else (PREFILL, DECODE, CONTEXT)
     names = arguments.implementations or [name for name in IMPLEMENTATIONS[arguments.format]
                                           if not (tiny and name in ("deepgemm", "grouped_mm") and arguments.format == "fp8")]
     common = {"family": arguments.family, "format": arguments.format, "layers": layers}
-    wanted = [("prefill", 1, tokens) for tokens in prefill] + [("decode", sequences, 1) for sequences in decode]
-    wanted = [part for part in wanted if not arguments.only or part[0] in arguments.only]
-    todo = [part for part in wanted if not all(
-        rows.has({**common, "phase": part[0], "sequences": part[1], "tokens": part[2], "implementation": name}) for name in names)]
-    if not todo and rows.has({**common, "phase": "greedy"}):
-        return 0
-    model = build(torch, transformers, family, layers, arguments.format, device, tiny)
-    integration.prepare(model)
-    usable = usable_implementations(torch, model, names, device)
-    for phase, sequences, tokens in todo:
-        row = {**common, "phase": phase, "sequences": sequences, "tokens": tokens}
-        calls, maker = {}, Calls(torch, transformers, model, device)
-        for name in names:
-            reason = usable[name] or why_left_out(arguments.format, name, family, sequences * tokens, tiny)
-            if reason:
-                rows.add({**row, "implementation": name, "ms": None, "left_out": reason})
-                continue
-            call = maker.prefill(tokens) if phase == "prefill" else maker.decode(sequences, context, name)
-            calls[name] = (*call, lambda name=name: model.set_experts_implementation(name))
-        for name, (ms, runs, peak) in measure(torch, clock, calls, arguments.seconds * 1e3).items():
-            rows.add({**row, "implementation": name, "ms": round(ms, 4), "runs": runs, "graph": calls[name][2],
-                      "tokens_per_s": round(sequences * tokens / ms * 1e3, 1), "peak_bytes": peak})
-        del calls, maker
-        gc.collect()
-    if not rows.has({**common, "phase": "greedy"}):
-        good = [name for name in names if not usable[name]]
-        for name, (same, positions, gap) in greedy(torch, model, good, device).items():
-            rows.add({**common, "phase": "greedy", "implementation": name, "same": same, "positions": positions,
-                      "largest_gap": round(gap, 4), "checked": same >= LEAST_SAME * positions})
-    bad = [row for row in rows.rows if row.get("checked") is False]
-    return 1 if bad else 0
+    plan = Plan(arguments, rows, common, names)
+    if plan.todo:
+        whole = Run(arguments, torch, transformers, rows, common, names)
+        for part in plan.parts():
+            whole.do(part)
+    return 1 if any(row.get("checked") is False for row in rows.rows) else 0
 
 
 def usable_implementations(torch, model, names, device):
@@ -292,8 +377,9 @@ def main():
     parser.add_argument("--format", choices=IMPLEMENTATIONS, default="bf16")
     parser.add_argument("--layers", type=int, default=0, help="of the model; 0: all, or what the family's entry says")
     parser.add_argument("--implementations", nargs="+", help="other than those of the format")
-    parser.add_argument("--only", nargs="+", choices=("prefill", "decode"))
-    parser.add_argument("--seconds", type=float, default=2.0, help="of measuring a row")
+    parser.add_argument("--only", nargs="+", choices=("prefill", "decode", "greedy", "batch"))
+    parser.add_argument("--seconds", type=float, default=0, help="of the whole run, 0: as long as it takes")
+    parser.add_argument("--row-seconds", type=float, default=2.0, help="of measuring a row")
     parser.add_argument("--rehearse", action="store_true", help="a tiny model on the CPU")
     arguments = parser.parse_args()
     import torch

@@ -53,6 +53,16 @@ class Reference(unittest.TestCase):
         printed = subprocess.run([sys.executable, ROOT / "scripts" / "support_matrix.py"], text=True, capture_output=True,
                                  check=True, env={**os.environ, "PYTHONIOENCODING": "utf-8"}).stdout
         self.assertEqual(printed, read("docs/reference/support.md"), "run scripts/support_matrix.py > docs/reference/support.md")
+
+    def test_what_ran_in_engines(self):
+        sys.path.insert(0, str(ROOT / "scripts"))
+        self.addCleanup(sys.path.remove, str(ROOT / "scripts"))
+        import support_matrix
+        between = support_matrix.SERVE.findall(read("docs/how-to/serve.md"))
+        self.assertEqual(len(between), 1)
+        written = support_matrix.SERVE.search(read("docs/how-to/serve.md"))[0]
+        self.assertEqual(written, between[0][0] + support_matrix.engines() + between[0][1],
+                         "run scripts/support_matrix.py --serve")
         self.assertEqual(len(names), 4)
         record = json.loads(read("tests/gpu/RECORD.json"))
         for suite, entry in record.items():

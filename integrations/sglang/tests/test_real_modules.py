@@ -1,7 +1,7 @@
 """The plug-in over SGLang's own modules, as far as they import, on CPU tensors.
 
-  PYTHONPATH=DIR:../src:PYTHON python3 -m unittest test_real_modules     DIR holds the folder sglang/ of an unpacked wheel, PYTHON
-                                                                        the package tessera; with what SGLang imports installed
+  PYTHONPATH=DIR:../src:PYTHON python3 -m unittest test_real_modules    DIR holds the folder sglang/ of an unpacked wheel,
+                                                                       PYTHON the package tessera; with what SGLang imports
 
 A module that does not import skips the tests, and the reason says where it stopped."""
 import dataclasses
@@ -68,7 +68,8 @@ def expected(given, info, factor=1.0):
             rows = info.w13_weight[expert].double() @ x[token].double()
             gate, up = (rows if info.b13 is None else rows + info.b13[expert].double()).chunk(2)
             row = info.w2_weight[expert].double() @ (torch.nn.functional.silu(gate) * up)
-            out[token] += factor * float(top.topk_weights[token, slot]) * (row if info.b2 is None else row + info.b2[expert].double())
+            row = row if info.b2 is None else row + info.b2[expert].double()
+            out[token] += factor * float(top.topk_weights[token, slot]) * row
     return out
 
 

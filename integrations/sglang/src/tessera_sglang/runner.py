@@ -51,7 +51,7 @@ def why_not(dispatched, quantization, config):
               (hidden % multiple or width % multiple, f"widths {hidden} and {width}"),
               (experts > LIMITS.max_experts, f"{experts} experts"),
               (dispatched.topk_output.topk_ids.shape[1] > LIMITS.max_top_k, "experts a token"),
-              (any(bias is not None and bias.dtype != x.dtype for bias in (quantization.b13, quantization.b2)), "type of biases"),
+              (any(bias is not None and bias.dtype != x.dtype for bias in (quantization.b13, quantization.b2)), "biases' type"),
               (not quantization.use_fp8_w8a8 and w13.dtype != x.dtype, f"weights of {w13.dtype}"))
     for wrong, what in checks:
         if wrong:
