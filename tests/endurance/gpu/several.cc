@@ -18,6 +18,7 @@
 #include "classifier/isolated_classifier.h"
 #include "classifier/lease_worker.h"
 #include "cuda/core/cuda_check.h"
+#include "cuda/core/lost_device.h"
 #include "cuda/core/memory.h"
 #include "endurance/gpu/device_work.h"
 #include "endurance/gpu/rows.h"
@@ -64,6 +65,18 @@ class BreakableLane : public classifier::Classifier {
       : lane_(std::move(lane)), device_(device), kernel_seconds_(kernel_seconds) {}
 
   void run(const Batch& batch, const Outputs& outputs) override {
+    try {
+      break_and_hold(batch.num_sentences);
+    } catch (const cuda::CudaError& error) {
+      throw classifier::DeviceError(cuda::describe_failure(device_, error));
+    }
+    lane_->run(batch, outputs);
+  }
+  std::string description() const override { return lane_->description(); }
+  int64_t preferred_batch() const override { return lane_->preferred_batch(); }
+
+ private:
+  void break_and_hold(int64_t num_sentences) const {
     TESSERA_CUDA_CHECK(cudaSetDevice(device_));
     switch (static_cast<Fault>(fault_due.exchange(0))) {
       case Fault::none: break;
@@ -75,14 +88,10 @@ class BreakableLane : public classifier::Classifier {
       case Fault::out_of_memory: cuda::DeviceBytes(size_t{1} << 46); break;  // throws
     }
     // On a stream of its own: the lanes of a device do not wait for each other.
-    spin(1, kNanosecondsASentence * batch.num_sentences, cudaStreamPerThread);
+    spin(1, kNanosecondsASentence * num_sentences, cudaStreamPerThread);
     TESSERA_CUDA_CHECK(cudaStreamSynchronize(cudaStreamPerThread));
-    lane_->run(batch, outputs);
   }
-  std::string description() const override { return lane_->description(); }
-  int64_t preferred_batch() const override { return lane_->preferred_batch(); }
 
- private:
   std::unique_ptr<classifier::CudaClassifier> lane_;
   int device_;
   int kernel_seconds_;
@@ -213,7 +222,7 @@ class Breaker {
     int device = 0;
     for (const auto& [name, number] : kSignals) {
       double slowest = 0, all_back = 0;
-      for (int i = 0; i < options_.faults; ++i, device = (device + 1) % num_devices_) {
+      for (int i = 0; i < options_.faults && !run_has_ended; ++i, device = (device + 1) % num_devices_) {
         const pid_t pid = worker_of(device);
         if (pid == 0) problems.push_back(str_cat("no process works for device ", device));
         if (pid == 0 || kill(pid, number) != 0) continue;
@@ -229,6 +238,7 @@ class Breaker {
     }
   }
 
+  std::atomic<bool> run_has_ended{false};  // by an error: nothing more to break
   double whole_rate = 0;
   int num_faults = 0;
   Row kinds, problems = Row::array();
@@ -240,7 +250,8 @@ class Breaker {
   /// Until another process works where this one did, or, where it is to live on, a while.
   void wait_for_all_to_be_back(size_t at, int device, pid_t broken, int number) const {
     const auto limit = at + static_cast<size_t>((kLimitSeconds + options_.kernel_seconds) * 10);
-    while (number != SIGURG && now() < limit && (worker_of(device) == broken || worker_of(device) == 0)) {
+    while (number != SIGURG && !run_has_ended && now() < limit &&
+           (worker_of(device) == broken || worker_of(device) == 0)) {
       pause(std::chrono::milliseconds(20));
     }
     pause(std::chrono::milliseconds(2000));
@@ -277,7 +288,14 @@ Row several_workers(const GpuEndurance& options) {
     breaker.run();
     reader.is_enough = true;
   });
-  const classifier::RunStatistics statistics = engine.run(reader, sink);
+  classifier::RunStatistics statistics;
+  try {
+    statistics = engine.run(reader, sink);
+  } catch (const std::exception& error) {
+    breaker.run_has_ended = true;
+    breaking.join();
+    return {{"ok", false}, {"problems", {std::string("the run ended: ") + error.what()}}};
+  }
   breaking.join();
   Row problems = breaker.problems;
   if (sink.num_out_of_turn != 0 || sink.num_failed != 0 || sink.num_other_bits != 0) {
