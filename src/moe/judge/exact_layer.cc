@@ -199,7 +199,8 @@ void ExactLayer::multiply_columns(const Matrix& matrix, const std::vector<int32_
   products(rules_, left, right, a.depth, result, matrix.rows.num_rows);
 }
 
-// The same of codes: what has one scale of A and one of B, each block of K, is a sum of its own, promoted.
+// The same of codes: what has one scale of A and one of B, each block of K, is a sum of its own, promoted. Instructions
+// lie as the blocks do: of a block that begins in the middle of one, that one has fewer elements.
 void ExactLayer::promote_columns(const Matrix& matrix, const std::vector<int32_t>& a_rows, const Operand& a,
                                  int64_t begin, int64_t count, float* result) const {
   const auto height = static_cast<int64_t>(a_rows.size());
@@ -209,11 +210,17 @@ void ExactLayer::promote_columns(const Matrix& matrix, const std::vector<int32_t
   for (int64_t k = 0, depth = 0; k < a.depth; k += depth) {
     const int64_t block = (a.front + k) / kScaleGroup;
     depth = std::min((block + 1) * kScaleGroup - a.front, a.depth) - k;
-    const OperandRows left{static_cast<const uint8_t*>(a.data) + k, height, a.depth, a_rows.data()};
-    OperandRows right = matrix.rows;
-    right.data = static_cast<const uint8_t*>(right.data) + begin * right.stride + k;
-    right.num_rows = count;
-    products(rules_, left, right, depth, acc.data(), count);
+    const int64_t in_instruction = (a.front + k) % rules_.num_products;
+    const int64_t head = in_instruction == 0 ? 0 : std::min<int64_t>(rules_.num_products - in_instruction, depth);
+    const auto add = [&](int64_t first, int64_t length, bool accumulate) {
+      const OperandRows left{static_cast<const uint8_t*>(a.data) + first, height, a.depth, a_rows.data()};
+      OperandRows right = matrix.rows;
+      right.data = static_cast<const uint8_t*>(right.data) + begin * right.stride + first;
+      right.num_rows = count;
+      products(rules_, left, right, length, acc.data(), count, accumulate);
+    };
+    if (head > 0) add(k, head, false);
+    if (head < depth) add(k + head, depth - head, head > 0);
     for (int64_t i = 0; i < height; ++i) {
       const float a_scale = a.scales[int64_t{a_rows[static_cast<size_t>(i)]} * scale_groups(a.front + a.depth) + block];
       for (int64_t j = 0; j < count; ++j) {
