@@ -59,8 +59,8 @@ const char* expert_gemm_rows_fp8_misfit(const LayerConfig& config, int64_t num_t
 template <const expert_gemm_rows::FewRows& kFewRows>
 const char* expert_gemm_rows_slower(const LayerConfig& config, int64_t num_tokens) {
   const double mean_rows = static_cast<double>(num_tokens) * config.top_k / config.num_experts;
-  if (num_tokens <= kFewRows.always_tokens || mean_rows <= kFewRows.most_mean_rows) return nullptr;
-  return "experts have more rows than weights are worth reading for once";
+  return kFewRows.has(num_tokens, mean_rows) ? nullptr
+                                             : "experts have more rows than weights are worth reading for once";
 }
 
 template <int kElementBytes>

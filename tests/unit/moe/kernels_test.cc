@@ -90,6 +90,20 @@ TEST(Kernels, TheChoiceIsByTheMeanNumberOfRows) {
   EXPECT_EQ(name(one, 17), "expert_gemm");
 }
 
+TEST(Kernels, TheChoiceForE4m3IsByTokensAndByRows) {
+  const auto name = [](const char* preset, int32_t tokens) {
+    LayerConfig config = find_preset(preset).config;
+    config.weight_format = WeightFormat::fp8_block;
+    return resolve_launch(config, tokens, kDevice, {}).kernel->name;
+  };
+  EXPECT_EQ(name("mixtral-8x7b", 32), "expert_gemm_rows_fp8") << "so few tokens whatever the layer";
+  EXPECT_EQ(name("mixtral-8x7b", 33), "expert_gemm_fp8");
+  EXPECT_EQ(name("qwen3-30b", 64), "expert_gemm_rows_fp8") << "4 rows, of not too many tokens";
+  EXPECT_EQ(name("qwen3-30b", 65), "expert_gemm_fp8");
+  EXPECT_EQ(name("gpt-oss-120b", 96), "expert_gemm_rows_fp8") << "3 rows";
+  EXPECT_EQ(name("gpt-oss-120b", 128), "expert_gemm_fp8") << "4 rows, of too many tokens";
+}
+
 TEST(Kernels, AWishGoesBeforeSpeedButNotBeforeWhatCanRun) {
   LaunchPolicy wish;
   wish.kernel = "expert_gemm";
