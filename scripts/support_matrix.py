@@ -11,6 +11,7 @@ import ast
 import json
 import pathlib
 import re
+import statistics
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -107,15 +108,33 @@ def engines():
     entry = RECORD["python"]
     tested = f"Transformers {entry['packages']['transformers']}"
     fp8 = fp8_families()
-    rows = [[FAMILIES[name], "bf16, f16, f32" + (", FP8" if name in fp8 else ""), tested, "a few layers, against eager experts",
-             entry["gpu"], entry["date"]] for name in functions("tests/gpu/python/model_zoo.py") if name in FAMILIES]
-    for path in sorted(RESULTS.glob("engines_*.json")):
+    rows = [[FAMILIES[name], "bf16, f16, f32" + (", FP8" if name in fp8 else ""), tested, "a few layers",
+             "logits within their bound of eager experts'", entry["gpu"], entry["date"]]
+            for name in functions("tests/gpu/python/model_zoo.py") if name in FAMILIES]
+    for path in sorted(RESULTS.glob("vllm_*.json")):
         for row in json.loads(path.read_text()):
             side = row["sides"]["tessera"]
-            if row["code"] == 0:  # every layer's experts were Tessera's, and tokens equal up to ties
-                rows.append([row["model"], row["format"], f"vLLM {side['vllm']}",
-                             f"{row['layers']} layers, against vLLM's own experts", side["gpu"], row["date"]])
-    return table(["model", "weights", "engine", "what ran", "device", "date"], rows)
+            ours = sum(count for name, count in (side.get("experts") or {}).items() if name.startswith("Tessera"))
+            rows.append([row["model"], row["format"], f"vLLM {side['vllm']}",
+                         f"{row['layers']} layers, {row['start']}; experts of {ours} layers Tessera's",
+                         compared(row), side["gpu"], row["date"]])
+    return table(["model", "weights", "engine", "what ran", "against the engine's own experts", "device", "date"], rows)
+
+
+def compared(row):
+    """What the record has of both sides, and why it has no more."""
+    found, tokens = [], row.get("tokens")
+    if tokens:
+        apart = tokens["ties"] + len(tokens["no_ties"])
+        found.append(f"{tokens['requests']} requests, {apart} part somewhere, {tokens['ties']} of them at a tie of "
+                     f"{row['tie']} nats")
+    ours, theirs = (row["sides"][name].get("latency") or {} for name in ("tessera", "vllm"))
+    found += [f"a batch of {batch}: {median(ours[batch])} s to {median(theirs[batch])} s" for batch in ours if batch in theirs]
+    return "; ".join([*found, *(f"no {what}: {why}" for what, why in (row.get("left_out") or {}).items())])
+
+
+def median(seconds):
+    return f"{statistics.median(seconds if isinstance(seconds, list) else [seconds]):.3f}"
 
 
 def write_serve():
