@@ -78,7 +78,22 @@ GPU_SAID = {
                         lambda r: f"{r['found']} of {r['planted']} found, {r['worker_deaths']} processes started again"),
     "hanging_kernel": ("a kernel that does not end in time: the record fails alone",
                        lambda r: f"{r['found']} of {r['planted']} found, {r['worker_deaths']} processes started again"),
+    "several_workers": ("one of several GPUs' worker processes killed, with an illegal address, a kernel that does not end, out "
+                        "of memory: nothing lost or twice, bits of one GPU, back at nine tenths of the others' rate in time",
+                        lambda r: f"{r['gpus']} GPUs, {r['faults']} faults in {r['records']:,} records, {r['worker_deaths']} "
+                                  f"processes started again; back after at most {slowest(r, 'back'):.1f} s, at nine tenths of "
+                                  f"the whole rate after {slowest(r, 'whole'):.1f} s"),
+    "several_gpus_ctrl_c": ("Ctrl-C at random points of runs over several GPUs: bitwise one GPU's, no process left, memory free",
+                            lambda r: f"{r['gpus']} GPUs, {r['signals']} signals; slowest end {r['slowest_end_seconds']:.2f} s, "
+                                      f"memory after {r['slowest_memory_free_seconds']:.2f} s"),
+    "several_gpus_sigkill_supervisor": ("SIGKILL of their supervisor: the same",
+                                        lambda r: f"{r['gpus']} GPUs, {r['signals']} kills; memory after "
+                                                  f"{r['slowest_memory_free_seconds']:.2f} s"),
 }
+
+
+def slowest(row, what):
+    return max(kind[f"slowest_{what}_seconds"] for kind in row["kinds"].values())
 
 
 def cell(results, name, say):

@@ -90,6 +90,20 @@ TEST(Kernels, TheChoiceIsByTheMeanNumberOfRows) {
   EXPECT_EQ(name(one, 17), "expert_gemm");
 }
 
+TEST(Kernels, TheChoiceForE4m3IsByTokensAndByRows) {
+  const auto name = [](const char* preset, int32_t tokens) {
+    LayerConfig config = find_preset(preset).config;
+    config.weight_format = WeightFormat::fp8_block;
+    return resolve_launch(config, tokens, kDevice, {}).kernel->name;
+  };
+  EXPECT_EQ(name("mixtral-8x7b", 32), "expert_gemm_rows_fp8") << "so few tokens whatever the layer";
+  EXPECT_EQ(name("mixtral-8x7b", 33), "expert_gemm_fp8");
+  EXPECT_EQ(name("qwen3-30b", 64), "expert_gemm_rows_fp8") << "4 rows, of not too many tokens";
+  EXPECT_EQ(name("qwen3-30b", 65), "expert_gemm_fp8");
+  EXPECT_EQ(name("gpt-oss-120b", 96), "expert_gemm_rows_fp8") << "3 rows";
+  EXPECT_EQ(name("gpt-oss-120b", 128), "expert_gemm_fp8") << "4 rows, of too many tokens";
+}
+
 TEST(Kernels, AWishGoesBeforeSpeedButNotBeforeWhatCanRun) {
   LaunchPolicy wish;
   wish.kernel = "expert_gemm";
@@ -160,11 +174,17 @@ TEST(Kernels, WeightsInBlocksOfE4m3TakeTheirOwn) {
   EXPECT_NE(error_of([&] { select_kernel(config, 1, kDevice); }).find("cut inside a block of scales"),
             std::string::npos);
   config.shared_intermediate_size = 0;
-  for (const ScaleOffsets offsets : {ScaleOffsets{64, 0, 0}, {0, 64, 0}, {0, 0, 16}}) {
+  for (const ScaleOffsets offsets : {ScaleOffsets{64, 0, 0}, {0, 64, 0}, {0, 0, 16}, {64, 64, 16}}) {
     config.scale_offsets = offsets;
-    EXPECT_NE(error_of([&] { select_kernel(config, 1, kDevice); }).find("begin inside a block of scales"),
+    EXPECT_NE(error_of([&] { select_kernel(config, 1, kDevice); }).find("gate, up and down at different places"),
               std::string::npos);
   }
+  config.scale_offsets = {8, 8, 8};
+  EXPECT_NE(error_of([&] { select_kernel(config, 1, kDevice); }).find("at no multiple of 16"), std::string::npos);
+  config.scale_offsets = {96, 96, 96};
+  EXPECT_EQ(resolve_launch(config, 1, kDevice, {}).kernel->name, "expert_gemm_fp8") << "a shard like any other";
+  config.shared_intermediate_size = 192;
+  EXPECT_NE(error_of([&] { select_kernel(config, 1, kDevice); }).find("its shared expert do not"), std::string::npos);
 }
 
 TEST(Kernels, TheChoiceAndTheLaunchAreSaid) {

@@ -28,13 +28,20 @@ struct Policy {
 constexpr Policy default_policy() { return {64, 4, 112 * 1024, 8192, 2}; }
 
 // Where it is the faster of a format's two kernels, measured, see README.md: up to so many tokens whatever the layer,
-// and up to so many rows an expert on average.
+// up to so many rows an expert on average, and of at most small_tokens up to so many more.
 struct FewRows {
   int32_t always_tokens;
   double most_mean_rows;
+  int32_t small_tokens;
+  double most_mean_rows_of_small;
+
+  constexpr bool has(int64_t num_tokens, double mean_rows) const {
+    return num_tokens <= always_tokens ||
+           mean_rows <= (num_tokens <= small_tokens ? most_mean_rows_of_small : most_mean_rows);
+  }
 };
-inline constexpr FewRows kFewDenseRows = {16, 8.0};
-inline constexpr FewRows kFewE4m3Rows = {32, 3.0};
+inline constexpr FewRows kFewDenseRows = {16, 8.0, 16, 8.0};
+inline constexpr FewRows kFewE4m3Rows = {32, 3.0, 64, 4.0};
 
 // One token's rows of e4m3 in blocks are quantised by each CTA that reads them: a launch before the products, and
 // looking at what other CTAs have written, cost more than doing it many times. Of short rows, up to four tokens' are.
