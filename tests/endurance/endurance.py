@@ -234,24 +234,24 @@ def program(setting, name, *arguments, timeout=TIMEOUT_SECONDS):
 
 def failing_files(setting, _count, _rng):
     """Every file call and every start of a thread or process of the command's own code fails once, site by site."""
-    return faults(setting, ("file", "thread"))
+    return faults(setting, ("file", "thread"), 1)  # what comes only behind another fault is found by who has that
 
 
 def failing_allocations(setting, _count, _rng):
     """The same of every allocation."""
-    return faults(setting, ("allocation",))
+    return faults(setting, ("allocation",), 2)
 
 
-def faults(setting, wanted):
-    """Two processes, each with half of the sites."""
-    def half(part):
+def faults(setting, wanted, num_parts):
+    """So many processes, each with its part of the sites."""
+    def one(part):
         with tempfile.TemporaryDirectory(dir=setting.folder) as folder:
-            return program(setting, "endurance_faults", folder, part, 2, *wanted, timeout=3 * 3600)
+            return program(setting, "endurance_faults", folder, part, num_parts, *wanted, timeout=3 * 3600)
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        halves = list(pool.map(half, (0, 1)))
+        parts = list(pool.map(one, range(num_parts)))
     kinds, codes = {}, {}
-    for row in halves:
+    for row in parts:
         for stage in ("from_the_beginning", "resumed", "with_worker_processes"):
             for kind, counts in row[stage].items():
                 if kind == "exit_codes":
@@ -261,10 +261,10 @@ def faults(setting, wanted):
                 kinds.setdefault(kind, {"sites": 0, "failed": 0})
                 for what in ("sites", "failed"):
                     kinds[kind][what] += counts[what]
-    row = {"kinds": kinds, "exit_codes": dict(sorted(codes.items())), "problems": [p for half in halves for p in half["problems"]],
+    row = {"kinds": kinds, "exit_codes": dict(sorted(codes.items())), "problems": [p for part in parts for p in part["problems"]],
            "sites": sum(kind["sites"] for kind in kinds.values()),
            "sites_failed": sum(kind["failed"] for kind in kinds.values())}
-    return row | {"ok": all(half["ok"] for half in halves) and row["sites"] == row["sites_failed"] and
+    return row | {"ok": all(part["ok"] for part in parts) and row["sites"] == row["sites_failed"] and
                         set(kinds) == set(wanted)}
 
 
