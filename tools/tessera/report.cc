@@ -8,6 +8,7 @@
 
 #include "commands.h"
 #include "exit_codes.h"
+#include "file_format.h"
 #include "file_roles.h"
 #include "html.h"
 #include "integer_option.h"
@@ -189,6 +190,7 @@ std::string peers_section(const Options& options) {
 }
 
 int report(const Options& options) {
+  require_own_extension("--out", options.output, ".html");
   FileRoles roles;
   roles.reads("--peers", options.peers);
   roles.writes("--out", options.output);
