@@ -177,11 +177,6 @@ class MoELayer:
                 f"num_experts={self.num_experts}, top_k={self.top_k}, dtype={self._type}, "
                 f"weight_format={self._options[7]}, device={self._device})")
 
-    def __repr__(self):
-        return (f"tessera.MoELayer(hidden_size={self.hidden_size}, intermediate_size={self.intermediate_size}, "
-                f"num_experts={self.num_experts}, top_k={self.top_k}, dtype={self._type}, "
-                f"weight_format={self._options[7]}, device={self._device})")
-
     def __reduce__(self):
         raise TypeError(wrong("MoELayer", "a layer to copy", "a new MoELayer made of the arrays there: a layer "
                               "refers to their memory"))

@@ -173,6 +173,7 @@ class Pipeline {
         note_death(lost.what());
         batch->num_deaths += 1;
         give_back(*std::move(batch));
+        if (!recover(lane)) return;
         continue;
       } catch (const DeviceError& error) {
         retire(lane, std::move(batch), error.what());
@@ -188,6 +189,19 @@ class Pipeline {
       }
     }
     if (verifier_.is_quarantined(device)) retire(lane, std::nullopt, {});
+  }
+
+  /// False where the lane's process died and no other takes its place.
+  bool recover(size_t lane) {
+    auto* const restartable = dynamic_cast<RestartableClassifier*>(classifiers_[lane].get());
+    if (restartable == nullptr) return true;
+    try {
+      restartable->recover();
+    } catch (const DeviceError& error) {
+      retire(lane, std::nullopt, error.what());
+      return false;
+    }
+    return true;
   }
 
   /// Empty once the queue has ended, or the device is not to be trusted. Whoever waits verifies what is held back.

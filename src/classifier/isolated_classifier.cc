@@ -88,7 +88,10 @@ class Process {
       throw Error("worker process of " + options.name, "cannot start: " + errno_message(error_number));
     }
   }
-  ~Process() { end(); }
+  ~Process() {
+    end();
+    wait();
+  }
   Process(const Process&) = delete;
   Process& operator=(const Process&) = delete;
 
@@ -96,23 +99,33 @@ class Process {
   size_t num_lanes() const { return channels_.size(); }
 
   /// Ends it, if it has not ended; says of what it died: "ended by signal 11", "ended with exit code 1". Once dead, the
-  /// answers that it gave before can still be read.
+  /// answers that it gave before can still be read. What it left on its device (a kernel) may keep it for a while yet.
   std::string end() {
     const std::lock_guard lock(mutex_);
-    if (pid_ <= 0) return how_;
-    const pid_t pid = std::exchange(pid_, 0);
+    if (pid_ <= 0 || !how_.empty()) return how_;
+    const pid_t pid = pid_;
     int status = 0;
     const bool had_ended = waitpid(pid, &status, WNOHANG) == pid || has_ended_soon(pid, status);
-    if (!had_ended) {
+    if (had_ended) {
+      pid_ = 0;
+    } else {
       kill(pid, SIGKILL);
-      while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-      }
     }
     how_ = str_cat("process ", pid, " ",
                    !had_ended                 ? std::string("had to be ended")
                    : WIFSIGNALED(status) != 0 ? str_cat("was ended by signal ", WTERMSIG(status))
                                               : str_cat("ended with exit code ", WEXITSTATUS(status)));
     return how_;
+  }
+  /// Until nothing is left of a process that `end` has ended.
+  void wait() {
+    pid_t pid = 0;
+    {
+      const std::lock_guard lock(mutex_);
+      pid = std::exchange(pid_, 0);
+    }
+    while (pid > 0 && waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+    }
   }
   /// From here on `end` waits a little for the process to end by itself: its socket has ended.
   void expect_end() { is_ending_ = true; }
@@ -155,8 +168,8 @@ class Process {
 
   std::vector<std::unique_ptr<LeaseChannel>> channels_;
   std::mutex mutex_;
-  pid_t pid_ = 0;    // guarded by mutex_; 0: there is none any more
-  std::string how_;  // guarded by mutex_
+  pid_t pid_ = 0;    // guarded by mutex_; 0: nothing is left of it
+  std::string how_;  // guarded by mutex_; how it ended
   std::atomic<bool> is_ending_{false};
 };
 
@@ -181,33 +194,31 @@ class Device {
   const std::string& description() const { return description_; }
   int64_t preferred_batch() const { return preferred_batch_; }
 
+  /// The one that works now; where it died, the next, once that is ready. Throws DeviceError where there is none.
   std::shared_ptr<Process> process() {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return !is_starting_; });
+    if (process_ == nullptr && lost_.empty()) start_again(lock);
     if (process_ == nullptr) throw DeviceError(lost_);
     return process_;
   }
   uint64_t next_lease_id() { return ++last_lease_id_; }
   void answered() { num_deaths_in_a_row_ = 0; }
 
-  /// `dead` is, or has to be ended: starts another in its place unless that has been done. Throws DeviceError where it
-  /// cannot be, else WorkerLost.
-  [[noreturn]] void replace(const std::shared_ptr<Process>& dead, const std::string& said) {
-    const std::lock_guard lock(mutex_);
+  /// `dead` is, or has to be ended. Does not wait until it is gone: its batch is for another device meanwhile. Throws
+  /// DeviceError where the device is given up, else WorkerLost.
+  [[noreturn]] void condemn(const std::shared_ptr<Process>& dead, const std::string& said) {
     const std::string why =
         str_cat(options_.name, ": worker ", dead->end(), said.empty() ? "" : str_cat(" (", said, ")"));
+    const std::lock_guard lock(mutex_);
     if (process_ == dead) {
-      process_ = nullptr;
+      dead_ = std::exchange(process_, nullptr);
+      last_death_ = why;
       if (++num_deaths_in_a_row_ > kMaxDeathsInARow) {
         lost_ = str_cat(why, ", the last of ", num_deaths_in_a_row_, " without an answer between");
-        throw DeviceError(lost_);
-      }
-      try {
-        process_ = start();
-      } catch (const std::exception& error) {
-        lost_ = str_cat(why, "; it cannot be started again: ", error.what());
       }
     }
-    if (process_ == nullptr) throw DeviceError(lost_);
+    if (!lost_.empty()) throw DeviceError(lost_);
     throw WorkerLost(why);
   }
 
@@ -215,6 +226,26 @@ class Device {
   std::shared_mutex& company() { return company_; }
 
  private:
+  /// Others may look at the device meanwhile, none starts another process.
+  void start_again(std::unique_lock<std::mutex>& lock) {
+    is_starting_ = true;
+    const std::shared_ptr<Process> dead = std::exchange(dead_, nullptr);
+    std::shared_ptr<Process> fresh;
+    std::string why_not;
+    lock.unlock();
+    dead->wait();  // what it had of the device's memory is needed
+    try {
+      fresh = start();
+    } catch (const std::exception& error) {
+      why_not = error.what();
+    }
+    lock.lock();
+    process_ = fresh;
+    if (fresh == nullptr) lost_ = str_cat(last_death_, "; it cannot be started again: ", why_not);
+    is_starting_ = false;
+    changed_.notify_all();
+  }
+
   /// A process that has introduced itself on every lane and passed the test.
   std::shared_ptr<Process> start() {
     auto process = std::make_shared<Process>(options_, starter_);
@@ -264,8 +295,12 @@ class Device {
   std::string description_;
   SelfTest self_test_;
   std::mutex mutex_;
-  std::shared_ptr<Process> process_;  // guarded by mutex_; null once the device is given up
-  std::string lost_;                  // guarded by mutex_: why
+  std::condition_variable changed_;   // of is_starting_
+  bool is_starting_ = false;          // guarded by mutex_, as everything below
+  std::shared_ptr<Process> process_;  // null: it died, or the device is given up
+  std::shared_ptr<Process> dead_;     // the one before, until another is started
+  std::string last_death_;
+  std::string lost_;  // non-empty: why the device is given up
 };
 
 class IsolatedClassifier : public RestartableClassifier {
@@ -280,6 +315,7 @@ class IsolatedClassifier : public RestartableClassifier {
     const std::unique_lock alone(device_->company());
     run_slices(batch, outputs);
   }
+  void recover() override { static_cast<void>(device_->process()); }
   std::string description() const override { return device_->description() + "; in a process of its own"; }
   int64_t preferred_batch() const override { return device_->preferred_batch(); }
 
@@ -308,16 +344,16 @@ class IsolatedClassifier : public RestartableClassifier {
     const auto timeout = device_->options().lease_timeout;
     const LeaseChannel::Wait wait = channel.wait_for_answer(lease_id, Clock::now() + timeout);
     if (wait == LeaseChannel::Wait::too_late) {
-      device_->replace(process, str_cat("no answer within ", timeout.count(), " ms"));
+      device_->condemn(process, str_cat("no answer within ", timeout.count(), " ms"));
     }
     if (wait == LeaseChannel::Wait::ended) {
       process->expect_end();
-      device_->replace(process, "");
+      device_->condemn(process, "");
     }
     switch (channel.outcome()) {
       case Outcome::ok: break;
       case Outcome::out_of_memory: throw std::bad_alloc();
-      case Outcome::device_lost: process->expect_end(); device_->replace(process, channel.text());
+      case Outcome::device_lost: process->expect_end(); device_->condemn(process, channel.text());
       case Outcome::error: throw Error("worker process of " + device_->options().name, channel.text());
     }
     channel.copy_results(outputs);

@@ -5,9 +5,10 @@
 //                                           .shape = channel_shape(config, input), .num_lanes = 2});
 //   Engine engine(model, std::move(lanes), options);      // see restartable.h
 //
-// A process that dies, or that does not answer within the lease's time and is ended for it, is started again. Before it
-// gets a batch it labels one sentence of padding, whose bits must be those of the first process: a device that does not
-// pass is given up (DeviceError), and so is one that dies kMaxDeathsInARow times without an answer between.
+// A process that dies, or that does not answer within the lease's time and is ended for it, is started again; its batch
+// does not wait for that. Before the next process gets a batch it labels one sentence of padding, whose bits must be
+// those of the first process: a device that does not pass is given up (DeviceError), and so is one that dies
+// kMaxDeathsInARow times without an answer between.
 //
 // The processes die with this one, whatever ends it, and with the last of their classifiers.
 #pragma once

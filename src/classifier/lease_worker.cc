@@ -79,11 +79,19 @@ bool serve_leases(int num_lanes, const ClassifierMaker& make) {
       for (const auto& each : channels) each->shut_down();
     }
   };
-  {
-    std::vector<std::jthread> threads;
+  std::vector<std::jthread> threads;
+  try {
     for (size_t lane = 1; lane < channels.size(); ++lane) threads.emplace_back(serve, lane);
-    serve(0);
+  } catch (const std::exception& error) {
+    // The supervisor reads this lane first; the others that serve already wait for leases, which end with their
+    // sockets.
+    channels[0]->introduce(1, str_cat("cannot start a thread for each of ", num_lanes, " lanes: ", error.what()),
+                           Outcome::error);
+    for (size_t lane = 1; lane < channels.size(); ++lane) channels[lane]->shut_down();
+    return false;
   }
+  serve(0);
+  threads.clear();
   return !is_lost;
 }
 

@@ -10,18 +10,21 @@
 
 namespace tessera::classifier {
 
-/// The process of a classifier died, and another one stands ready in its place. Nothing of the batch is known. what()
-/// says which process, and of what.
+/// The process of a classifier died; another one takes its place when it is next needed. Nothing of the batch is known.
+/// what() says which process, and of what.
 class WorkerLost : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
-/// `run` throws WorkerLost where the process died and was started again, DeviceError where it could not be.
+/// `run` throws WorkerLost where the process died, DeviceError where another could not be started.
 class RestartableClassifier : public Classifier {
  public:
   /// As `run`, while nothing else is under way in the process: if it dies, it is of this batch.
   virtual void run_alone(const Batch& batch, const Outputs& outputs) = 0;
+  /// Waits for a process that is ready, as after WorkerLost; DeviceError where there will be none. A batch that waited
+  /// for this could be with another device.
+  virtual void recover() = 0;
 };
 
 }  // namespace tessera::classifier

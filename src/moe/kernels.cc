@@ -41,7 +41,6 @@ const char* expert_gemm_rows_misfit(const LayerConfig& config, int64_t num_token
 
 // What reads one scale for 128 weight rows, and one for a step of 128 of K.
 const char* scales_misfit(const LayerConfig& config) {
-  if (config.scale_offsets != ScaleOffsets{}) return "its weights begin inside a block of scales";
   // Its slices of a shared expert begin where the weight's scales do.
   const bool is_sliced = config.shared_intermediate_size > config.intermediate_size;
   return is_sliced && config.intermediate_size % kScaleGroup != 0
@@ -53,6 +52,7 @@ const char* expert_gemm_rows_fp8_misfit(const LayerConfig& config, int64_t num_t
   if (const char* misfit = expert_gemm_rows_misfit(config, num_tokens, device)) return misfit;
   if (config.num_gate_up_input_scales > 1) return "a token is quantised for each of its experts";
   if (config.round_like_engines) return "it does not round where engines do";
+  if (config.scale_offsets != ScaleOffsets{}) return "its weights begin inside a block of scales";
   return scales_misfit(config);
 }
 
@@ -73,8 +73,21 @@ std::pair<int32_t, int32_t> expert_gemm_tile(Role role, int32_t cluster_size) {
   return {policy.tile_columns, policy.tile_k};
 }
 
+// A tile begins where a block of scales does, of gate, up and down alike: what lies before the weights is 0 there.
+const char* offsets_misfit(const LayerConfig& config) {
+  const ScaleOffsets offsets = config.scale_offsets;
+  if (offsets == ScaleOffsets{}) return nullptr;
+  if (offsets.gate != offsets.down || (config.gated && offsets.up != offsets.down))
+    return "its weights begin inside a block of scales, gate, up and down at different places";
+  if (offsets.down % 16 != 0) return "its weights begin inside a block of scales, at no multiple of 16";
+  if (config.shared_intermediate_size > 0)
+    return "its weights begin inside a block of scales, those of its shared expert do not";
+  return nullptr;
+}
+
 const char* expert_gemm_fp8_misfit(const LayerConfig& config, int64_t, const LaunchDevice&) {
   if (const char* misfit = type_misfit(config)) return misfit;
+  if (const char* misfit = offsets_misfit(config)) return misfit;
   return scales_misfit(config);
 }
 

@@ -20,6 +20,11 @@ constexpr int32_t num_shared_experts(const LayerConfig& config) {
   return config.shared_intermediate_size / config.intermediate_size;
 }
 
+/// Columns of the intermediate as a GPU lays it out: with those of the block of scales in which the weights begin.
+constexpr int32_t padded_intermediate_size(const LayerConfig& config) {
+  return config.intermediate_size + config.scale_offsets.down;
+}
+
 /// k + S: slots of a token, those of the shared expert's slices included.
 constexpr int32_t num_slots(const LayerConfig& config) { return config.top_k + num_shared_experts(config); }
 

@@ -63,6 +63,9 @@ class Setting:
         return subprocess.Popen([self.tessera, *map(str, self.arguments(output, *more))], stdin=subprocess.DEVNULL,
                                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
+    def after_break(self):
+        """Of a run that was broken off: what must be true besides."""
+
     def check_output(self, output):
         if output.read_bytes() != self.expected:
             raise Row(f"{output.name}: not the bytes of an undisturbed run")
@@ -146,6 +149,7 @@ def broken_off(setting, count, rng, send, name, more, delay):
                     breaks += 1
                     code, err = end(process)
                     times.append(time.monotonic() - begin)
+                    setting.after_break()
                     if send == signal.SIGINT and code not in (0, 130, -signal.SIGINT):
                         raise Row(f"exit code {code} after Ctrl-C: {err[-600:]}") from None
                     continue

@@ -1,10 +1,11 @@
 // The worker process of a fake device (unit/classifier/engine_fakes.h), for tests of the supervisor: what is asked for
 // on its command line goes wrong in it.
 //
-//   fake_worker LANES [die_every=N] [wrong_every=N] [delay_us=N] [refuse_if=FILE] [other_bits_if=FILE]
+//   fake_worker LANES [die_every=N] [wrong_every=N] [delay_us=N] [refuse_if=FILE] [other_bits_if=FILE] [threads=N]
 //
 // A record whose second id is one of Poison ends the process, or holds it up.
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -81,10 +82,19 @@ class FaultyClassifier : public FakeClassifier {
   bool has_other_bits_;
 };
 
+/// As in a container that has no more processes. The limit does not count for root: this process becomes a user who has
+/// no other.
+void limit_threads(int64_t count) {
+  const auto some_user = static_cast<uid_t>(20'000 + getpid() % 40'000);
+  const rlimit limit = {.rlim_cur = static_cast<rlim_t>(count), .rlim_max = static_cast<rlim_t>(count)};
+  if (setrlimit(RLIMIT_NPROC, &limit) != 0 || (geteuid() == 0 && setuid(some_user) != 0)) _exit(8);
+}
+
 int serve(int argc, char** argv) {
   become_worker_process();
   const Settings settings = settings_of(argc, argv);
   const int num_lanes = std::atoi(argv[1]);
+  if (settings.contains("threads")) limit_threads(number(settings, "threads"));
   const bool ends_well = serve_leases(num_lanes, [&](const ChannelShape&) {
     if (file_exists(settings, "refuse_if")) throw DeviceError("planted: the device does not come back");
     std::vector<std::unique_ptr<Classifier>> classifiers;

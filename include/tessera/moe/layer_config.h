@@ -24,7 +24,8 @@ using tessera::GateUpOrder;
 
 /// How far inside their first block of scales the routed experts' weights begin, 0 for the beginning: a scale belongs
 /// to rows (or columns) i of equal (offset + i) / 128. So weights of a shard that begins inside a block, and up rows
-/// under a grid that counts through gate and up, keep the scales that they have.
+/// under a grid that counts through gate and up, keep the scales that they have. The intermediate is quantised by the
+/// blocks of down.
 struct ScaleOffsets {
   int32_t gate = 0;  ///< of row 0 of gate; not gated: of gate_up
   int32_t up = 0;    ///< of row 0 of up; not gated: 0
@@ -46,7 +47,8 @@ struct LayerConfig {
   int32_t shared_intermediate_size = 0;  ///< I_s of the shared expert, a multiple of the same; 0: none
   GateUpOrder gate_up_order = GateUpOrder::gate_first;
   WeightFormat weight_format = WeightFormat::dense;  ///< of the four weights
-  ScaleOffsets scale_offsets{};                      ///< all below the block's size; CUDA: 0
+  /// All below the block's size. CUDA: equal multiples of 16, up's too where gated, and then no shared expert.
+  ScaleOffsets scale_offsets{};
   /// Of fp8_channel, how many static scales LayerWeights has for x and for the intermediate: 0, then they are made of
   /// the rows; 1; or one for each expert, E, and one more for a shared expert. A row is quantised by its expert's.
   int32_t num_gate_up_input_scales = 0;

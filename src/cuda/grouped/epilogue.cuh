@@ -36,7 +36,8 @@ __device__ inline void each_column_pair(const Problem& problem, const TileSlot& 
   constexpr bool kGated = kRole == Role::gate_up;
   constexpr int kGroups = ptx::Fragment<kColumns>::kColumnGroups;
   constexpr int kHalf = kGroups / 2;
-  const int32_t n = problem.out_columns(kRole);
+  const int32_t front = problem.first_column(kRole);
+  const int32_t n = problem.out_columns(kRole) - front;
   const int32_t all = n * slices;
   const GateUpOrder order = problem.gate_up_order;
   // 32 bits do: an expert's own rows.
@@ -47,8 +48,9 @@ __device__ inline void each_column_pair(const Problem& problem, const TileSlot& 
   for (int j = 0; j < kGroups; ++j) {
     const int in_half = kGated ? j % kHalf : j;
     const int column =
-        tile.n_block * tile_out_columns(kRole, kColumns) + in_half * 8 + static_cast<int>(threadIdx.x % 4) * 2;
-    if (column >= n) continue;  // n is a multiple of 8: the pair is inside or outside together
+        tile.n_block * tile_out_columns(kRole, kColumns) + in_half * 8 + static_cast<int>(threadIdx.x % 4) * 2 - front;
+    // Both are multiples of 8: the pair is inside or outside together.
+    if (static_cast<uint32_t>(column) >= static_cast<uint32_t>(n)) continue;
     const int32_t source = step * column + (kGated && j >= kHalf ? first_up : first_gate);
     act(j, source, source + step);
   }
@@ -57,7 +59,8 @@ __device__ inline void each_column_pair(const Problem& problem, const TileSlot& 
 // Adds the bias of the columns this thread holds.
 template <Role kRole, class Element, int kColumns>
 __device__ inline void add_bias(ptx::Fragment<kColumns>& acc, const Problem& problem, const TileSlot& tile) {
-  const int64_t width = (kRole == Role::gate_up ? 2 : 1) * static_cast<int64_t>(problem.out_columns(kRole));
+  const int64_t width =
+      (kRole == Role::gate_up ? 2 : 1) * static_cast<int64_t>(problem.out_columns(kRole) - problem.first_column(kRole));
   const Element* bias = static_cast<const Element*>(problem.bias(kRole)) + tile.expert * width;
   each_column_pair<kRole, kColumns>(problem, tile, 0, 1, [&](int j, int32_t first, int32_t second) {
     const float b0 = cta::to_float(bias[first]);

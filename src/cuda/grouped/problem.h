@@ -31,9 +31,11 @@ TESSERA_HOST_DEVICE constexpr int gemm_idx(Role role) { return role == Role::dow
 
 struct Problem {
   PlanView plan;
-  Tiling tilings[kNumGemms];   // those that the plan was built with
-  int32_t hidden_size;         // H
-  int32_t intermediate_size;   // I
+  Tiling tilings[kNumGemms];  // those that the plan was built with
+  int32_t hidden_size;        // H
+  int32_t intermediate_size;  // I
+  // Of I, columns that the weights lack, the first: they begin so far inside a block of scales. What lies there is 0.
+  int32_t weight_front;        // gate_up has I - weight_front rows a half, down as many columns
   int32_t num_experts;         // E: of the plan's experts, those that tokens are routed to
   int32_t num_shared_experts;  // S: experts E.. of the plan, slices of one that is S * I wide, without bias
   int32_t max_rows;            // rows of intermediate and of rows: T * (k + S)
@@ -79,6 +81,9 @@ struct Problem {
   TESSERA_HOST_DEVICE constexpr int32_t out_columns(Role role) const {
     return role == Role::down ? hidden_size : intermediate_size;
   }
+  /// Of these, where the weight's own begin.
+  TESSERA_HOST_DEVICE constexpr int32_t first_of_sum(Role role) const { return role == Role::down ? weight_front : 0; }
+  TESSERA_HOST_DEVICE constexpr int32_t first_column(Role role) const { return role == Role::down ? 0 : weight_front; }
   TESSERA_HOST_DEVICE constexpr const void* weight(Role role) const { return role == Role::down ? down : gate_up; }
   TESSERA_HOST_DEVICE constexpr const void* shared_weight(Role role) const {
     return role == Role::down ? shared_down : shared_gate_up;

@@ -25,8 +25,8 @@ Weight weight_of(const Problem& problem, Role role, bool is_shared) {
   Weight w{};
   w.argument = is_shared ? "shared weight" : "weight";
   w.data = is_shared ? problem.shared_weight(role) : problem.weight(role);
-  w.k = static_cast<uint64_t>(problem.sum_length(role));
-  w.n = static_cast<uint64_t>(problem.out_columns(role));
+  w.k = static_cast<uint64_t>(problem.sum_length(role) - problem.first_of_sum(role));
+  w.n = static_cast<uint64_t>(problem.out_columns(role) - problem.first_column(role));
   w.halves = is_gated ? 2 : 1;
   w.experts = static_cast<uint64_t>(is_shared ? problem.num_shared_experts : problem.num_experts);
   const uint64_t slices = is_shared ? w.experts : 1;  // side by side in one weight

@@ -19,11 +19,13 @@ struct WeightMaps {
       : routed(routed_map),
         shared(shared_map),
         num_routed_experts(problem.num_experts),
+        front(problem.weight_front),
         gate_half(problem.gate_up_order == GateUpOrder::up_first ? 1 : 0) {}
 
   const CUtensorMap& routed;
   const CUtensorMap& shared;
   int32_t num_routed_experts;
+  int32_t front;      // rows of gate_up, columns of down, that lie before the weight: TMA gives 0 for them
   int32_t gate_half;  // 1: the first of the weight's two halves is up; in the tile gate always comes first
 };
 
@@ -37,7 +39,9 @@ __device__ inline void load_weight_box(const WeightMaps& weights, const TileSlot
   const bool is_routed = tile.expert < weights.num_routed_experts;
   const CUtensorMap& map = is_routed ? weights.routed : weights.shared;
   const int32_t expert = is_routed ? tile.expert : tile.expert - weights.num_routed_experts;
-  const int32_t coordinates[4] = {k_begin, row, kGated ? half ^ weights.gate_half : 0, expert};
+  const int32_t coordinates[4] = {kRole == Role::down ? k_begin - weights.front : k_begin,
+                                  kRole == Role::down ? row : row - weights.front,
+                                  kGated ? half ^ weights.gate_half : 0, expert};
   if constexpr (kMulticastCtas > 1) {
     constexpr uint16_t kWholeCluster = (1u << kMulticastCtas) - 1;
     ptx::tma_load_4d_multicast(target, &map, coordinates, barrier, kWholeCluster);

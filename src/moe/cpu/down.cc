@@ -41,6 +41,7 @@ void down_tile(const CpuRun& run, const RowTile& tile, const TileScratch& scratc
   for (int64_t panel = tile.panel_begin; panel < tile.panel_end; ++panel) {
     const int64_t begin = product.begin(panel);
     const int64_t skipped = product.new_begin(panel) - begin;
+    const int64_t num_new = product.num_new(panel);
     const void* weights = load_panel(run, weight, begin, width, scratch.decoded);
     product.gemm().run(product.gemm().height_for(tile.num_rows), a, weights, scratch.c, scratch.library);
     float bias[kPanelColumns];
@@ -52,7 +53,7 @@ void down_tile(const CpuRun& run, const RowTile& tile, const TileScratch& scratc
       float* const results = scratch.c + row * width;
       if (has_bias) cpu::add_bias(bias, width, results);
       const int64_t place = (tile.first_row + row) * hidden + begin + skipped;
-      cpu::from_f32(results + skipped, width - skipped, dtype, out + static_cast<size_t>(place) * run.element_bytes());
+      cpu::from_f32(results + skipped, num_new, dtype, out + static_cast<size_t>(place) * run.element_bytes());
     }
   }
 }

@@ -109,6 +109,7 @@ void store_activated(const CpuRun& run, const RowTile& tile, int64_t panel, cons
   const int64_t width = product.width();
   const int64_t begin = product.begin(panel);
   const int64_t skipped = product.new_begin(panel) - begin;
+  const int64_t num_new = product.num_new(panel);
   const float* second_c = c + product.gemm().height_for(tile.num_rows) * width;
   const bool has_bias = run.weights.gate_up_bias != nullptr && !tile.is_shared;
   float bias[2 * kPanelColumns] = {};
@@ -141,8 +142,8 @@ void store_activated(const CpuRun& run, const RowTile& tile, int64_t panel, cons
     }
     const int64_t place = (tile.first_row + row) * tile.expert.intermediate_size + begin + skipped;
     if (config.round_like_engines) round_to(config.dtype, h, width);
-    if (format.quantizes_rows()) round_by_codes(h + skipped, width - skipped, format.row_group, fixed);
-    cpu::from_f32(h + skipped, width - skipped, out_dtype, out + static_cast<size_t>(place) * dtype_size(out_dtype));
+    if (format.quantizes_rows()) round_by_codes(h + skipped, num_new, format.row_group, fixed);
+    cpu::from_f32(h + skipped, num_new, out_dtype, out + static_cast<size_t>(place) * dtype_size(out_dtype));
   }
 }
 

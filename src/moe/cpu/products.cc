@@ -5,6 +5,7 @@
 #include "cpu/scratch.h"
 #include "moe/formats.h"
 #include "tessera/batching/launch.h"
+#include "tessera/core/check.h"
 #include "tessera/core/e4m3.h"
 
 namespace tessera::moe {
@@ -20,18 +21,23 @@ DType product_dtype(const LayerConfig& config) {
 
 }  // namespace
 
-PanelProduct::PanelProduct(int64_t columns, int64_t depth, DType dtype)
-    : columns_(columns), gemm_({std::min(kPanelColumns, columns), depth, dtype}) {}
+PanelProduct::PanelProduct(int64_t columns, int64_t depth, DType dtype, int64_t front)
+    : columns_(columns), front_(front), gemm_({std::min(kPanelColumns, columns), depth, dtype}) {
+  TESSERA_CHECK(front >= 0 && front < kPanelColumns, front);
+}
 
-int64_t PanelProduct::num_panels() const { return batching::ceil_div(columns_, width()); }
-int64_t PanelProduct::begin(int64_t panel) const { return std::min(panel * width(), columns_ - width()); }
-int64_t PanelProduct::new_begin(int64_t panel) const { return panel * width(); }
+int64_t PanelProduct::num_panels() const { return batching::ceil_div(columns_ + front_, kPanelColumns); }
+int64_t PanelProduct::begin(int64_t panel) const { return std::min(new_begin(panel), columns_ - width()); }
+int64_t PanelProduct::new_begin(int64_t panel) const { return std::max<int64_t>(0, panel * kPanelColumns - front_); }
+int64_t PanelProduct::num_new(int64_t panel) const {
+  return std::min((panel + 1) * kPanelColumns - front_, columns_) - new_begin(panel);
+}
 
 LayerProducts::LayerProducts(const LayerConfig& config)
     : num_experts_(config.num_experts),
       intermediate_dtype_(product_dtype(config)),
       routed_{config.intermediate_size,
-              {config.intermediate_size, config.hidden_size, intermediate_dtype_},
+              {config.intermediate_size, config.hidden_size, intermediate_dtype_, config.scale_offsets.down},
               {config.hidden_size, config.intermediate_size, intermediate_dtype_}} {
   if (const int32_t width = config.shared_intermediate_size; width != 0) {
     shared_ = ExpertProducts{

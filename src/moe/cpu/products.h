@@ -3,9 +3,9 @@
 //   const LayerProducts products(config);            // once a layer: products are made ready and tried out
 //   for (int32_t task = 0; task < products.num_tasks(); ++task) products.of(task).gate_up ...
 //
-// A panel is the width of one product: its weights lie in memory as they are multiplied. The last panel of a width that
-// is no multiple starts early and computes a few columns twice, so that there is one shape of product; only its new
-// columns are stored.
+// A panel is the width of one product: its weights lie in memory as they are multiplied. Where the columns of the last
+// panel, or of the first where columns begin inside a block of scales, are fewer, others are computed twice, so that
+// there is one shape of product; only its new columns are stored.
 #pragma once
 
 #include <cstddef>
@@ -25,16 +25,18 @@ inline constexpr int64_t kPanelColumns = 128;
 /// A matrix of weights [columns, depth], multiplied panel by panel.
 class PanelProduct {
  public:
-  PanelProduct(int64_t columns, int64_t depth, DType dtype);
+  /// `front`: how far inside a panel column 0 lies.
+  PanelProduct(int64_t columns, int64_t depth, DType dtype, int64_t front = 0);
 
   int64_t num_panels() const;
   int64_t width() const { return gemm_.spec().out_features; }
   int64_t begin(int64_t panel) const;      ///< first column that is computed
-  int64_t new_begin(int64_t panel) const;  ///< first column that no panel before has
+  int64_t new_begin(int64_t panel) const;  ///< first column that is the panel's own
+  int64_t num_new(int64_t panel) const;    ///< columns from there on that are
   const cpu::PlainGemm& gemm() const { return gemm_; }
 
  private:
-  int64_t columns_;
+  int64_t columns_, front_;
   cpu::PlainGemm gemm_;
 };
 

@@ -123,10 +123,11 @@ CudaRun CudaLayer::prepare(const LayerInputs& inputs, void* workspace, size_t wo
   const grouped::Role first = first_role(config_);
   grouped::Problem& problem = run.problem;
   problem.plan = arrays.plan;
-  problem.tilings[grouped::gemm_idx(first)] = run.launch.tiling(first, config_.intermediate_size);
+  problem.tilings[grouped::gemm_idx(first)] = run.launch.tiling(first, padded_intermediate_size(config_));
   problem.tilings[grouped::gemm_idx(grouped::Role::down)] = run.launch.tiling(grouped::Role::down, config_.hidden_size);
   problem.hidden_size = config_.hidden_size;
-  problem.intermediate_size = config_.intermediate_size;
+  problem.intermediate_size = padded_intermediate_size(config_);
+  problem.weight_front = config_.scale_offsets.down;
   problem.num_experts = config_.num_experts;
   problem.num_shared_experts = run.num_shared_experts;
   problem.max_rows = inputs.num_tokens * run.num_slots;

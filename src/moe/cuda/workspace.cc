@@ -31,8 +31,9 @@ CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, v
   ArrayLayout layout(base, kWorkspaceAlignment);
   CudaWorkspace workspace{};
   workspace.plan = take_plan(layout, config.num_experts + num_shared_experts(config), pairs);
-  workspace.intermediate = layout.take<uint8_t>(pairs * static_cast<size_t>(config.intermediate_size) *
-                                                static_cast<size_t>(operand_bytes(config)));
+  const int32_t width = padded_intermediate_size(config);
+  workspace.intermediate =
+      layout.take<uint8_t>(pairs * static_cast<size_t>(width) * static_cast<size_t>(operand_bytes(config)));
   workspace.rows = layout.take<uint16_t>(pairs * static_cast<size_t>(config.hidden_size));
   if (format_row(config.weight_format).quantizes_rows()) {
     constexpr size_t kAlignment = grouped::kScaleAlignment;
@@ -40,12 +41,12 @@ CudaWorkspace lay_out_workspace(const LayerConfig& config, int32_t num_tokens, v
         static_cast<int32_t>((pairs + grouped::kTileScales + kAlignment - 1) / kAlignment * kAlignment);
     const auto stride = static_cast<size_t>(workspace.scale_stride);
     workspace.token_codes = layout.take<uint8_t>(pairs * static_cast<size_t>(config.hidden_size));
-    const auto intermediate_groups = static_cast<size_t>(scale_groups(config.intermediate_size));
+    const auto intermediate_groups = static_cast<size_t>(scale_groups(width));
     workspace.token_scales = layout.take<float>(stride * static_cast<size_t>(scale_groups(config.hidden_size)));
     workspace.intermediate_scales = layout.take<float>(stride * intermediate_groups);
     if (makes_plan) {
       const size_t arrivals = pairs * intermediate_groups;
-      workspace.activations = layout.take<float>(pairs * static_cast<size_t>(config.intermediate_size));
+      workspace.activations = layout.take<float>(pairs * static_cast<size_t>(width));
       workspace.block_arrivals = layout.take<int32_t>(arrivals);
       workspace.num_block_arrivals = static_cast<int64_t>(arrivals);
     }

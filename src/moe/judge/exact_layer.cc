@@ -16,15 +16,17 @@ constexpr int64_t kColumnsAnItem = 64;  // of a product that threads share
 
 float widened(uint16_t bits, DType dtype) { return dtype == DType::bf16 ? bf16_to_f32(bits) : f16_to_f32(bits); }
 
-// One row, by the definition: a scale each `group` columns, or the one that is given.
-void quantize(const float* values, int64_t columns, int64_t group, const float* given, uint8_t* codes, float* scales) {
-  for (int64_t begin = 0; begin < columns; begin += group) {
-    const int64_t end = std::min(begin + group, columns);
+// One row, by the definition: a scale each `group` columns, or the one that is given. The first column is number
+// `front` of its group.
+void quantize(const float* values, int64_t columns, int64_t front, int64_t group, const float* given, uint8_t* codes,
+              float* scales) {
+  for (int64_t begin = 0, end = 0; begin < columns; begin = end) {
+    end = std::min((begin + front) / group * group + group - front, columns);
     uint32_t amax = 0;
     for (int64_t i = begin; i < end; ++i) amax = std::max(amax, magnitude_bits(values[i]));
     const float scale = given != nullptr ? *given : e4m3_scale(amax);
     for (int64_t i = begin; i < end; ++i) codes[i] = e4m3_code(values[i], e4m3_inverse_scale(scale));
-    for (int64_t i = begin; i < end; i += kScaleGroup) scales[i / kScaleGroup] = scale;
+    for (int64_t i = (begin + front) / kScaleGroup; i < scale_groups(end + front); ++i) scales[i] = scale;
   }
 }
 
@@ -76,7 +78,8 @@ struct ExactLayer::Matrix {
 struct ExactLayer::Operand {
   const void* data;
   int64_t depth;
-  const float* scales = nullptr;  // [.., groups of the depth]
+  const float* scales = nullptr;  // [.., groups of front + depth]
+  int64_t front = 0;              // of element 0 in its group
 };
 
 ExactLayer::ExactLayer(const LayerConfig& config, const LayerWeights& weights, const LayerInputs& inputs,
@@ -196,28 +199,26 @@ void ExactLayer::multiply_columns(const Matrix& matrix, const std::vector<int32_
   products(rules_, left, right, a.depth, result, matrix.rows.num_rows);
 }
 
-// The same of codes: what has one scale of A and one of B is a sum of its own, promoted. That is each block of K, in
-// two parts where those of A and of B do not begin together.
+// The same of codes: what has one scale of A and one of B, each block of K, is a sum of its own, promoted.
 void ExactLayer::promote_columns(const Matrix& matrix, const std::vector<int32_t>& a_rows, const Operand& a,
                                  int64_t begin, int64_t count, float* result) const {
   const auto height = static_cast<int64_t>(a_rows.size());
   const int64_t stride = matrix.rows.num_rows;
   std::vector<float> acc(static_cast<size_t>(height * count));
+  TESSERA_CHECK(matrix.column_offset == a.front, matrix.column_offset, a.front);
   for (int64_t k = 0, depth = 0; k < a.depth; k += depth) {
-    const int64_t in_a = k % kScaleGroup, in_b = (matrix.column_offset + k) % kScaleGroup;
-    depth = std::min(kScaleGroup - std::max(in_a, in_b), a.depth - k);
-    const int64_t block = k / kScaleGroup, b_block = (matrix.column_offset + k) / kScaleGroup;
+    const int64_t block = (a.front + k) / kScaleGroup;
+    depth = std::min((block + 1) * kScaleGroup - a.front, a.depth) - k;
     const OperandRows left{static_cast<const uint8_t*>(a.data) + k, height, a.depth, a_rows.data()};
     OperandRows right = matrix.rows;
     right.data = static_cast<const uint8_t*>(right.data) + begin * right.stride + k;
     right.num_rows = count;
     products(rules_, left, right, depth, acc.data(), count);
     for (int64_t i = 0; i < height; ++i) {
-      const float a_scale = a.scales[int64_t{a_rows[static_cast<size_t>(i)]} * scale_groups(a.depth) + block];
+      const float a_scale = a.scales[int64_t{a_rows[static_cast<size_t>(i)]} * scale_groups(a.front + a.depth) + block];
       for (int64_t j = 0; j < count; ++j) {
         const int64_t row_block = (matrix.row_offset + begin + j) / kScaleGroup;
-        const float b_scale =
-            matrix.scales == nullptr ? 1.0f : matrix.scales[row_block * matrix.scale_stride + b_block];
+        const float b_scale = matrix.scales == nullptr ? 1.0f : matrix.scales[row_block * matrix.scale_stride + block];
         float& sum = result[i * stride + j];
         sum = promoted(acc[static_cast<size_t>(i * count + j)], a_scale, b_scale, sum);
       }
@@ -294,13 +295,14 @@ std::vector<uint16_t> ExactLayer::intermediate(const ActivationFunction& activat
 QuantizedRows ExactLayer::quantized(const std::vector<float>& activations) const {
   const int64_t width = config_.intermediate_size;
   TESSERA_CHECK(activations.size() == expert_of_row_.size() * static_cast<size_t>(width), activations.size(), width);
+  const int64_t front = config_.scale_offsets.down, groups = scale_groups(front + width);
   QuantizedRows result{std::vector<uint8_t>(activations.size()),
-                       std::vector<float>(expert_of_row_.size() * static_cast<size_t>(scale_groups(width)))};
+                       std::vector<float>(expert_of_row_.size() * static_cast<size_t>(groups))};
   for (int64_t row = 0; row < num_rows(); ++row) {
     if (expert_of_row(row) < 0) continue;
     const float* given = input_scale(weights_.down_input_scale, config_.num_down_input_scales, expert_of_row(row));
-    quantize(activations.data() + row * width, width, format_.row_group, given, result.codes.data() + row * width,
-             result.scales.data() + row * scale_groups(width));
+    quantize(activations.data() + row * width, width, front, format_.row_group, given,
+             result.codes.data() + row * width, result.scales.data() + row * groups);
   }
   return result;
 }
@@ -323,7 +325,7 @@ QuantizedRows ExactLayer::quantized_tokens(int32_t expert) const {
   for (int64_t token = 0; token < tokens; ++token) {
     const uint16_t* row = static_cast<const uint16_t*>(inputs_.x) + token * hidden;
     std::transform(row, row + hidden, values.begin(), [&](uint16_t bits) { return widened(bits, config_.dtype); });
-    quantize(values.data(), hidden, format_.token_group, given, result.codes.data() + token * hidden,
+    quantize(values.data(), hidden, 0, format_.token_group, given, result.codes.data() + token * hidden,
              result.scales.data() + token * scale_groups(hidden));
   }
   return result;
@@ -340,7 +342,8 @@ std::vector<uint16_t> ExactLayer::rows(const QuantizedRows& intermediate) const 
   TESSERA_CHECK(intermediate.codes.size() == expert_of_row_.size() * static_cast<size_t>(config_.intermediate_size),
                 intermediate.codes.size(), expert_of_row_.size());
   TESSERA_CHECK(quantizes_, weight_format_name(config_.weight_format));
-  return rows_from({intermediate.codes.data(), config_.intermediate_size, intermediate.scales.data()});
+  return rows_from(
+      {intermediate.codes.data(), config_.intermediate_size, intermediate.scales.data(), config_.scale_offsets.down});
 }
 
 std::vector<uint16_t> ExactLayer::rows_from(const Operand& intermediate) const {

@@ -45,7 +45,7 @@ uint16_t rounded_bits(float value, DType dtype);
 /// Rows as e4m3 with a scale each kScaleGroup columns of a row (core/e4m3.h), also where all of a row have the same.
 struct QuantizedRows {
   std::vector<uint8_t> codes;  ///< [rows, columns]
-  std::vector<float> scales;   ///< [rows, ceil(columns / kScaleGroup)]
+  std::vector<float> scales;   ///< [rows, ceil((front + columns) / kScaleGroup)], front: ScaleOffsets::down or 0
 };
 
 /// final + acc * scales for one element and each block of K in order: what is done to the tensor core's sums of e4m3.

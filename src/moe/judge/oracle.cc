@@ -92,7 +92,7 @@ class Oracle {
     }
     for (size_t i = 0; i < hidden; ++i) x_[i] = element(inputs_.x, config_.dtype, static_cast<int64_t>(first + i));
     if (config_.num_gate_up_input_scales != 0) return;
-    each_group(host_.format.token_group, hidden, [&](size_t begin, size_t count) {
+    each_group(host_.format.token_group, 0, hidden, [&](size_t begin, size_t count) {
       const GroupScale group = group_scale(static_cast<int64_t>(count), [&](int64_t i) {
         return Value{x_[begin + static_cast<size_t>(i)], 0.0};
       });
@@ -109,13 +109,14 @@ class Oracle {
       h_.push_back(host_.format.quantizes_rows() ? elements_.engine_rounded(elements_.activation(expert, x, column))
                                                  : elements_.intermediate(expert, x, column));
     }
-    each_group(host_.format.row_group, h_.size(), [&](size_t begin, size_t count) {
-      const GroupScale group =
-          expert.h_scale != nullptr
-              ? given_scale(*expert.h_scale)
-              : group_scale(static_cast<int64_t>(count), [&](int64_t i) { return h_[begin + static_cast<size_t>(i)]; });
-      for (size_t i = begin; i < begin + count; ++i) h_[i] = oracle_math::quantized(h_[i], group);
-    });
+    each_group(
+        host_.format.row_group, static_cast<size_t>(expert.offsets.down), h_.size(), [&](size_t begin, size_t count) {
+          const GroupScale group = expert.h_scale != nullptr ? given_scale(*expert.h_scale)
+                                                             : group_scale(static_cast<int64_t>(count), [&](int64_t i) {
+                                                                 return h_[begin + static_cast<size_t>(i)];
+                                                               });
+          for (size_t i = begin; i < begin + count; ++i) h_[i] = oracle_math::quantized(h_[i], group);
+        });
     const auto h = [&](int64_t i) { return h_[static_cast<size_t>(i)]; };
     for (size_t c = 0; c < sums_.size(); ++c) sums_[c].add(weight, elements_.row(expert, h, static_cast<int64_t>(c)));
   }
@@ -126,12 +127,15 @@ class Oracle {
     return expert_x_;
   }
 
-  // The groups of a row that share a scale; none where the format leaves rows as they are.
+  // The groups of a row that share a scale, its first column `front` inside the first; none where the format leaves
+  // rows as they are.
   template <class Visit>
-  void each_group(int32_t group_columns, size_t columns, const Visit& visit) const {
+  void each_group(int32_t group_columns, size_t front, size_t columns, const Visit& visit) const {
     const auto group = static_cast<size_t>(group_columns);
-    for (size_t begin = 0; group != 0 && begin < columns; begin += group)
-      visit(begin, std::min(group, columns - begin));
+    for (size_t begin = 0, end = 0; group != 0 && begin < columns; begin = end) {
+      end = std::min((begin + front) / group * group + group - front, columns);
+      visit(begin, end - begin);
+    }
   }
 
   const LayerConfig& config_;

@@ -5,6 +5,7 @@
 
 #include "moe/formats.h"
 #include "moe/kernels.h"
+#include "moe/layer_layout.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 
@@ -210,6 +211,7 @@ Explanation explain_layer(const LayerConfig& config, const LaunchPolicy& policy,
 
   const double rows = work.num_rows;
   const int32_t hidden = config.hidden_size, intermediate = config.intermediate_size;
+  const int32_t columns = padded_intermediate_size(config);  // what tiles cover
   const double read_tokens = std::min(rows, static_cast<double>(num_tokens));
   const double intermediate_bytes = operand_row_bytes(config, intermediate);
   const double flops_per_second = dense_flops_per_second(config, rates);
@@ -217,13 +219,13 @@ Explanation explain_layer(const LayerConfig& config, const LaunchPolicy& policy,
   result.plan = timed(work.plan, rates, flops_per_second);
   result.plan.predicted_seconds = std::max(rates.plan_seconds, result.plan.bytes_seconds);
   result.gate_up = explain_gemm(
-      {result.launch, first_role(config), hidden, intermediate, first_weight_bytes(config),
+      {result.launch, first_role(config), hidden, columns, first_weight_bytes(config),
        rows > 0 ? operand_row_bytes(config, hidden) * read_tokens / rows : 0.0, intermediate_bytes, flops_per_second},
       work.gate_up, expert_counts, rates);
-  result.down = explain_gemm(
-      {result.launch, grouped::Role::down, intermediate, hidden, expert_bytes(config, hidden, intermediate),
-       intermediate_bytes, static_cast<double>(dtype_size(config.dtype)) * hidden, flops_per_second},
-      work.down, expert_counts, rates);
+  result.down =
+      explain_gemm({result.launch, grouped::Role::down, columns, hidden, expert_bytes(config, hidden, intermediate),
+                    intermediate_bytes, static_cast<double>(dtype_size(config.dtype)) * hidden, flops_per_second},
+                   work.down, expert_counts, rates);
   result.combine = timed(work.combine, rates, flops_per_second);
   return result;
 }

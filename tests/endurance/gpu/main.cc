@@ -32,7 +32,8 @@ constexpr std::pair<const char*, Function> kRows[] = {
     {"soak", soak},
     {"out_of_memory", out_of_memory},
     {"illegal_address", illegal_address},
-    {"hanging_kernel", hanging_kernel}};
+    {"hanging_kernel", hanging_kernel},
+    {"several_workers", several_workers}};
 
 bool names(const std::string& list, std::string_view name) {
   return ("," + list + ",").find("," + std::string(name) + ",") != std::string::npos;
@@ -93,6 +94,7 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   const std::string_view command = argc > 1 ? argv[1] : "";
   if (command == "worker-process") return tessera::testing::run_fault_worker({argv + 2, argv + argc});
+  if (command == "breakable-process") return tessera::testing::run_breakable_worker({argv + 2, argv + argc});
   if (command == "lost-process") return tessera::testing::run_lost_process();
   ::testing::InitGoogleTest(&argc, argv);
   return tessera::testing::run(argc, argv);

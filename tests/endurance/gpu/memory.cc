@@ -72,8 +72,9 @@ std::vector<int32_t> small_sentences(int64_t num_sentences) {
   return classifier::testing::random_ids(small_config(), num_sentences, 9);
 }
 
-std::vector<std::unique_ptr<classifier::CudaClassifier>> small_lanes(int64_t micro_batch) {
+std::vector<std::unique_ptr<classifier::CudaClassifier>> small_lanes(int64_t micro_batch, int device) {
   classifier::CudaOptions options;
+  options.device = device;
   options.num_lanes = 2;
   options.micro_batch = micro_batch;
   options.num_staging_threads = 2;

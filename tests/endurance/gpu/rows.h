@@ -28,9 +28,13 @@ Row out_of_memory(const GpuEndurance& options);
 Row device_lost(const GpuEndurance& options);
 Row illegal_address(const GpuEndurance& options);
 Row hanging_kernel(const GpuEndurance& options);
+/// Where there are two GPUs or more; else it says that it was skipped.
+Row several_workers(const GpuEndurance& options);
 
 /// This program as the worker process of `illegal_address` and `hanging_kernel`: arguments behind the sub-command.
 int run_fault_worker(const std::vector<std::string>& arguments);
+/// This program as a worker process of `several_workers`.
+int run_breakable_worker(const std::vector<std::string>& arguments);
 /// In a process of its own: what the library says in the process whose device is lost. 0 if it is right.
 int run_lost_process();
 

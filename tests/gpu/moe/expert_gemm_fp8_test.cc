@@ -14,6 +14,7 @@
 #include "tessera/core/thread_pool.h"
 #include "tessera/moe/quantize.h"
 #include "unit/moe/exact_case.h"
+#include "unit/moe/fp8_shard.h"
 
 namespace tessera::testing {
 namespace {
@@ -259,6 +260,62 @@ TEST(ExpertGemmFp8, BitsOfTheModelAtRealWidths) {
       const LayerData data(c);
       const moe::ExactLayer layer(data.config(), data.weights(), data.inputs(), &threads);
       EXPECT_EQ(difference_of("out", LayerRun(data).run(), layer.out(activation.function()), c.hidden), "") << c;
+    }
+  }
+}
+
+// Shards that begin inside a block of scales: the bits of the host's model, which are those of the whole layer's
+// columns (Fp8Layer.AShardThatBeginsInsideABlockHasTheWholesBits). Few rows and many, both tilings, all orders of rows.
+TEST(ExpertGemmFp8, ShardsThatBeginInsideABlock) {
+  struct Part {
+    int64_t begin, count;
+  };
+  constexpr Part kParts[] = {{96, 96}, {64, 64}, {16, 112}, {112, 16}, {32, 352}, {352, 48}, {336, 64}};
+  ThreadPool threads(available_processors());
+  DeviceActivation activation;
+  for (const auto order : {GateUpOrder::gate_first, GateUpOrder::up_first, GateUpOrder::interleaved}) {
+    for (const int32_t tokens : {3, 70}) {
+      LayerCase c = fp8_case(400, 400, 5, 2, tokens);
+      c.order = order;
+      c.gated = order != GateUpOrder::up_first || tokens == 3;
+      if (!c.gated) c.order = GateUpOrder::gate_first;
+      c.bias = tokens == 70;
+      if (!c.gated) c.activation = {ActivationKind::gelu_tanh};
+      const LayerData data(c);
+      LayerRun whole(data);
+      for (const Part& part : kParts) {
+        const Shard shard(data, part.begin, part.count);
+        const auto expected =
+            moe::ExactLayer(shard.config, shard.weights, data.inputs(), &threads).out(activation.function());
+        std::vector<std::unique_ptr<GuardedBuffer>> kept;
+        const auto on_device = [&](const auto& values) -> const void* {
+          if (values.size() == 0) return nullptr;
+          kept.push_back(std::make_unique<GuardedBuffer>(values.size() * sizeof(*values.data())));
+          TESSERA_CUDA_CHECK(
+              cudaMemcpy(kept.back()->data(), values.data(), kept.back()->bytes(), cudaMemcpyHostToDevice));
+          return kept.back()->data();
+        };
+        moe::LayerWeights weights;
+        weights.gate_up = on_device(shard.gate_up);
+        weights.down = on_device(shard.down);
+        weights.gate_up_bias = on_device(shard.bias);
+        weights.down_bias = whole.weights().down_bias;
+        weights.gate_up_scale = on_device(shard.scales);
+        weights.down_scale = on_device(shard.down_scales);
+        for (const int32_t cluster_size : {1, 2}) {
+          moe::LaunchPolicy policy;
+          policy.cluster_size = cluster_size;
+          const moe::CudaLayer layer(shard.config, weights, policy);
+          GuardedBuffer workspace(layer.workspace_bytes(tokens));
+          workspace.poison();
+          whole.out().poison();
+          layer.run(whole.inputs(), workspace.data(), workspace.bytes(), nullptr);
+          TESSERA_CUDA_CHECK(cudaDeviceSynchronize());
+          EXPECT_EQ(difference_of("out", whole.out().download<uint16_t>(expected.size()), expected, c.hidden), "")
+              << c << ", columns from " << part.begin << ", " << part.count << " of them, clusters of " << cluster_size;
+          EXPECT_TRUE(workspace.guards_intact() && whole.out().guards_intact());
+        }
+      }
     }
   }
 }

@@ -144,6 +144,16 @@ TEST(Isolated, a_process_that_does_not_answer_is_ended) {
   EXPECT_NE(result.statistics.worker_deaths.at(0).find("no answer within 60 ms"), std::string::npos);
 }
 
+TEST(Isolated, a_process_without_threads_for_its_lanes_says_so_at_once) {
+  for (const std::string threads : {"1", "2"}) {  // with two the second lane already waits for leases
+    const auto begin = std::chrono::steady_clock::now();
+    const std::string message =
+        tessera::testing::error_of([&] { make_isolated_classifiers(options_of({"threads=" + threads}, 3)); });
+    EXPECT_NE(message.find("cannot start a thread for each of 3 lanes"), std::string::npos) << message;
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, IsolationOptions().start_timeout / 2);
+  }
+}
+
 TEST(Isolated, processes_that_die_now_and_then_lose_nothing) {
   // As often as not in the middle of two runs on two lanes; the answer given before the death counts or is given anew.
   Engine engine = make_engine({options_of({"die_every=6"}, 2), options_of({"die_every=9"}, 2)},

@@ -93,7 +93,8 @@ TEST(ExactFp8, ByHand) {
   EXPECT_EQ(l.layer().out(), std::vector<uint16_t>(16, 0));
 }
 
-// Rows of the first weight begin 112 into a block, columns of the second 64: a group of h then has two scales of it.
+// Rows of the first weight begin 112 into a block, columns of the second 64: groups of h lie with the blocks of the
+// second.
 TEST(ExactFp8, WeightsThatBeginInsideABlock) {
   HandLayer l(16, 144);
   l.config.scale_offsets = {112, 0, 64};

@@ -15,6 +15,7 @@
 #include "tessera/moe/prepare_weights.h"
 #include "tessera/moe/quantize.h"
 #include "unit/error_message.h"
+#include "unit/moe/fp8_shard.h"
 
 namespace tessera::testing {
 namespace {
@@ -104,42 +105,6 @@ class OneWeight {
   moe::LayerConfig config_;
   Buffer<uint8_t> gate_up_, down_;
   Buffer<float> bias_, scales_, down_scales_;
-};
-
-// Columns [begin, begin + count) of the intermediate of a layer as a layer of their own, with the blocks of scales in
-// which they lie.
-struct Shard {
-  LayerCase layer_case;
-  moe::LayerConfig config;
-  moe::LayerWeights weights;
-  Buffer<uint8_t> gate_up, down;
-  Buffer<float> scales, down_scales;
-
-  Shard(const LayerData& whole, int64_t begin, int64_t count) : layer_case(whole.layer_case()) {
-    const int64_t experts = layer_case.experts, width = layer_case.intermediate, hidden = layer_case.hidden;
-    const int64_t first = begin / 128, blocks = (begin + count + 127) / 128 - first, all_blocks = (width + 127) / 128;
-    const int64_t across = (hidden + 127) / 128;
-    const auto copy = []<class T>(Buffer<T>& to, const void* from, int64_t rows, int64_t stride, int64_t at,
-                                  int64_t length) {
-      for (int64_t row = 0; row < rows; ++row)
-        std::copy_n(static_cast<const T*>(from) + row * stride + at, length, to.data() + row * length);
-    };
-    layer_case.intermediate = static_cast<int32_t>(count);
-    config = config_of(layer_case);
-    const auto offset = static_cast<int32_t>(begin % 128);
-    config.scale_offsets = {offset, offset, offset};
-    gate_up = Buffer<uint8_t>(static_cast<size_t>(experts * 2 * count * hidden));
-    down = Buffer<uint8_t>(static_cast<size_t>(experts * hidden * count));
-    scales = Buffer<float>(static_cast<size_t>(experts * 2 * blocks * across));
-    down_scales = Buffer<float>(static_cast<size_t>(experts * across * blocks));
-    copy(gate_up, whole.weights().gate_up, experts * 2, width * hidden, begin * hidden, count * hidden);
-    copy(down, whole.weights().down, experts * hidden, width, begin, count);
-    copy(scales, whole.weights().gate_up_scale, experts * 2, all_blocks * across, first * across, blocks * across);
-    copy(down_scales, whole.weights().down_scale, experts * across, all_blocks, first, blocks);
-    weights = {.gate_up = gate_up.data(), .down = down.data()};
-    weights.gate_up_scale = scales.data();
-    weights.down_scale = down_scales.data();
-  }
 };
 
 TEST(Fp8Layer, EveryBlockHasItsScale) {

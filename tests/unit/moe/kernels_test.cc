@@ -160,11 +160,17 @@ TEST(Kernels, WeightsInBlocksOfE4m3TakeTheirOwn) {
   EXPECT_NE(error_of([&] { select_kernel(config, 1, kDevice); }).find("cut inside a block of scales"),
             std::string::npos);
   config.shared_intermediate_size = 0;
-  for (const ScaleOffsets offsets : {ScaleOffsets{64, 0, 0}, {0, 64, 0}, {0, 0, 16}}) {
+  for (const ScaleOffsets offsets : {ScaleOffsets{64, 0, 0}, {0, 64, 0}, {0, 0, 16}, {64, 64, 16}}) {
     config.scale_offsets = offsets;
-    EXPECT_NE(error_of([&] { select_kernel(config, 1, kDevice); }).find("begin inside a block of scales"),
+    EXPECT_NE(error_of([&] { select_kernel(config, 1, kDevice); }).find("gate, up and down at different places"),
               std::string::npos);
   }
+  config.scale_offsets = {8, 8, 8};
+  EXPECT_NE(error_of([&] { select_kernel(config, 1, kDevice); }).find("at no multiple of 16"), std::string::npos);
+  config.scale_offsets = {96, 96, 96};
+  EXPECT_EQ(resolve_launch(config, 1, kDevice, {}).kernel->name, "expert_gemm_fp8") << "a shard like any other";
+  config.shared_intermediate_size = 192;
+  EXPECT_NE(error_of([&] { select_kernel(config, 1, kDevice); }).find("its shared expert do not"), std::string::npos);
 }
 
 TEST(Kernels, TheChoiceAndTheLaunchAreSaid) {
