@@ -39,7 +39,8 @@ function(tessera_use_own_flags target)
   target_compile_options(${target} PRIVATE $<TARGET_PROPERTY:tessera_flags,INTERFACE_COMPILE_OPTIONS>)
 endfunction()
 
-# Under sanitizers the libraries are optimised, what calls them is not: it compiles in half the time and computes little.
+# Under sanitizers what computes is optimised, the rest is not: files of strings and containers compile in a third of the
+# time (src/io/records_csv.cc in 3.8 s in place of 13.9), and their tests compute little.
 function(tessera_compile_quickly target)
   if(TESSERA_SANITIZE)
     target_compile_options(${target} PRIVATE -O0)

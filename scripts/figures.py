@@ -4,14 +4,16 @@
 A figure stands between markers and names the file and member it comes from, and its format:
   <!--fig bench/results/classifier_cpu.json#embeddings_bf16.sentences_per_second ,.0f-->612<!--/fig-->
 
-  figures.py            rewrites the documents and the pictures
-  figures.py --check    changes nothing; fails where a document disagrees with the results or states an unmarked figure
+  figures.py            rewrites the documents, and draws by matplotlib those pictures of docs/figures that are old
+  figures.py --check    changes nothing; fails where a document disagrees with the results or states an unmarked figure, or a
+                        picture is not of these results (no matplotlib needed)
 A whole table names a member with "columns" and "rows":
   <!--table bench/results/training.json#around_the_shipped-->...<!--/table-->
 <!--reliability--> and its end hold the tables of what the endurance harness measured (reliability.py).
 A figure from elsewhere is allowed on a line that names its source: <!--source: ...-->
 """
 import argparse
+import importlib.util
 import json
 import pathlib
 import re
@@ -21,6 +23,11 @@ import sys
 import reliability
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+FIGURES = ROOT / "docs" / "figures"
+sys.path.insert(0, str(FIGURES))
+
+import charts  # noqa: E402  after the path to it
+
 MARKER = re.compile(r"<!--fig (\S+)#(\S+)\s+([\w,.]+)-->(.*?)<!--/fig-->", re.S)
 TABLE = re.compile(r"<!--table (\S+)#([\w.]+)-->(.*?)<!--/table-->", re.S)
 RELIABILITY = re.compile(r"<!--reliability-->(.*?)<!--/reliability-->", re.S)
@@ -64,14 +71,40 @@ def unmarked_claims(text):
             if CLAIM.search(line) and "<!--source:" not in line]
 
 
-def pictures(folder):
-    """Every script of docs/figures draws its picture into `folder`; one that prints nothing has none (no results yet)."""
-    for script in sorted((ROOT / "docs" / "figures").glob("*.py")):
-        drawn = subprocess.run([sys.executable, str(script)], text=True, check=True, stdout=subprocess.PIPE).stdout
-        if drawn:
-            target = folder / (script.stem + ".svg")
-            target.write_text(drawn)
-            yield target
+def pictures():
+    """(name, module, content, stamp) of each script of docs/figures that has something to draw; needs no matplotlib."""
+    for script in sorted(FIGURES.glob("*.py")):
+        module = importlib.import_module(script.stem)
+        content = module.content() if hasattr(module, "content") else None
+        if content is not None:
+            shared = {"charts.py", script.name} | ({"peers.py"} if hasattr(module, "peers") else set())
+            yield script.stem, module, content, charts.stamp(sorted(shared), content)
+
+
+def old_pictures():
+    """(file, theme, module, content, stamp) of those whose content or script has changed since they were drawn."""
+    for name, module, content, stamp in pictures():
+        for theme in charts.THEMES:
+            path = FIGURES / f"{name}{theme.suffix}.svg"
+            if not path.exists() or charts.stamp_of(path.read_text()) != stamp:
+                yield path, theme, module, content, stamp
+
+
+def draw_pictures():
+    old = list(old_pictures())
+    if old and importlib.util.find_spec("matplotlib") is None:
+        subprocess.run([ROOT / "scripts" / "install.sh", "figures"], check=True)
+        importlib.invalidate_caches()
+        if importlib.util.find_spec("matplotlib") is None:
+            raise SystemExit(f"figures.py: error: {sys.executable} has no matplotlib, /usr/bin/python3 has the installed one")
+    for path, theme, module, content, stamp in old:
+        path.write_text(charts.svg(module.draw(content, theme), stamp))
+        print(f"docs/figures/{path.name}")
+
+
+def picture_problems():
+    for path, *_ in old_pictures():
+        yield f"docs/figures/{path.name}: not of these results and this script; run `make figures`"
 
 
 def check():
@@ -83,12 +116,7 @@ def check():
             problems.append(f"{name}: figures differ from the results; run `make figures`")
         problems += [f"{name}:{number}: a figure without a marker or source: {line}"
                      for number, line in unmarked_claims(text)]
-    drawn = ROOT / "build" / "pictures"
-    drawn.mkdir(parents=True, exist_ok=True)
-    for picture in pictures(drawn):
-        committed = ROOT / "docs" / "figures" / picture.name
-        if not committed.exists() or committed.read_text() != picture.read_text():
-            problems.append(f"docs/figures/{picture.name}: not what its script draws; run `make figures`")
+    problems += picture_problems()
     return problems
 
 
@@ -102,7 +130,7 @@ def main():
     for path in documents():
         text = path.read_text(encoding="utf-8")
         path.write_text(filled_in(text), encoding="utf-8")
-    list(pictures(ROOT / "docs" / "figures"))
+    draw_pictures()
     return 0
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that are missing: install.sh demo | test. Says nothing when there is nothing to do. Where a
+# Installs the Debian packages that are missing: install.sh demo | test | figures. Says nothing when there is nothing to do. Where a
 # person sits at a terminal it lists them and asks first.
 set -euo pipefail
 
@@ -7,11 +7,13 @@ demo=(g++ cmake ninja-build libcli11-dev nlohmann-json3-dev libdnnl-dev libxxhas
       zlib1g-dev libzstd-dev liblzma-dev ocl-icd-libopencl1 python3)
 test=("${demo[@]}" libgtest-dev clang libclang-rt-dev libomp-dev clang-format clang-tidy ccache openmpi-bin xxhash
       pkg-config python3-venv python3-numpy zstd)
+figures=(python3 python3-matplotlib)  # only to draw the documents' pictures anew; nothing that runs or tests needs it
 
 case "${1:-}" in
   demo) wanted=("${demo[@]}") ;;
   test) wanted=("${test[@]}") ;;
-  *) echo "usage: install.sh demo|test" >&2; exit 2 ;;
+  figures) wanted=("${figures[@]}") ;;
+  *) echo "usage: install.sh demo|test|figures" >&2; exit 2 ;;
 esac
 
 if ! command -v dpkg-query >/dev/null; then

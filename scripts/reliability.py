@@ -20,6 +20,18 @@ def mebibytes(count):
     return f"{count / 2**20:.1f} MiB"
 
 
+def beside(row):
+    """What the machine let the devices do in the same run; quiet machines give all of it."""
+    return f", ideal then {percent(row['ideal_share_of_a_quiet_machine'])} of a quiet machine's" if (
+        "ideal_share_of_a_quiet_machine" in row) else ""
+
+
+def sites(row):
+    ended = row["exit_codes"].get("-6", 0)
+    return (f"{row['sites_failed']:,} of {row['sites']:,} sites" +
+            (f"; {ended} ended the process" if ended else ""))
+
+
 # What a row of the harness says, in words.
 SAID = {
     "sigkill_worker": ("SIGKILL of a worker process at random points: output bitwise equal, no record lost or twice",
@@ -29,10 +41,11 @@ SAID = {
     "ctrl_c": ("Ctrl-C at random points: ends in time, valid journal, resumed bitwise equal",
                lambda r: f"{r['signals']} signals, {r['runs']} outputs, all equal; slowest end "
                          f"{r['slowest_end_seconds']:.2f} s"),
-    "failing_calls": ("every allocation, file call and thread start of the command fails, site by site: documented exit "
-                      "code, nothing left open, resumed bitwise equal",
-                      lambda r: f"{r['sites_failed']} of {r['sites']} sites: " + ", ".join(
-                          f"{kind} {counts['failed']}" for kind, counts in sorted(r["kinds"].items()))),
+    "failing_files": ("every file call and every start of a thread or process fails, site by site: documented exit code, read "
+                      "= ok + failed, nothing left open, resumed bitwise equal",
+                      sites),
+    "failing_allocations": ("every allocation fails, site by site: the same, or the process ends and is resumed",
+                            sites),
     "failing_devices": ("every call of a device fails in turn (lost, out of memory, wrong): read = ok + failed, or what is "
                         "lost is told",
                         lambda r: f"{r['calls_failed']} calls, {r['runs_wrong']} wrong"),
@@ -40,9 +53,9 @@ SAID = {
                      lambda r: f"{r['records']:,} records, {r['producer_times_faster']:.0f} times, "
                                f"{mebibytes(r['grown_bytes'])} of {mebibytes(r['cap_bytes'])}"),
     "slow_device": ("one of three devices four times slower: share of the ideal rate, at least nine tenths",
-                    lambda r: percent(r["share_of_ideal"])),
+                    lambda r: f"{percent(r['share_of_ideal'])}{beside(r)}"),
     "lost_device": ("one of three devices lost: share of what is left, from one second after, at least nine tenths",
-                    lambda r: percent(r["share_of_what_is_left_after_1_s"])),
+                    lambda r: f"{percent(r['share_of_what_is_left_after_1_s'])}{beside(r)}"),
     "cpu_layers": ("fuzzed layers and routings of the CPU against the oracle",
                    lambda r: f"{r['layers']:,} layers, {r['failed']} failed"),
     "fuzzers": ("libFuzzer targets",
@@ -100,7 +113,8 @@ def tables():
     bounded, long, gpu = content("ci"), content("long"), content("gpu")
     parts = [table(["what happens, and what is asked", "bounded run", "long run"],
                    [[words, cell(bounded, name, say), cell(long, name, say)] for name, (words, say) in SAID.items()])]
-    machines = [f"The {kind} run was on {r['machine']['processor']}, {r['machine']['processors']} processors" +
+    machines = [f"The {kind} run was on {r['machine']['processor']}, {r['machine']['processors']} processors, load average "
+                f"{r['machine']['load_at_start']:.1f} at its start" +
                 (f", {percent(r['scale'])} of the full numbers" if r.get("scale", 1) != 1 else "")
                 for kind, r in (("bounded", bounded), ("long", long)) if r is not None]
     parts.append(". ".join(machines) + ".\n" if machines else "")

@@ -49,8 +49,9 @@ def run(command, timeout=1800, env=None):
         return 124, f"no end within {timeout} s\n{late.stdout or ''}"
 
 
-def build(tally, preset):
-    for command in (["cmake", "--preset", preset, "--log-level=WARNING"], ["cmake", "--build", "--preset", preset]):
+def build(tally, preset, *targets):
+    chosen = ["--target", *targets] if targets else []
+    for command in (["cmake", "--preset", preset, "--log-level=WARNING"], ["cmake", "--build", "--preset", preset, *chosen]):
         code, output = run(command)
         if code != 0:
             tally.add(False, f"build of preset {preset}", output)
@@ -67,6 +68,8 @@ def gtest_programs(preset):
 SHARDS = {"test_moe": 2, "test_api": 2}
 # Programs whose tests look at the clock and have it to themselves.
 ALONE = {"test_tools"}
+# Files of tests/cli whose tests look at the clock.
+CLI_ALONE = ("bench_classify_test.py", "input_kinds_test.py", "interrupt_test.py", "progress_test.py")
 # What has threads of its own, in test_classifier.
 ENGINE_TESTS = "Engine*:Isolated*:BoundedQueue*:OrderedWriter*"
 # Processes that end by planted signals do so at once, without a report.
@@ -77,7 +80,7 @@ SPREAD = {"TESSERA_CASES": "spread"}
 
 
 def run_gtests(tally, preset, env=None, only=None):
-    """Every test program, two at a time where they may."""
+    """Every test program, or those of `only` with its filters; two at a time where they may."""
     programs = [p for p in gtest_programs(preset) if only is None or p.name in only]
     if not programs:
         tally.add(False, f"no unit test program in preset {preset}")
@@ -91,7 +94,8 @@ def run_gtests(tally, preset, env=None, only=None):
         program, shard = part
         report_of(*part).unlink(missing_ok=True)
         share = {"GTEST_TOTAL_SHARDS": str(SHARDS.get(program.name, 1)), "GTEST_SHARD_INDEX": str(shard)}
-        return run([program, "--gtest_brief=1", f"--gtest_output=json:{report_of(*part)}"], env={**(env or {}), **share})
+        return run([program, "--gtest_brief=1", f"--gtest_output=json:{report_of(*part)}",
+                    f"--gtest_filter={(only or {}).get(program.name, '*')}"], env={**(env or {}), **share})
 
     together = [part for part in parts if part[0].name not in ALONE]
     alone = [part for part in parts if part[0].name in ALONE]
@@ -142,8 +146,21 @@ def stage_examples(tally):
 
 
 def stage_cli(tally):
+    """The command's tests, two files at a time; those that look at the clock one by one."""
     tessera = BUILD / "test" / "tools" / "tessera" / "tessera"
-    run_unittest(tally, "tests/cli", {"TESSERA_BIN": str(tessera), "TESSERA_SHARED": str(SHARED)})
+    names = sorted(path.name for path in (ROOT / "tests" / "cli").glob("*test*.py"))
+    parts = {name: Tally() for name in names}
+
+    def run_file(name):
+        run_unittest(parts[name], "tests/cli", {"TESSERA_BIN": str(tessera), "TESSERA_SHARED": str(SHARED)}, pattern=name)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        list(pool.map(run_file, [name for name in names if name not in CLI_ALONE]))
+    for name in CLI_ALONE:
+        run_file(name)
+    for part in parts.values():
+        tally.passed, tally.failed, tally.skipped = (tally.passed + part.passed, tally.failed + part.failed,
+                                                     tally.skipped + part.skipped)
 
 
 def stage_python(tally):
@@ -225,11 +242,11 @@ def check_sdist(tally, folder):
     tally.add(len(names) > 100 and not missing and archive.stat().st_size < 2**22, f"{archive.name} lacks {missing}")
 
 
-def run_unittest(tally, folder, env, python=sys.executable):
-    code, output = run([python, "-m", "unittest", "discover", "-v", "-s", folder, "-p", "*test*.py"], env=env)
+def run_unittest(tally, folder, env, python=sys.executable, pattern="*test*.py"):
+    code, output = run([python, "-m", "unittest", "discover", "-v", "-s", folder, "-p", pattern], env=env)
     ran = re.search(r"^Ran (\d+) tests?", output, re.M)
     if ran is None or int(ran[1]) == 0:
-        tally.add(False, f"{folder}: ran no test", output)
+        tally.add(False, f"{folder}/{pattern}: ran no test", output)
         return
     failed = sum(int(n) for n in re.findall(r"(?:failures|errors)=(\d+)", output.splitlines()[-1]))
     skipped = re.findall(r"^(\S+) .*\.\.\. skipped ['\"](.*)['\"]$", output, re.M)
@@ -241,8 +258,17 @@ def run_unittest(tally, folder, env, python=sys.executable):
         print(output[-12000:], flush=True)
 
 
+def python_with(*modules):
+    """The first Python here that can import all of them: this one, the machine's, or that of training/README.md; or None."""
+    for python in (sys.executable, "/usr/bin/python3", ROOT / ".venv-train" / "bin" / "python"):
+        if pathlib.Path(python).exists() and run([python, "-c", "import " + ", ".join(modules)])[0] == 0:
+            return python
+    return None
+
+
 def stage_training(tally):
-    run_unittest(tally, "training", {})
+    """The tokenizer's twin anywhere; training itself where a Python has torch, else its tests say that they are skipped."""
+    run_unittest(tally, "training", {}, python_with("torch", "safetensors") or sys.executable)
 
 
 def stage_sanitize(tally):
@@ -259,9 +285,9 @@ def stage_sanitize(tally):
 
 
 def stage_portable(tally):
-    """Without oneDNN the library still builds and computes the same model."""
+    """Without oneDNN the library still builds and computes the same model; the engine is the same with and without."""
     if build(tally, "portable"):
-        run_gtests(tally, "portable", SPREAD, only=("test_cpu", "test_moe", "test_classifier"))
+        run_gtests(tally, "portable", SPREAD, only={"test_cpu": "*", "test_moe": "*", "test_classifier": f"-{ENGINE_TESTS}"})
 
 
 def stage_fuzz(tally):
@@ -287,8 +313,9 @@ def stage_fuzz(tally):
 
 
 def stage_endurance(tally):
-    """The bounded run of tests/endurance, on a quiet machine: only where --only names it."""
-    if not build(tally, "test"):
+    """The bounded run of tests/endurance."""
+    # One after the other: what the command is made of then comes from the compiler cache.
+    if not build(tally, "test") or not build(tally, "test", "endurance_faults"):
         return
     code, output = run([sys.executable, "tests/endurance/endurance.py", BUILD / "test"])
     rows = re.findall(r"^(\w+): (\{.*\})$", output, re.M)
@@ -324,14 +351,16 @@ def stage_tidy(tally):
 
 def stage_clang_tidy(tally):
     """Host sources only: clang 14 cannot parse the CUDA headers, and without nvcc there are no commands for them."""
-    sources = [p for p in sorted((ROOT / "src").rglob("*.cc")) if "cuda" not in str(p.relative_to(ROOT))]
-    half = (len(sources) + 1) // 2
-    running = [subprocess.Popen(["clang-tidy", "-p", str(BUILD / "test"), "--quiet", *map(str, part)], cwd=ROOT,
-                                text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-               for part in (sources[::2], sources[1::2])]
-    for process in running:
-        output, _ = process.communicate()
-        tally.add(process.returncode == 0, f"clang-tidy over about {half} files", output)
+    sources = [p for p in (ROOT / "src").rglob("*.cc") if "cuda" not in str(p.relative_to(ROOT))]
+    sources.sort(key=lambda path: -path.stat().st_size)  # the long ones first: both processors have work to the end
+    batches = [sources[i:i + 4] for i in range(0, len(sources), 4)]
+
+    def check(batch):
+        return run(["clang-tidy", "-p", BUILD / "test", "--quiet", *batch])
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for batch, (code, output) in zip(batches, pool.map(check, batches)):
+            tally.add(code == 0, f"clang-tidy over {', '.join(path.name for path in batch)}", output)
 
 
 def stage_gpu(tally):
@@ -373,12 +402,11 @@ STAGES = {"unit": stage_unit, "package": stage_package, "examples": stage_exampl
           "training": stage_training, "gpu": stage_gpu, "tidy": stage_tidy, "figures": stage_figures,
           "sanitize": stage_sanitize, "portable": stage_portable, "python": stage_python, "docs": stage_docs,
           "fuzz": stage_fuzz, "endurance": stage_endurance, "clang-tidy": stage_clang_tidy, "thread": stage_thread}
-BY_NAME_ONLY = {"endurance", "thread"}  # what other programs on the machine would disturb, or a build of its own
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=STAGES, default=[name for name in STAGES if name not in BY_NAME_ONLY])
+    parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--list", action="store_true", help="name the stages")
     args = parser.parse_args()
     if args.list:

@@ -40,9 +40,19 @@ def functions(path):
 
 
 def fp8_families():
-    tree = ast.parse((ROOT / "tests" / "gpu" / "python" / "fp8_zoo.py").read_text())
-    widths = next(node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "WIDTHS")
-    return set(ast.literal_eval(widths))
+    return set(ast.literal_eval(assigned("tests/gpu/python/fp8_zoo.py", "WIDTHS")))
+
+
+def assigned(path, name):
+    """What a module assigns to the name, as a syntax tree."""
+    return next(node.value for node in ast.parse((ROOT / path).read_text()).body
+                if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == name)
+
+
+def types_by_device():
+    """Device -> types of torch that the suite runs every family in there: its tests go through this table of the package."""
+    table = assigned("python/tessera/transformers.py", "DTYPES")
+    return {key.value: {element.attr for element in value.elts} for key, value in zip(table.keys, table.values)}
 
 
 def models():
@@ -54,10 +64,13 @@ def models():
     for name in functions("tests/gpu/python/model_zoo.py"):
         if name not in FAMILIES:
             continue
-        for form in ["bf16, f16, f32" if name else "", *(["FP8, blocks of 128 x 128"] if name in fp8 else [])]:
-            rows.append([FAMILIES[name], form, entry["gpu"], f"Transformers {versions['transformers']}, "
-                         f"PyTorch {versions['torch']}", entry["date"]])
-    return "## Model families in Transformers\n\n" + table(["model family", "weights", "device", "tested with", "date"], rows)
+        for form in ["of the model's type", *(["FP8, blocks of 128 x 128"] if name in fp8 else [])]:
+            for device, types in types_by_device().items():
+                rows.append([FAMILIES[name], form, {"cpu": "CPU", "cuda": entry["gpu"]}[device],
+                             *("yes" if dtype in types else "no" for dtype in TYPES),
+                             f"Transformers {versions['transformers']}, PyTorch {versions['torch']}", entry["date"]])
+    return ("## Model families in Transformers\n\nThe types are the model's: of its activations. On a GPU layers are bf16 or f16.\n\n" +
+            table(["model family", "weights", "device", *TYPES.values(), "tested with", "date"], rows))
 
 
 def layers():

@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""Draws the time of whole MoE layers at small batches over the weight-streaming floor. Prints SVG, or nothing."""
+"""The time of whole MoE layers at small batches over that of reading their weights, a panel a shape."""
 import peers
 from peers import cases
 
@@ -14,19 +13,18 @@ def fp8_floor(record):
     return None if floor is None else over_floor(record, floor)
 
 
-def main():
-    content = peers.results()
-    records = peers.random_records(content, most=cases.DECODE_TOKENS)
+def content():
+    found = peers.results()
+    records = peers.random_records(found, most=cases.DECODE_TOKENS)
     if not records:
-        return
-    print(peers.panels(
-        records, "Whole MoE layers at small batches: time over that of reading the 16-bit weights once",
-        ["CUDA-graph replay with a cold L2 cache; as called where a library's layer cannot be captured.",
-         "1 is the time in which the 16-bit weights of the experts in use come from memory; FP8 layers have half the bytes to read.",
-         peers.machine_note(content)],
-        over_floor, [("16-bit weights from memory", peers.LIMIT, lambda record: 1.0),
-                     ("FP8 weights from memory", peers.FP8_LIMIT, fp8_floor)], logarithmic=True))
+        return None
+    limits = {"16-bit weights from memory": lambda record: 1.0, "FP8 weights from memory": fp8_floor}
+    return {**peers.panels(records, over_floor, limits), "machine": peers.machine_note(found)}
 
 
-if __name__ == "__main__":
-    main()
+def draw(content, theme):
+    return peers.draw_panels(
+        content, theme, "Tessera's and other MoE layers at small batches: time over that of reading the 16-bit weights once",
+        ["CUDA-graph replay with a cold L2 cache; as called where a library's layer cannot be captured. Dotted: layers of FP8 weights.",
+         "1 is the time in which the 16-bit weights of the experts in use come from memory; FP8 layers have half the bytes to read."],
+        "times the floor", logarithmic=True)

@@ -1,62 +1,46 @@
-#!/usr/bin/env python3
-"""Draws the best peer's time over ours against tokens, a line a shape, a panel a format. Prints SVG, or nothing."""
-import math
-
+"""The best peer's time over Tessera's against tokens, a line a shape, a panel a format."""
+import charts
 import peers
 from peers import cases, verdict
 
-WIDTH, HEIGHT, LEFT, GAP, STEP = 1000, 300, 60, 66, 0.1
-
 
 def ratios(records, fmt):
-    """Shape -> [(tokens, ratio)] where both were measured and right."""
+    """Shape -> [[tokens, ratio]] where both were measured and right."""
     found = {}
     for entry in verdict.comparisons(records, fmt):
         if entry["ratio"] is not None:
-            found.setdefault(entry["preset"], []).append((entry["tokens"], entry["ratio"]))
-    return found
+            found.setdefault(entry["preset"], []).append([entry["tokens"], entry["ratio"]])
+    return {shape: sorted(points) for shape, points in found.items()}
 
 
-def panel_of(lines, shapes, title, top):
-    values = [value for points in lines.values() for _, value in points]
-    low = math.floor(min(*values, 1.0) / STEP - 1e-9) * STEP
-    high = math.ceil(max(*values, 1.0) / STEP + 1e-9) * STEP
-    panel = peers.Panel(LEFT, top, WIDTH - LEFT - 20, HEIGHT, {count for points in lines.values() for count, _ in points},
-                        low, high, False)
-    every = max(1, round((high - low) / STEP / 8))  # at most about eight lines
-    ticks = [(number * STEP, f"{number * STEP:.1f}") for number in range(round(low / STEP), round(high / STEP) + 1)
-             if (number - round(1 / STEP)) % every == 0]
-    parts = panel.frame(title, ticks)
-    equal = panel.y(1.0)
-    parts.append(peers.line([(LEFT, equal), (WIDTH - 20, equal)], peers.LIMIT, 1.6, "6 4"))
-    for shape, points in lines.items():
-        parts += panel.series(points, peers.LINES[shapes.index(shape) % len(peers.LINES)], 2.2)
-    return parts
+def content():
+    found = peers.results()
+    records = peers.random_records(found)
+    formats = {fmt: ratios(records, fmt) for fmt in cases.FORMATS}
+    formats = {fmt: lines for fmt, lines in formats.items() if lines}
+    return {"shapes": peers.presets(records), "formats": formats, "machine": peers.machine_note(found)} if formats else None
 
 
-def main():
-    content = peers.results()
-    records = peers.random_records(content)
-    found = {fmt: ratios(records, fmt) for fmt in cases.FORMATS}
-    found = {fmt: lines for fmt, lines in found.items() if lines}
-    if not found:
-        return
-    shapes = peers.presets(records)
-    parts = [peers.text(20, 28, "The best peer's time over ours, in each cell", 17, weight="bold")]
-    more, y = peers.legend([(shape, peers.LINES[number % len(peers.LINES)], "") for number, shape in enumerate(shapes)],
-                           20, 54, WIDTH - 40)
-    parts += more
-    for fmt, lines in found.items():
-        ours = "16-bit weights" if fmt == "bf16" else "our fastest format"
-        title = f"Peers of {cases.FORMAT_TITLES[fmt]} over Tessera ({ours}); above 1.0 Tessera is faster"
-        parts += panel_of(lines, shapes, title, y + 26)
-        y += HEIGHT + GAP
-    for line in ("CUDA-graph replay with a cold L2 cache; as called where a library's layer cannot be captured.",
-                 peers.machine_note(content)):
-        parts.append(peers.text(20, y + 10, line, fill="#555"))
-        y += 16
-    print(peers.svg(WIDTH, y + 8, parts))
+def draw(content, theme):
+    from matplotlib.lines import Line2D
 
-
-if __name__ == "__main__":
-    main()
+    formats, shapes = content["formats"], content["shapes"]
+    figure, axes = charts.plots(900, 130 + 270 * len(formats), len(formats))
+    color = {shape: theme.palette[number % len(theme.palette)] for number, shape in enumerate(shapes)}
+    for ax, (fmt, lines) in zip(axes, formats.items()):
+        counts = {count for points in lines.values() for count, _ in points}
+        ax.axhspan(verdict.BEHIND, verdict.AHEAD, color=theme.fainter, linewidth=0)
+        ax.axhline(1, color=theme.ink, linewidth=1.2, linestyle="--")
+        for shape, points in lines.items():
+            ax.plot(*zip(*points), color=color[shape], linewidth=2, marker="o", markersize=3.5)
+        charts.token_axis(ax, counts, theme)
+        ours = "16-bit weights" if fmt == "bf16" else "its fastest format"
+        ax.set_title(f"Peers of {cases.FORMAT_TITLES[fmt]} over Tessera ({ours}); above 1 Tessera is faster", loc="left")
+        ax.set_ylabel("best peer's time over ours")
+    axes[-1].set_xlabel("tokens")
+    charts.style(figure, axes, theme)
+    handles = [Line2D([], [], color=color[shape], linewidth=2, marker="o", markersize=3.5, label=shape) for shape in shapes]
+    charts.page(figure, theme, "Tessera's MoE layer against the best other library in each cell", handles, 6,
+                ["CUDA-graph replay with a cold L2 cache; as called where a library's layer cannot be captured. Gray: called level.",
+                 content["machine"]])
+    return figure

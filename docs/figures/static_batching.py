@@ -1,79 +1,88 @@
-#!/usr/bin/env python3
-"""Draws the idea of static batching: ragged tasks, one prefix, flat tiles, CTAs. Prints SVG."""
+"""The idea of static batching: ragged tasks, one prefix, flat tiles, CTAs of `launch`."""
+import charts
 
-TASKS = [("GEMM", 5, "#4c78a8"), ("empty", 0, "#bbbbbb"), ("reduction", 2, "#f58518"), ("GEMM", 3, "#54a24b"),
-         ("empty", 0, "#bbbbbb"), ("element-wise", 1, "#e45756")]
+TASKS = (("GEMM", 5), ("empty", 0), ("reduction", 2), ("GEMM", 3), ("empty", 0), ("element-wise", 1))
 NUM_CTAS = 4
-TILE = 46
-WIDTH, HEIGHT = 860, 470
+LOOKED_UP = 8  # the flat tile that the picture decodes
 
 
-def text(x, y, content, size=14, anchor="start", weight="normal", fill="#222"):
-    return (f'<text x="{x}" y="{y}" font-size="{size}" text-anchor="{anchor}" font-weight="{weight}" '
-            f'fill="{fill}">{content}</text>')
+def content():
+    return {"tasks": TASKS, "ctas": NUM_CTAS, "looked_up": LOOKED_UP}
 
 
-def box(x, y, width, height, fill, label="", dashed=False):
-    dash = ' stroke-dasharray="4 3"' if dashed else ""
-    shape = (f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="5" fill="{fill}" '
-             f'stroke="#333" stroke-width="1"{dash}/>')
-    return shape + (text(x + width / 2, y + height / 2 + 5, label, 13, "middle", "bold", "#fff") if label else "")
+class Page:
+    """Boxes and words in pixels from the upper left corner."""
+
+    def __init__(self, width, height, theme):
+        self.figure, (self.ax,) = charts.plots(width, height)
+        self.theme = theme
+        self.ax.set_xlim(0, width)
+        self.ax.set_ylim(height, 0)
+        charts.style(self.figure, [self.ax], theme)
+        self.ax.set_axis_off()
+
+    def text(self, x, y, words, size=9, **how):
+        self.ax.text(x, y, words, **{"fontsize": size, "color": self.theme.ink, "va": "center", **how})
+
+    def box(self, x, y, width, height, color, label="", **how):
+        from matplotlib.patches import FancyBboxPatch
+
+        self.ax.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0,rounding_size=4",
+                                         **{"facecolor": color, "edgecolor": self.theme.soft, "linewidth": 0.8, **how}))
+        if label:
+            self.text(x + width / 2, y + height / 2, label, ha="center", fontweight="bold", color=self.theme.paper)
 
 
-def tasks_column():
-    parts = [text(20, 32, "tasks of different size and kind", 15, weight="bold")]
-    for row, (kind, tiles, color) in enumerate(TASKS):
-        y = 48 + row * 34
-        parts.append(text(20, y + 19, f"{row}", 14, weight="bold"))
+def tasks_column(page, tasks, colors):
+    page.text(20, 24, "tasks of different size and kind", 11, fontweight="bold")
+    for row, (kind, tiles) in enumerate(tasks):
+        y = 44 + row * 34
+        page.text(20, y + 13, f"{row}", 10, fontweight="bold")
         if tiles == 0:
-            parts.append(box(44, y, 52, 26, "none", dashed=True) + text(106, y + 18, "empty: costs nothing", 12))
+            page.box(44, y, 52, 26, "none", linestyle="--")
         for tile in range(tiles):
-            parts.append(box(44 + tile * 36, y, 32, 26, color))
-        if tiles:
-            parts.append(text(52 + tiles * 36, y + 18, kind, 12))
-    return parts
+            page.box(44 + tile * 36, y, 32, 26, colors[row])
+        page.text(106 if tiles == 0 else 52 + tiles * 36, y + 13, kind if tiles else "empty: costs nothing")
 
 
-def plan_column():
-    parts = [text(400, 32, "the whole plan: two short arrays", 15, weight="bold")]
-    filled = [task for task, (_, tiles, _) in enumerate(TASKS) if tiles]
-    total = 0
-    parts += [text(400, 70, "task_order", 13), text(400, 116, "tile_end", 13)]
+def plan_column(page, tasks, colors, looked_up):
+    page.text(400, 24, "the whole plan: two short arrays", 11, fontweight="bold")
+    page.text(400, 62, "task_order")
+    page.text(400, 108, "tile_end")
+    page.text(400, 154, f"flat tile {looked_up}: one compare a lane, one ballot")
+    page.text(400, 182, f"tile_end <= {looked_up} ?")
+    filled, total, rank_of = [task for task, (_, tiles) in enumerate(tasks) if tiles], 0, None
     for rank, task in enumerate(filled):
-        total += TASKS[task][1]
-        parts.append(box(490 + rank * 52, 52, 46, 28, TASKS[task][2], str(task)))
-        parts.append(box(490 + rank * 52, 98, 46, 28, "#555", str(total)))
-    parts.append(text(400, 162, "flat tile 8: one compare a lane, one ballot", 13))
-    parts.append(text(400, 184, "tile_end &lt;= 8 ?", 13))
-    total = 0
-    for rank, task in enumerate(filled):
-        total += TASKS[task][1]
-        parts.append(box(520 + rank * 52, 168, 46, 24, "#2a7" if total <= 8 else "#999", "1" if total <= 8 else "0"))
-    parts.append(text(400, 216, "popcount = 2: rank 2 is task 3, its tile is 8 - 7 = 1", 13))
-    return parts
+        first, total = total, total + tasks[task][1]
+        page.box(490 + rank * 52, 48, 46, 28, colors[task], str(task))
+        page.box(490 + rank * 52, 94, 46, 28, page.theme.soft, str(total))
+        before = total <= looked_up
+        page.box(520 + rank * 52, 170, 46, 24, page.theme.palette[2] if before else page.theme.soft, str(int(before)))
+        if first <= looked_up < total:
+            rank_of = (rank, task, first)
+    rank, task, first = rank_of
+    page.text(400, 216, f"popcount = {rank}: rank {rank} is task {task}, its tile is {looked_up} - {first} = {looked_up - first}")
 
 
-def flat_strip():
-    parts = [text(20, 290, "one launch over flat tiles; CTA c takes tiles c, c + 4, c + 8, ... (any grid works)", 15,
-                  weight="bold")]
-    for cta in range(NUM_CTAS):
-        y = 370 + cta * 22
-        parts.append(f'<line x1="20" y1="{y}" x2="620" y2="{y}" stroke="#ddd" stroke-width="1"/>')
-        parts.append(text(636, y + 5, f"CTA {cta}", 13))
-    colors = [color for _, tiles, color in TASKS for _ in range(tiles)]
-    for flat, color in enumerate(colors):
-        x, y = 20 + flat * (TILE + 6), 370 + flat % NUM_CTAS * 22
-        parts.append(box(x, 304, TILE, 34, color, str(flat)))
-        parts.append(f'<line x1="{x + TILE / 2}" y1="338" x2="{x + TILE / 2}" y2="{y}" stroke="#999" stroke-width="1"/>')
-        parts.append(f'<circle cx="{x + TILE / 2}" cy="{y}" r="6" fill="{color}"/>')
-    return parts
+def flat_strip(page, tasks, colors, ctas):
+    page.text(20, 276, f"one `launch` over flat tiles; CTA c takes tiles c, c + {ctas}, c + {2 * ctas}, ... (any grid works)", 11,
+              fontweight="bold")
+    for cta in range(ctas):
+        y = 362 + cta * 22
+        page.ax.plot([20, 620], [y, y], color=page.theme.grid, linewidth=1, zorder=0)
+        page.text(636, y, f"CTA {cta}")
+    for flat, color in enumerate(color for (_, tiles), color in zip(tasks, colors) for _ in range(tiles)):
+        x, y = 20 + flat * 52, 362 + flat % ctas * 22
+        page.ax.plot([x + 23, x + 23], [330, y], color=page.theme.soft, linewidth=1, zorder=0)
+        page.box(x, 296, 46, 34, color, str(flat))
+        page.ax.plot([x + 23], [y], "o", color=color, markersize=9)
 
 
-def main():
-    body = "\n".join(flat_strip() + tasks_column() + plan_column())
-    print(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
-          f'font-family="Helvetica, Arial, sans-serif">\n<rect width="100%" height="100%" fill="#fff"/>\n{body}\n</svg>')
-
-
-if __name__ == "__main__":
-    main()
+def draw(content, theme):
+    page = Page(840, 440, theme)
+    tasks = content["tasks"]
+    colors = [theme.palette[(0, 0, 3, 2, 0, 1)[row]] for row in range(len(tasks))]
+    tasks_column(page, tasks, colors)
+    plan_column(page, tasks, colors, content["looked_up"])
+    flat_strip(page, tasks, colors, content["ctas"])
+    return page.figure

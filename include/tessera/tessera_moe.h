@@ -69,7 +69,7 @@ typedef struct tessera_moe_config {
   int32_t device;                   /* default TESSERA_CPU */
   int32_t num_threads;              /* CPU: 0..max_threads, 0: every processor of this process; CUDA: 0 */
   int32_t weight_format;            /* tessera_weight_format, default DENSE */
-  int32_t gate_scale_offset, up_scale_offset, down_scale_offset; /* 0..127, see tessera_convert_scales; CUDA: equal, n * 16 */
+  int32_t gate_scale_offset, up_scale_offset, down_scale_offset; /* 0..127, see tessera_convert_scales; CUDA: equal */
   /* FP8_CHANNEL: entries of gate_up_input_scale and of down_input_scale. 0: scales are made of the rows; 1; or one an
    * expert, E, and one more for a shared expert */
   int32_t num_gate_up_input_scales, num_down_input_scales;

@@ -16,6 +16,7 @@
 #include <mutex>
 #include <new>
 #include <shared_mutex>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -35,7 +36,13 @@ using Clock = LeaseChannel::Clock;
 /// started it.
 class Starter {
  public:
-  Starter() : thread_([this] { serve(); }) {}
+  Starter() {
+    try {
+      thread_ = std::thread([this] { serve(); });
+    } catch (const std::system_error& error) {
+      throw Error("threads", str_cat("cannot start one: ", error.code().message(), " (a limit on processes)"));
+    }
+  }
   ~Starter() {
     {
       const std::lock_guard lock(mutex_);

@@ -271,6 +271,8 @@ class BadInputTest(CommandTest):
                 ((*usual, "--hbm-tb-s", 0), ("--hbm-tb-s",)),
                 (("--preset", "olmoe", "--tokens", "8,9", "--svg", "x.svg"), ("--svg: got 2 plans",)),
                 ((*usual, "--json", "/nowhere/x.json"), ("/nowhere/x.json",)),
+                ((*usual, "--svg", "x.png"), ("--svg x.png: got a .png file", "expected a .svg file")),
+                ((*usual, "--html", "x.svg"), ("--html x.svg: got a .svg file",)),
                 ((*usual, "--svg", "/nowhere/x.svg"), ("/nowhere/x.svg",))):
             with self.subTest(arguments=arguments):
                 self.assert_error(explain(*arguments), 2, *parts)

@@ -3,12 +3,43 @@ import html.parser
 import json
 import re
 import shutil
+import struct
 import subprocess
 import unittest
+import zlib
 
 from cli_support import ROOT, CommandTest, tessera
 
 PEERS = ROOT / "bench" / "results" / "peers_h200.json"
+
+
+def pixels(data):
+    """Rows of (red, green, blue[, alpha]) of a PNG with 8 bits a channel, by the filters of the format."""
+    place, chunks, header = 8, b"", None
+    while place < len(data):
+        length, kind = struct.unpack(">I4s", data[place:place + 8])
+        body = data[place + 8:place + 8 + length]
+        header = body if kind == b"IHDR" else header
+        chunks += body if kind == b"IDAT" else b""
+        place += length + 12
+    width, height, depth, color = struct.unpack(">IIBB", header[:10])
+    channels = {2: 3, 6: 4}[color]
+    assert depth == 8
+    raw, stride, before, rows = zlib.decompress(chunks), width * channels, bytearray(width * channels), []
+    for y in range(height):
+        how, row = raw[y * (stride + 1)], bytearray(raw[y * (stride + 1) + 1:(y + 1) * (stride + 1)])
+        for i in range(stride) if how else ():
+            left = row[i - channels] if i >= channels else 0
+            corner = before[i - channels] if i >= channels else 0
+            if how == 4:
+                near = min((abs(before[i] - corner), 0, left), (abs(left - corner), 1, before[i]),
+                           (abs(left + before[i] - 2 * corner), 2, corner))[2]
+            else:
+                near = {1: left, 2: before[i], 3: (left + before[i]) // 2}[how]
+            row[i] = (row[i] + near) & 255
+        rows.append([tuple(row[i:i + channels]) for i in range(0, stride, channels)])
+        before = row
+    return rows
 
 
 class Page(html.parser.HTMLParser):
@@ -50,12 +81,27 @@ class Report(CommandTest):
         self.assertRegex(page.text, r"olmoe: .*; 512 tokens, balanced")
         for row in json.loads(PEERS.read_text())["peers_table"]["rows"]:
             self.assertIn(row[0], page.text)
-        if shutil.which("chromium") is None:
+        self.draw()
+
+    def draw(self):
+        """Headless Chromium draws the page, and the two schemes differ where they should: in the paper's colour."""
+        chromium = shutil.which("chromium")
+        if chromium is None:
             self.skipTest("no Chromium on this machine to draw the page with")
-        picture = self.folder / "page.png"
-        subprocess.run(["chromium", "--headless", "--no-sandbox", f"--screenshot={picture}", "--window-size=1200,2000",
-                        f"file://{self.folder}/report.html"], check=True, timeout=120, stderr=subprocess.DEVNULL)
-        self.assertGreater(picture.stat().st_size, 20_000)
+        papers = []
+        for scheme in (1, 0):  # light, dark
+            picture = self.folder / f"page{scheme}.png"
+            subprocess.run([chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--blink-settings=preferredColorScheme={scheme}",
+                            "--hide-scrollbars", f"--screenshot={picture}", "--window-size=800,500",
+                            f"file://{self.folder}/report.html"], check=True, timeout=300, stderr=subprocess.DEVNULL)
+            rows = pixels(picture.read_bytes())
+            papers.append(rows[-1][2])
+            self.assertGreater(len({tuple(row) for row in rows}), 100)  # lines that say something
+            # Nothing touches the page's edges, and nothing is wider than the page.
+            for row in rows:
+                self.assertEqual({*row[:8], *row[-8:]}, {papers[-1]})
+        self.assertGreater(min(papers[0][:3]), 200)
+        self.assertLess(max(papers[1][:3]), 60)
 
     def test_what_is_measured_is_checked(self):
         page = self.report("--explain", "olmoe", "--bench", "olmoe", "--tokens", "4", "--seconds", "0", "--device", "cpu")

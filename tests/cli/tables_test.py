@@ -47,6 +47,7 @@ class Kept(CliTest):
         self.assertEqual(self.table("--keep", "all", name="a.tsv", content=tabs, form="tsv", delimiter="\t"), expected)
         semicolons = tabs.replace("\t", ";")
         self.assertEqual(self.table("--keep", "all", "--delimiter", ";", content=semicolons), expected)
+        self.assert_error(tessera("classify", "--input", self.folder / "a.csv"), 2, "--delimiter ';' if that is what separates columns")
         self.assertEqual(self.table("--keep", "all", "--delimiter", "tab", content=tabs), expected)
         out = self.folder / "o.tsv"
         self.assert_code(self.classify("--input", self.folder / "a.tsv", "--keep", "all", "--output", out), 0)

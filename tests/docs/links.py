@@ -1,4 +1,4 @@
-"""Relative links and anchors of the Markdown files."""
+"""Relative links, pictures and anchors of the Markdown files."""
 import re
 import subprocess
 
@@ -6,6 +6,7 @@ from blocks import ROOT
 
 FENCED = re.compile(r"^(`{3,}).*?^\1\s*$", re.S | re.M)
 LINK = re.compile(r"!?\[(?:[^\]\[]|\[[^\]]*\])*\]\(([^)\s]+)\)")
+PICTURE = re.compile(r"<(?:img|source)\b[^>]*?\b(?:src|srcset)=\"([^\"\s]+)\"")
 
 
 def markdown_files(root=ROOT):
@@ -32,7 +33,8 @@ def link_problems(page, root=ROOT):
     """(problems, number of links that were followed)"""
     problems, followed = [], 0
     text = (root / page).read_text(encoding="utf-8")
-    for target in LINK.findall(FENCED.sub("", text)):
+    plain = FENCED.sub("", text)
+    for target in LINK.findall(plain) + PICTURE.findall(plain):
         if re.match(r"[a-z]+:", target):
             continue
         followed += 1

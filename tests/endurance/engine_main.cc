@@ -72,15 +72,27 @@ struct TextReader : testing::FakeReader {
   std::string text = "w2 " + std::string(509, ' ');
 };
 
-/// Labels without looking at the texts' words again: what it costs is the delay.
+/// What a run costs is the delay, and what the machine adds to it, which is measured.
+struct TimedDevice : FakeClassifier {
+  explicit TimedDevice(std::chrono::microseconds time_of_a_run) : sleep(time_of_a_run) { preferred = 256; }
+  void run(const Batch& batch, const Outputs& outputs) override {
+    const Clock::time_point begin = Clock::now();
+    std::this_thread::sleep_for(sleep);
+    FakeClassifier::run(batch, outputs);
+    num_labelled += batch.num_sentences;
+    busy_seconds += seconds_since(begin);
+  }
+  /// Records a second while it is kept busy: what this machine gave in this very run.
+  double rate() const { return busy_seconds > 0 ? static_cast<double>(num_labelled) / busy_seconds : 0; }
+
+  std::chrono::microseconds sleep;
+  int64_t num_labelled = 0;  // of runs that did not fail, as the time
+  double busy_seconds = 0;
+};
+
 std::vector<std::unique_ptr<Classifier>> devices(const std::vector<std::chrono::microseconds>& delays) {
   std::vector<std::unique_ptr<Classifier>> made;
-  for (const auto delay : delays) {
-    auto fake = std::make_unique<FakeClassifier>();
-    fake->before_run = [delay](int64_t) { std::this_thread::sleep_for(delay); };
-    fake->preferred = 256;
-    made.push_back(std::move(fake));
-  }
+  for (const auto delay : delays) made.push_back(std::make_unique<TimedDevice>(delay));
   return made;
 }
 
@@ -125,36 +137,47 @@ Row backpressure(int64_t num_records) {
           {"seconds", seconds}};
 }
 
-/// Records a second of devices that take `delays` for each batch of 256.
-double ideal_rate(const std::vector<std::chrono::microseconds>& delays) {
+/// Records a second of devices that take `delays` for each batch of 256, on a machine that does nothing else.
+double planned_rate(const std::vector<std::chrono::microseconds>& delays) {
   double rate = 0;
   for (const auto delay : delays) rate += 256.0 * 1e6 / static_cast<double>(delay.count());
+  return rate;
+}
+
+/// What the devices gave in the run that has ended, all of them busy all the time.
+double ideal_rate(const std::vector<const TimedDevice*>& devices) {
+  double rate = 0;
+  for (const TimedDevice* device : devices) rate += device->rate();
   return rate;
 }
 
 Row slow_device(double seconds) {
   using std::chrono::microseconds;
   const std::vector<microseconds> delays = {microseconds(20000), microseconds(20000), microseconds(80000)};
-  const double ideal = ideal_rate(delays);
-  const auto num_records = static_cast<int64_t>(ideal * seconds);
+  const auto num_records = static_cast<int64_t>(planned_rate(delays) * seconds);
   EngineOptions options{.batch_size = 256};
   options.num_encode_threads = 1;
-  Engine engine(testing::make_model(), devices(delays), options);
+  std::vector<std::unique_ptr<Classifier>> made = devices(delays);
+  std::vector<const TimedDevice*> timed;
+  for (const auto& device : made) timed.push_back(dynamic_cast<const TimedDevice*>(device.get()));
+  Engine engine(testing::make_model(), std::move(made), options);
   testing::FakeReader reader(num_records);
   CheckingSink sink;
   const RunStatistics statistics = engine.run(reader, sink);
-  const double share = statistics.rate() / ideal;
+  const double ideal = ideal_rate(timed), share = statistics.rate() / ideal;
   return {{"ok", share >= 0.9 && sink.wrong == 0 && statistics.num_ok == num_records},
           {"records", statistics.num_read},
           {"share_of_ideal", share},
+          {"ideal_records_per_second", ideal},
+          {"ideal_share_of_a_quiet_machine", ideal / planned_rate(delays)},
           {"seconds", statistics.seconds}};
 }
 
 Row lost_device(double seconds) {
   using std::chrono::microseconds;
   const std::vector<microseconds> delays(3, microseconds(20000));
-  const double whole = ideal_rate(delays), rest = whole * 2 / 3;
-  const auto num_records = static_cast<int64_t>(whole * seconds / 3 + rest * seconds * 2 / 3);
+  const double whole = planned_rate(delays), planned_rest = whole * 2 / 3;
+  const auto num_records = static_cast<int64_t>(whole * seconds / 3 + planned_rest * seconds * 2 / 3);
   std::vector<std::unique_ptr<Classifier>> made = devices(delays);
   auto& lost = dynamic_cast<FakeClassifier&>(*made[1]);
   lost.device_fails_at = static_cast<int64_t>(seconds / 3 * 1e6 / 20000);
@@ -162,6 +185,8 @@ Row lost_device(double seconds) {
   lost.num_entered = &num_lost;
   EngineOptions options{.batch_size = 256};
   options.num_encode_threads = 1;
+  const std::vector<const TimedDevice*> left = {dynamic_cast<const TimedDevice*>(made[0].get()),
+                                                dynamic_cast<const TimedDevice*>(made[2].get())};
   Engine engine(testing::make_model(), std::move(made), options);
   testing::FakeReader reader(num_records);
   CheckingSink sink;
@@ -177,19 +202,21 @@ Row lost_device(double seconds) {
   };
   const RunStatistics statistics = engine.run(reader, sink);
   windows.resize(windows.empty() ? 0 : windows.size() - 1);  // the last is cut off
-  // From one second after the loss to the end.
-  int64_t after = 0;
-  size_t num_windows = 0;
-  for (size_t i = 10; i < windows.size(); ++i, ++num_windows) after += windows[i];
-  const double share =
-      num_windows == 0 ? 0 : static_cast<double>(after) / (0.1 * static_cast<double>(num_windows)) / rest;
-  int64_t first_second = 0;
-  for (size_t i = 0; i < std::min<size_t>(10, windows.size()); ++i) first_second += windows[i];
+  const double rest = ideal_rate(left);
+  const auto rate_in = [&](size_t begin, size_t end) {
+    int64_t count = 0;
+    for (size_t i = begin; i < end; ++i) count += windows[i];
+    return end > begin ? static_cast<double>(count) / (0.1 * static_cast<double>(end - begin)) : 0.0;
+  };
+  const size_t one_second = std::min<size_t>(10, windows.size());
+  const double share = rate_in(one_second, windows.size()) / rest;
   return {{"ok", share >= 0.9 && sink.wrong == 0 && statistics.num_ok == num_records &&
                      statistics.failed_devices.size() == 1},
           {"records", statistics.num_read},
           {"share_of_what_is_left_after_1_s", share},
-          {"share_in_the_first_second", static_cast<double>(first_second) / rest},
+          {"share_in_the_first_second", rate_in(0, one_second) / rest},
+          {"ideal_records_per_second", rest},
+          {"ideal_share_of_a_quiet_machine", rest / planned_rest},
           {"seconds", statistics.seconds}};
 }
 

@@ -1,7 +1,6 @@
 #include "endurance/fault_points.h"
 
 #include <dlfcn.h>
-#include <execinfo.h>
 #include <fcntl.h>
 #include <link.h>
 #include <pthread.h>
@@ -11,6 +10,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <unwind.h>
 
 #include <algorithm>
 #include <array>
@@ -22,36 +22,37 @@
 #include <cstring>
 #include <new>
 
-extern "C" char __executable_start, etext;
+extern "C" char __executable_start, etext, __start_fault_points, __stop_fault_points;
+
+// What stands between a call and who makes it: in a section of its own, so that its frames can be told from others.
+#define TESSERA_FAULT_CODE __attribute__((section("fault_points"), noinline))
 
 namespace tessera::testing::faults {
 
 namespace {
 
-constexpr int kFrames = 24;      // looked at
-constexpr int kDepth = 2;        // frames of this program that make a site
-constexpr size_t kTable = 8192;  // sites, a power of two; no memory of the heap
+constexpr int kFrames = 24;       // looked at
+constexpr int kDepth = 2;         // frames of this program that make a site
+constexpr size_t kTable = 16384;  // sites, a power of two; no memory of the heap
+constexpr size_t kNameBytes = 16;
 
 struct Slot {
   std::atomic<uint64_t> hash{0};
   std::atomic<int64_t> num_calls{0};
   Kind kind{};
-  const char* call = nullptr;
+  std::array<char, kNameBytes> call{};
 };
 
-/// In memory that a child shares with its parent, so that what a child saw outlives it.
+/// In memory that child processes share, so that a fault is armed in all of them and what they saw outlives them.
 struct Shared {
   std::array<Slot, kTable> slots;
+  std::atomic<bool> is_watching{false};
   std::atomic<bool> has_failed{false};
+  std::atomic<uint64_t> to_fail{0};
+  std::atomic<int64_t> calls_to_pass{0};
+  std::atomic<uint64_t> fails_before{0};
 };
-Shared& shared() {
-  static auto* const memory =
-      new (mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)) Shared;
-  return *memory;
-}
-std::atomic<bool> is_watching{false};
-std::atomic<uint64_t> to_fail{0};
-std::atomic<int64_t> calls_to_pass{0};
+Shared* shared = nullptr;  // before it is there nothing is watched
 std::atomic<int64_t> num_live{0};
 thread_local bool is_inside = false;
 
@@ -75,69 +76,86 @@ int note_library(dl_phdr_info* info, size_t, void*) {
   return 0;
 }
 
-/// 0: not a call of this program.
-uint64_t site_of(const char* call) {
-  void* frames[kFrames];
-  const int count = backtrace(frames, kFrames);
-  const auto first = reinterpret_cast<uintptr_t>(&__executable_start), last = reinterpret_cast<uintptr_t>(&etext);
+bool lies_in(uintptr_t address, const char& first, const char& end) {
+  return address >= reinterpret_cast<uintptr_t>(&first) && address < reinterpret_cast<uintptr_t>(&end);
+}
+
+/// The frames above a call, from the inside: its hash is whole once kDepth frames of this program have come.
+struct Walk {
   uint64_t hash = 1469598103934665603ull;
-  const auto mix = [&](uint64_t value) { hash = (hash ^ value) * 1099511628211ull; };
-  for (const char* c = call; *c != 0; ++c) mix(static_cast<unsigned char>(*c));
+  int num_frames = 0;
   int depth = 0;
-  for (int i = 2; i < count && depth < kDepth; ++i) {  // behind this function and its caller
-    const auto address = reinterpret_cast<uintptr_t>(frames[i]);
-    if (address >= first && address < last) {
-      mix(address - first);
-      ++depth;
-      continue;
+  bool is_foreign = false;
+
+  void mix(uint64_t value) { hash = (hash ^ value) * 1099511628211ull; }
+  bool ends_with(uintptr_t address) {
+    if (++num_frames > kFrames) return true;
+    if (lies_in(address, __start_fault_points, __stop_fault_points)) return false;
+    if (lies_in(address, __executable_start, etext)) {
+      mix(address - reinterpret_cast<uintptr_t>(&__executable_start));
+      return ++depth == kDepth;
     }
     for (int library = 0; depth == 0 && library < num_foreign; ++library) {
       const Range& range = foreign[static_cast<size_t>(library)];
-      if (address >= range.begin && address < range.end) return 0;
+      is_foreign = is_foreign || (address >= range.begin && address < range.end);
     }
+    return is_foreign;
   }
-  return depth == 0 ? 0 : hash;
+};
+
+_Unwind_Reason_Code on_frame(_Unwind_Context* context, void* walk) {
+  return static_cast<Walk*>(walk)->ends_with(_Unwind_GetIP(context)) ? _URC_END_OF_STACK : _URC_NO_REASON;
 }
 
-/// True where the call is to fail. Not inlined, so that it is one frame.
-[[gnu::noinline]] bool fails(Kind kind, const char* call) {
-  if (!is_watching || is_inside) return false;
+/// True where the call is to fail.
+TESSERA_FAULT_CODE bool fails(Kind kind, const char* call) {
+  if (shared == nullptr || !shared->is_watching || is_inside) return false;
   is_inside = true;
-  const uint64_t hash = site_of(call);
+  Walk walk;
+  for (const char* c = call; *c != 0; ++c) walk.mix(static_cast<unsigned char>(*c));
+  _Unwind_Backtrace(on_frame, &walk);
   bool now = false;
-  if (hash != 0) {
-    auto& slots = shared().slots;
-    for (size_t i = hash % kTable;; i = (i + 1) % kTable) {
+  if (walk.depth > 0) {
+    auto& slots = shared->slots;
+    for (size_t i = walk.hash % kTable;; i = (i + 1) % kTable) {
       uint64_t empty = 0;
-      if (slots[i].hash == hash || slots[i].hash.compare_exchange_strong(empty, hash) || empty == hash) {
+      if (slots[i].hash == walk.hash || slots[i].hash.compare_exchange_strong(empty, walk.hash) || empty == walk.hash) {
         if (slots[i].num_calls++ == 0) {
           slots[i].kind = kind;
-          slots[i].call = call;
+          std::strncpy(slots[i].call.data(), call, kNameBytes - 1);
         }
         break;
       }
     }
-    uint64_t wanted = hash;
-    now = to_fail == hash && calls_to_pass-- <= 0 && to_fail.compare_exchange_strong(wanted, 0);
-    if (now) shared().has_failed = true;
+    uint64_t wanted = walk.hash;
+    now = shared->to_fail == walk.hash && shared->calls_to_pass-- <= 0 &&
+          shared->to_fail.compare_exchange_strong(wanted, 0);
+    if (now) shared->has_failed = true;
+    wanted = walk.hash;
+    now = now || (shared->fails_before == walk.hash && shared->fails_before.compare_exchange_strong(wanted, 0));
   }
   is_inside = false;
   return now;
 }
 
-void start(uint64_t hash) {
-  if (num_foreign == 0) {
-    void* frames[2];
-    backtrace(frames, 2);  // its library is loaded by the first call
-    dl_iterate_phdr(note_library, nullptr);
-  }
-  for (Slot& slot : shared().slots) {
+void map(int file) {
+  void* const memory = mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  if (memory == MAP_FAILED) std::abort();
+  dl_iterate_phdr(note_library, nullptr);
+  shared = static_cast<Shared*>(memory);
+}
+
+void start(uint64_t hash, int64_t calls_to_pass, uint64_t before) {
+  for (Slot& slot : shared->slots) {
+    if (slot.hash == 0) continue;
     slot.hash = 0;
     slot.num_calls = 0;
   }
-  shared().has_failed = false;
-  to_fail = hash;
-  is_watching = true;
+  shared->has_failed = false;
+  shared->calls_to_pass = calls_to_pass;
+  shared->to_fail = hash;
+  shared->fails_before = before;
+  shared->is_watching = true;
 }
 
 template <class Function>
@@ -147,25 +165,28 @@ Function next(const char* name) {
 
 }  // namespace
 
-void watch() { start(0); }
-void fail_at(uint64_t hash, int64_t call) {
-  calls_to_pass = call;
-  start(hash);
+void share(const char* path) {
+  const int file = ::open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (file < 0 || ftruncate(file, sizeof(Shared)) != 0) std::abort();
+  map(file);
+  close(file);
 }
-void pause() { is_watching = false; }
+void watch() { start(0, 0, 0); }
+void fail_at(uint64_t hash, int64_t call, uint64_t before) { start(hash, call, before); }
+void pause() { shared->is_watching = false; }
 Seen stop() {
-  is_watching = false;
+  shared->is_watching = false;
   Seen seen;
-  seen.has_failed = shared().has_failed;
-  for (const Slot& slot : shared().slots) {
-    if (slot.hash != 0) seen.sites.push_back({slot.hash, slot.kind, slot.num_calls, slot.call});
+  seen.has_failed = shared->has_failed;
+  for (const Slot& slot : shared->slots) {
+    if (slot.hash != 0) seen.sites.push_back({slot.hash, slot.kind, slot.num_calls, slot.call.data()});
   }
   return seen;
 }
 int64_t live_blocks() { return num_live; }
 
 /// For operator new; null where it is to fail.
-void* allocate(size_t bytes, size_t alignment, const char* call) {
+TESSERA_FAULT_CODE void* allocate(size_t bytes, size_t alignment, const char* call) {
   if (fails(Kind::allocation, call)) return nullptr;
   void* memory = nullptr;
   if (posix_memalign(&memory, std::max(alignment, sizeof(void*)), std::max<size_t>(bytes, 1)) != 0) return nullptr;
@@ -182,22 +203,26 @@ void give_back(void* memory) {
 
 namespace faults = tessera::testing::faults;
 
-void* operator new(size_t bytes) {
+TESSERA_FAULT_CODE void* operator new(size_t bytes) {
   void* memory = faults::allocate(bytes, alignof(std::max_align_t), "new");
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }
-void* operator new[](size_t bytes) { return operator new(bytes); }
-void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
+TESSERA_FAULT_CODE void* operator new[](size_t bytes) { return operator new(bytes); }
+TESSERA_FAULT_CODE void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
   return faults::allocate(bytes, alignof(std::max_align_t), "new");
 }
-void* operator new[](size_t bytes, const std::nothrow_t& tag) noexcept { return operator new(bytes, tag); }
-void* operator new(size_t bytes, std::align_val_t alignment) {
+TESSERA_FAULT_CODE void* operator new[](size_t bytes, const std::nothrow_t& tag) noexcept {
+  return operator new(bytes, tag);
+}
+TESSERA_FAULT_CODE void* operator new(size_t bytes, std::align_val_t alignment) {
   void* memory = faults::allocate(bytes, static_cast<size_t>(alignment), "new");
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }
-void* operator new[](size_t bytes, std::align_val_t alignment) { return operator new(bytes, alignment); }
+TESSERA_FAULT_CODE void* operator new[](size_t bytes, std::align_val_t alignment) {
+  return operator new(bytes, alignment);
+}
 void operator delete(void* memory) noexcept { faults::give_back(memory); }
 void operator delete[](void* memory) noexcept { faults::give_back(memory); }
 void operator delete(void* memory, size_t) noexcept { faults::give_back(memory); }
@@ -212,7 +237,7 @@ void operator delete[](void* memory, const std::nothrow_t&) noexcept { faults::g
 // Calls of the C library: failed with an errno value, or made as they are. Blocks of aligned_alloc go back by free,
 // which counts nothing.
 #define TESSERA_FAULT_POINT(kind, type, name, parameters, arguments, error_number, failed) \
-  type name parameters {                                                                   \
+  TESSERA_FAULT_CODE type name parameters {                                                \
     static const auto real = faults::next<type(*) parameters>(#name);                      \
     if (faults::fails(faults::Kind::kind, #name)) {                                        \
       errno = error_number;                                                                \
@@ -248,7 +273,7 @@ TESSERA_FAULT_POINT(thread, int, posix_spawn,
                      char* const* v, char* const* e) noexcept,
                     (p, n, f, a, v, e), EAGAIN, EAGAIN)
 
-int open(const char* name, int flags, ...) {
+TESSERA_FAULT_CODE int open(const char* name, int flags, ...) {
   static const auto real = faults::next<int (*)(const char*, int, ...)>("open");
   if (faults::fails(faults::Kind::file, "open")) {
     errno = EMFILE;

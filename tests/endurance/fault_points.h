@@ -2,6 +2,7 @@
 // start of a thread. A program that links fault_points.cc makes them through it; calls that other libraries make for
 // themselves are left alone.
 //
+//   faults::share("faults");            // in every process that takes part, first of all
 //   faults::watch();                    // counts calls and their sites
 //   run();
 //   for (const faults::Site& site : faults::stop().sites) {
@@ -33,9 +34,12 @@ struct Seen {
   bool has_failed = false;  ///< the fault was reached
 };
 
+/// This process and all others that name this file see the same faults and count together.
+void share(const char* path);
 void watch();
-/// The call there of this number, from 0, fails; once.
-void fail_at(uint64_t hash, int64_t call = 0);
+/// The call there of this number, from 0, fails; once. With `before`, the first call there fails too: what is called
+/// only where something has failed.
+void fail_at(uint64_t hash, int64_t call = 0, uint64_t before = 0);
 /// No further call counts or fails.
 void pause();
 Seen stop();

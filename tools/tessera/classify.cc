@@ -132,7 +132,12 @@ std::unique_ptr<io::RecordReader> open_reader(const Options& options, InputForma
   } catch (const Error& error) {
     const std::string problem = std::string(error.what()).substr(error.where().size() + 2);
     if (source.has_header && problem.find("expected a header with a column") != std::string::npos) {
-      throw Error(error.where(), problem + "; --field names another, --no-header if the first row is a record");
+      // One column that holds what tables outside of English-speaking countries separate theirs with.
+      const bool is_semicolon = problem.find("columns '") != std::string::npos &&
+                                problem.find("', '") == std::string::npos &&
+                                problem.find(';') < problem.find("', expected");
+      throw Error(error.where(), problem + (is_semicolon ? "; --delimiter ';' if that is what separates columns" : "") +
+                                     "; --field names another, --no-header if the first row is a record");
     }
     throw;
   }

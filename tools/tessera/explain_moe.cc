@@ -6,6 +6,7 @@
 
 #include "commands.h"
 #include "exit_codes.h"
+#include "file_format.h"
 #include "file_roles.h"
 #include "integer_option.h"
 #include "moe/kernels.h"
@@ -171,6 +172,9 @@ int explain(const Options& options) {
     if (path->empty() || cases.size() == 1) continue;
     throw Error(name, str_cat(cases.size(), " plans"), "one token count and one routing with it");
   }
+  require_own_extension("--svg", options.svg, ".svg");
+  require_own_extension("--html", options.html, ".html");
+  require_own_extension("--trace", options.trace, ".json");
   FileRoles roles;
   roles.writes("--svg", options.svg);
   roles.writes("--html", options.html);

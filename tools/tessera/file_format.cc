@@ -20,6 +20,10 @@ constexpr std::string_view kOtherExtensions[] = {
     ".tgz",  ".7z",  ".xml",  ".htm", ".html",    ".pdf",    ".docx",    ".doc",    ".rtf",
 };
 
+/// Of pictures, which no option writes; ".svg" among them, for those that write no picture.
+constexpr std::string_view kPictureExtensions[] = {".png",  ".jpg", ".jpeg", ".gif", ".webp", ".bmp",
+                                                   ".tiff", ".tif", ".eps",  ".ps",  ".svg",  ".svgz"};
+
 bool promises_another_format(const std::string& extension) {
   return std::find(std::begin(kOtherExtensions), std::end(kOtherExtensions), extension) != std::end(kOtherExtensions);
 }
@@ -36,6 +40,15 @@ std::string input_extension(const std::string& path) {
   const std::string extension = lower_extension(path);
   if (!is_compressed_extension(extension)) return extension;
   return lower_extension(path.substr(0, path.size() - extension.size()));
+}
+
+void require_own_extension(const std::string& option, const std::string& path, const std::string& own) {
+  const std::string extension = lower_extension(path);
+  const bool is_picture = std::find(std::begin(kPictureExtensions), std::end(kPictureExtensions), extension) !=
+                          std::end(kPictureExtensions);
+  if (extension == own || !(is_picture || promises_another_format(extension))) return;
+  throw Error(option + " " + escaped(path), "a " + escaped(extension) + " file",
+              "a " + own + " file, which is what the option writes");
 }
 
 io::InputFormat input_format(const std::string& path, const std::string& option) {

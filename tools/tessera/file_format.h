@@ -15,6 +15,10 @@ std::string lower_extension(const std::string& path);
 /// ".csv" of "reviews.csv.gz": the extension of what is compressed.
 std::string input_extension(const std::string& path);
 
+/// Throws Error naming the option where the file's name promises a picture or table of another kind than `own`, ".svg"
+/// say.
+void require_own_extension(const std::string& option, const std::string& path, const std::string& own);
+
 /// `option`: --format, or empty. Throws Error naming the option or the file.
 io::InputFormat input_format(const std::string& path, const std::string& option);
 

@@ -33,7 +33,7 @@ void on_signal(int number) {
   errno = error_number;
 }
 
-/// One byte from `descriptor` within `timeout` milliseconds (-1 = for ever), or -1.
+/// One byte from `descriptor` within `timeout` milliseconds (-1 = for ever), 0 once its other end is closed, or -1.
 int read_byte(int descriptor, int timeout) {
   pollfd request{.fd = descriptor, .events = POLLIN, .revents = 0};
   int ready = 0;
@@ -41,7 +41,8 @@ int read_byte(int descriptor, int timeout) {
     ready = poll(&request, 1, timeout);
   } while (ready < 0 && errno == EINTR);
   unsigned char byte = 0;
-  return ready > 0 && read(descriptor, &byte, 1) == 1 ? byte : -1;
+  if (ready <= 0) return -1;
+  return read(descriptor, &byte, 1) == 1 ? byte : 0;
 }
 
 }  // namespace
@@ -75,11 +76,10 @@ InterruptGuard::~InterruptGuard() {
     action.sa_handler = SIG_DFL;
     sigaction(number, &action, nullptr);
   }
-  const unsigned char done = 0;
-  static_cast<void>(!write(pipe_[1], &done, 1));
-  watcher_.join();
   pipe_write_end = -1;
-  for (const int descriptor : pipe_) close(descriptor);
+  close(pipe_[1]);  // which the watcher sees; nothing about it can fail
+  watcher_.join();
+  close(pipe_[0]);
 }
 
 int InterruptGuard::signal() const { return signal_seen; }

@@ -29,7 +29,7 @@ class InterruptGuard {
   void watch();
 
   std::stop_source source_;
-  std::array<int, 2> pipe_{-1, -1};  // [read, write]; the handler writes the signal, the destructor 0
+  std::array<int, 2> pipe_{-1, -1};  // [read, write]; the handler writes the signal, the destructor closes
   std::thread watcher_;
 };
 

@@ -8,6 +8,7 @@
 
 #include "commands.h"
 #include "exit_codes.h"
+#include "file_format.h"
 #include "file_roles.h"
 #include "html.h"
 #include "integer_option.h"
@@ -50,10 +51,11 @@ constexpr const char* kHead = R"html(<!DOCTYPE html>
 :root { color-scheme: light dark; --ink: #222; --paper: #fff; --line: #ccc; --bar: #1f77b4; --other: #999; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #ddd; --paper: #181818; --line: #444; --bar: #58a6ff; --other: #777; } }
-body { font: 14px sans-serif; color: var(--ink); background: var(--paper); margin: 2em auto; max-width: 84em; }
+body { font: 14px sans-serif; color: var(--ink); background: var(--paper); margin: 2em auto; max-width: 84em;
+  padding: 0 1.5em; }
 table { border-collapse: collapse; } td, th { border-bottom: 1px solid var(--line); padding: .25em .8em .25em 0;
   text-align: left; font-variant-numeric: tabular-nums; }
-pre { overflow-x: auto; border: 1px solid var(--line); padding: .8em; }
+pre { white-space: pre-wrap; border: 1px solid var(--line); padding: .8em; }
 .picture { background: #fff; border: 1px solid var(--line); } .picture svg { display: block; width: 100%; }
 .bar { display: inline-block; height: .8em; background: var(--bar); } .bar.other { background: var(--other); }
 </style></head><body>
@@ -188,6 +190,7 @@ std::string peers_section(const Options& options) {
 }
 
 int report(const Options& options) {
+  require_own_extension("--out", options.output, ".html");
   FileRoles roles;
   roles.reads("--peers", options.peers);
   roles.writes("--out", options.output);
