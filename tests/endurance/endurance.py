@@ -336,7 +336,7 @@ ROWS = {
     "ctrl_c": (ctrl_c, 20, 100),
     "failing_files": (failing_files, 1, 1),
     "failing_devices": (failing_devices, 1, 5),
-    "backpressure": (backpressure, 400_000, 1_000_000),
+    "backpressure": (backpressure, 1_000_000, 1_000_000),
     "cpu_layers": (cpu_layers, 2_000, 20_000),
     "slow_device": (slow_device, 4, 20),
     "lost_device": (lost_device, 6, 20),

@@ -53,9 +53,12 @@ InterruptGuard::InterruptGuard() {
   pipe_write_end = pipe_[1];
   try {
     watcher_ = std::thread([this] { watch(); });
-  } catch (const std::system_error& error) {
+  } catch (const std::exception& error) {
+    pipe_write_end = -1;
     for (const int descriptor : pipe_) close(descriptor);
-    throw Error("threads", "cannot start one: " + error.code().message() + " (a limit on processes)");
+    const auto* const refused = dynamic_cast<const std::system_error*>(&error);
+    if (refused == nullptr) throw;  // no memory
+    throw Error("threads", "cannot start one: " + refused->code().message() + " (a limit on processes)");
   }
   for (const int number : kSignals) {
     struct sigaction old_action {};
