@@ -121,7 +121,8 @@ def engines():
     entry = RECORD["python"]
     tested = f"Transformers {entry['packages']['transformers']}"
     fp8 = fp8_families()
-    rows = [[FAMILIES[name], "bf16, f16, f32" + (", FP8" if name in fp8 else ""), tested, "a few layers",
+    types = ", ".join(short for dtype, short in TYPES.items() if dtype in types_by_device()["cuda"])
+    rows = [[FAMILIES[name], types + (", FP8" if name in fp8 else ""), tested, "a few layers",
              "logits within their bound of eager experts'", entry["gpu"], entry["date"]]
             for name in functions("tests/gpu/python/model_zoo.py") if name in FAMILIES]
     for path in sorted(RESULTS.glob("vllm_*.json")):
