@@ -127,7 +127,7 @@ class ExplainMoeTest(CommandTest):
             self.assertAlmostEqual(plan["gemm1"]["waves"], plan["gemm1"]["tiles"] / plan["gemm1"]["lanes"])
 
     def test_weights_of_8_bits_halve_the_bytes(self):
-        shape = ("--preset", "qwen3-30b", "--tokens", 64, "--routing", "worst")
+        shape = ("--preset", "qwen3-30b", "--tokens", 72, "--routing", "worst")
         dense, narrow = self.plans(*shape), self.plans(*shape, "--format", "fp8-block")
         self.assertEqual((dense["format"], narrow["format"]), ("dense", "fp8-block"))
         dense, narrow = dense["cases"][0], narrow["cases"][0]
@@ -138,7 +138,7 @@ class ExplainMoeTest(CommandTest):
             self.assertAlmostEqual(narrow[kernel]["floor_us"] / dense[kernel]["floor_us"], 0.5, delta=0.02)
         self.assertEqual(self.plans(*shape, "--format", "fp8-channel")["cases"][0]["kernel"], "expert_gemm_fp8_channel")
         words = explain(*shape, "--format", "fp8-block")
-        self.assertRegex(words.out, r"(?m)^layer .*, fp8-block weights; 64 tokens")
+        self.assertRegex(words.out, r"(?m)^layer .*, fp8-block weights; 72 tokens")
         self.assertRegex(words.out, r"dense 1400 TFLOP/s")
         self.assertRegex(words.out, r"(?m)^ +expert_gemm, refused: its weights have another format")
         self.assertLessEqual(max(map(len, words.lines)), 100)
