@@ -37,6 +37,7 @@ namespace {
 namespace fs = std::filesystem;
 constexpr unsigned kSecondsPerRun = 30;  // then it hangs, and is ended by SIGALRM
 constexpr int64_t kRecords = 40;
+constexpr int kAttempts = 15;    // at a call that threads make in some orders alone
 constexpr int64_t kStatics = 1;  // blocks that an undisturbed run leaves: what is made once and kept
 // Where memory runs out, a constructor of the JSON library (statistics, journal) keeps what it has.
 constexpr int64_t kJsonBlocks = 8;
@@ -208,7 +209,7 @@ class Harness {
       const auto [site, before] = waiting.front();
       waiting.pop_front();
       bool reached = false;
-      for (int attempt = 0; attempt < 5 && !reached; ++attempt) {
+      for (int attempt = 0; attempt < kAttempts && !reached; ++attempt) {
         set_stage(resumes);
         // It may be one that also comes without the other, which only this run has seen.
         const Outcome outcome = break_once(more, resumes, site, attempt % 2 == 0 ? before : 0);
