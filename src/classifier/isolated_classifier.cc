@@ -192,6 +192,12 @@ struct SelfTest {
   Batch batch() const { return {.num_sentences = 1, .ids = ids.data(), .embeddings = embeddings.data()}; }
 };
 
+/// A process ended before it was ready. what() says of what.
+class DiedAtStart : public Error {
+ public:
+  using Error::Error;
+};
+
 /// A device: the process that has it now.
 class Device {
  public:
@@ -241,10 +247,14 @@ class Device {
     std::string why_not;
     lock.unlock();
     dead->wait();  // what it had of the device's memory is needed
-    try {
-      fresh = start();
-    } catch (const std::exception& error) {
-      why_not = error.what();
+    for (int num_deaths = 1; fresh == nullptr && why_not.empty(); ++num_deaths) {
+      try {
+        fresh = start();
+      } catch (const DiedAtStart& died) {
+        if (num_deaths == kMaxDeathsAtStart) why_not = died.what();
+      } catch (const std::exception& error) {
+        why_not = error.what();
+      }
     }
     lock.lock();
     process_ = fresh;
@@ -263,7 +273,9 @@ class Device {
       const LeaseChannel::Wait wait = channel.wait_for_hello(deadline);
       if (wait == LeaseChannel::Wait::ended) process->expect_end();
       if (wait != LeaseChannel::Wait::answered) {
-        throw Error(where, str_cat(process->end(), " before it was ready"));
+        const std::string how = str_cat(process->end(), " before it was ready");
+        if (wait == LeaseChannel::Wait::ended) throw DiedAtStart(where, how);
+        throw Error(where, how);
       }
       if (channel.outcome() != Outcome::ok) throw Error(where, channel.text());
       preferred_batch_ = channel.preferred_batch();
@@ -282,7 +294,9 @@ class Device {
     const LeaseChannel::Wait wait = channel.wait_for_answer(lease_id, Clock::now() + options_.lease_timeout);
     if (wait == LeaseChannel::Wait::ended) process.expect_end();
     if (wait != LeaseChannel::Wait::answered) {
-      throw Error(where, str_cat(process.end(), " when it was tested with a sentence of padding"));
+      const std::string how = str_cat(process.end(), " when it was tested with a sentence of padding");
+      if (wait == LeaseChannel::Wait::ended) throw DiedAtStart(where, how);
+      throw Error(where, how);
     }
     if (channel.outcome() != Outcome::ok) throw Error(where, channel.text());
     std::vector<float> logits(static_cast<size_t>(options_.shape.num_classes));

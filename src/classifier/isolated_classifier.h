@@ -8,7 +8,7 @@
 // A process that dies, or that does not answer within the lease's time and is ended for it, is started again; its batch
 // does not wait for that. Before the next process gets a batch it labels one sentence of padding, whose bits must be
 // those of the first process: a device that does not pass is given up (DeviceError), and so is one that dies
-// kMaxDeathsInARow times without an answer between.
+// kMaxDeathsInARow times without an answer between, or kMaxDeathsAtStart times in a row before it is ready.
 //
 // The processes die with this one, whatever ends it, and with the last of their classifiers.
 #pragma once
@@ -25,6 +25,8 @@ namespace tessera::classifier {
 
 /// Well above what it takes to find a record in the largest batch by halves.
 inline constexpr int kMaxDeathsInARow = 64;
+/// Whatever ends a process that is just being made is not of its making, once or twice.
+inline constexpr int kMaxDeathsAtStart = 3;
 
 struct IsolationOptions {
   std::vector<std::string> command;  ///< program and arguments of the worker, which calls serve_leases

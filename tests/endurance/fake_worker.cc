@@ -2,10 +2,12 @@
 // on its command line goes wrong in it.
 //
 //   fake_worker LANES [die_every=N] [wrong_every=N] [delay_us=N] [refuse_if=FILE] [other_bits_if=FILE] [threads=N]
+//              [die_at_start=FILE]   as often as the file has bytes
 //
 // A record whose second id is one of Poison ends the process, or holds it up.
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -90,9 +92,16 @@ void limit_threads(int64_t count) {
   if (setrlimit(RLIMIT_NPROC, &limit) != 0 || (geteuid() == 0 && setuid(some_user) != 0)) _exit(8);
 }
 
+void die_at_start(const std::string& file) {
+  struct stat status {};
+  if (stat(file.c_str(), &status) != 0 || status.st_size == 0) return;
+  if (truncate(file.c_str(), status.st_size - 1) == 0) raise(SIGKILL);
+}
+
 int serve(int argc, char** argv) {
   become_worker_process();
   const Settings settings = settings_of(argc, argv);
+  if (settings.contains("die_at_start")) die_at_start(settings.at("die_at_start"));
   const int num_lanes = std::atoi(argv[1]);
   if (settings.contains("threads")) limit_threads(number(settings, "threads"));
   const bool ends_well = serve_leases(num_lanes, [&](const ChannelShape&) {

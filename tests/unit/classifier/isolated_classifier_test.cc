@@ -180,6 +180,24 @@ TEST(Isolated, a_device_that_does_not_come_back_is_given_up_and_the_others_finis
   std::filesystem::remove(flag);
 }
 
+TEST(Isolated, a_process_that_dies_while_it_is_made_is_made_again) {
+  const std::string file = ::testing::TempDir() + str_cat("die_", getpid());
+  const auto lost_after = [&](size_t num_deaths) {
+    std::ofstream(file).close();
+    Engine engine = make_engine({options_of({"die_at_start=" + file, "die_every=4"}), options_of({"delay_us=2000"})},
+                                {.batch_size = 8, .router_weights = true});
+    std::ofstream(file) << std::string(num_deaths, 'x');
+    const Result result = run(engine, 600, {});
+    EXPECT_EQ(result.content, expected(600, {}));
+    return result.statistics.failed_devices;
+  };
+  EXPECT_TRUE(lost_after(2).empty());
+  const std::vector<std::string> lost = lost_after(3);
+  ASSERT_EQ(lost.size(), 1u);
+  EXPECT_NE(lost[0].find("was ended by signal 9 before it was ready"), std::string::npos) << lost[0];
+  std::filesystem::remove(file);
+}
+
 TEST(Isolated, with_no_device_left_the_run_says_what_is_lost) {
   const std::string flag = ::testing::TempDir() + str_cat("gone_", getpid());
   std::filesystem::remove(flag);
