@@ -118,7 +118,7 @@ def sigkill_worker(setting, count, rng):
                 except ProcessLookupError:
                     pass
         code, err = end(process)
-        if code == 2 and "before it was ready" in err:
+        if code == 2 and ("before it was ready" in err or "when it was tested" in err):
             wasted += killed  # of a process that was just being made: nothing was run, and the command says so
             continue
         if code not in (0, 3):
