@@ -27,7 +27,7 @@ def beside(row):
 
 
 def sites(row):
-    ended = row["exit_codes"].get("-6", 0)
+    ended = sum(count for code, count in row["exit_codes"].items() if code.startswith("-"))  # by whichever signal
     return (f"{row['sites_failed']:,} of {row['sites']:,} sites" +
             (f"; {ended} ended the process" if ended else ""))
 
