@@ -270,14 +270,7 @@ class Device {
     const std::string where = "worker process of " + options_.name;
     for (size_t lane = 0; lane < process->num_lanes(); ++lane) {
       LeaseChannel& channel = process->channel(lane);
-      const LeaseChannel::Wait wait = channel.wait_for_hello(deadline);
-      if (wait == LeaseChannel::Wait::ended) process->expect_end();
-      if (wait != LeaseChannel::Wait::answered) {
-        const std::string how = str_cat(process->end(), " before it was ready");
-        if (wait == LeaseChannel::Wait::ended) throw DiedAtStart(where, how);
-        throw Error(where, how);
-      }
-      if (channel.outcome() != Outcome::ok) throw Error(where, channel.text());
+      require_answer(channel.wait_for_hello(deadline), *process, channel, where, " before it was ready");
       preferred_batch_ = channel.preferred_batch();
       if (description_.empty()) description_ = channel.text();
     }
@@ -288,17 +281,23 @@ class Device {
     return process;
   }
 
-  void test(Process& process, LeaseChannel& channel, const std::string& where) {
-    const uint64_t lease_id = next_lease_id();
-    channel.put_lease(lease_id, self_test_.batch(), false);
-    const LeaseChannel::Wait wait = channel.wait_for_answer(lease_id, Clock::now() + options_.lease_timeout);
+  /// Of a process that is being made: throws unless it has answered, and well.
+  static void require_answer(LeaseChannel::Wait wait, Process& process, LeaseChannel& channel, const std::string& where,
+                             const char* when) {
     if (wait == LeaseChannel::Wait::ended) process.expect_end();
     if (wait != LeaseChannel::Wait::answered) {
-      const std::string how = str_cat(process.end(), " when it was tested with a sentence of padding");
+      const std::string how = process.end() + when;
       if (wait == LeaseChannel::Wait::ended) throw DiedAtStart(where, how);
       throw Error(where, how);
     }
     if (channel.outcome() != Outcome::ok) throw Error(where, channel.text());
+  }
+
+  void test(Process& process, LeaseChannel& channel, const std::string& where) {
+    const uint64_t lease_id = next_lease_id();
+    channel.put_lease(lease_id, self_test_.batch(), false);
+    require_answer(channel.wait_for_answer(lease_id, Clock::now() + options_.lease_timeout), process, channel, where,
+                   " when it was tested with a sentence of padding");
     std::vector<float> logits(static_cast<size_t>(options_.shape.num_classes));
     channel.copy_results({.logits = logits.data()});
     if (self_test_.logits.empty()) self_test_.logits = logits;
