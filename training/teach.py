@@ -33,7 +33,7 @@ class TeachConfig:
     batch_size: int = 64
     learning_rate: float = 6e-5
     everyday_taught: int = 6000  # everyday sentences that the teachers learn from
-    everyday_pool: int = 60000
+    everyday_pool: int = 70000
     span_factor: int = 16  # augmented versions of each labelled sentence
     exchange_factor: int = 8  # versions with words exchanged for neighbours
     semantic_channels: int = 40
@@ -164,7 +164,8 @@ def mean_logit(encoders, texts):
 
 def load_chat(args, config):
     """Everyday sentences as tokens with their probabilities, none too near to a judged file."""
-    chat = [(tokenize(text), p) for text, p in everyday.sentences(config.everyday_pool, args.seed)]
+    made = {tuple(tokenize(text)): p for text, p in reversed(everyday.sentences(config.everyday_pool, args.seed))}
+    chat = list(reversed(made.items()))
     judged = [tokenize(line.split("\t", 1)[1]) for path in args.judged for line in path.read_text("utf-8").splitlines()]
     leaked = set(everyday.leaks([tokens for tokens, _ in chat], judged)) if judged else set()
     log(f"everyday: {len(chat)} sentences, {len(leaked)} too near to a judged one")
