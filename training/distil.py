@@ -1,6 +1,6 @@
 """The student: a classifier that learns the teachers' probabilities of the sentences that teach.py made.
 
-    python3 training/distil.py --taught run --lexicon training/lexicon.tsv --output run
+    python3 training/distil.py --taught run --train train.tsv --lexicon training/lexicon.tsv --output run
 
 A word's row begins as principal components of the encoder's view of it (learned on), with the teachers' logit of the word alone in
 the channel of the log-count ratio. `--output` gets student.json and student.safetensors, which export.py reads.
@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 import data
 import train
 from model import ModelConfig, Noise, StackedClassifier
+from tokenizer import tokenize
 
 
 @dataclasses.dataclass
@@ -42,9 +43,9 @@ class Taught:
 
 
 def student_settings():
-    model = ModelConfig(learned_channels=56, num_filters=32, learned_std=0.3, ratio_scale=0.25)
+    model = ModelConfig(learned_channels=56, num_filters=48, learned_std=0.3, ratio_scale=0.25)
     noise = Noise(unknown=0.02, forget=0.0, embedding=0.1, feature=0.2, head=0.1)
-    config = train.TrainConfig(student_epochs=6, student_batch_size=1024, learning_rate=2e-3, average_decay=0.999, full_stop_rate=0.15)
+    config = train.TrainConfig(student_epochs=5, student_batch_size=1024, learning_rate=2e-3, average_decay=0.999, full_stop_rate=0.15)
     return model, config, noise
 
 
@@ -61,7 +62,7 @@ def make_student(taught, lexicon, model_config, num_models, generator):
     return student.to(device)
 
 
-def train_student(taught, lexicon, model_config, config, noise, num_models, generator, labelled_repeats=8):
+def train_student(taught, lexicon, model_config, config, noise, num_models, generator, labelled_repeats=4):
     """-> StackedClassifier of `num_models` students that differ in their random numbers."""
     device = taught.ids.device
     student = make_student(taught, lexicon, model_config, num_models, generator)
@@ -76,6 +77,29 @@ def train_student(taught, lexicon, model_config, config, noise, num_models, gene
     return student
 
 
+def judge(student, ids, labels):
+    """-> accuracy in percent, negative log-likelihood: [M] each."""
+    log_p = student.predict(ids)[0].log_softmax(-1)
+    right = (log_p.argmax(-1) == labels).float().mean(1) * 100
+    return right, -log_p.gather(-1, labels.expand(len(log_p), -1).unsqueeze(-1)).mean((1, 2))
+
+
+def choose(student, taught, args):
+    """The student with the least negative log-likelihood on what no teacher and no student has learned from: the held-out tenth
+    of the labelled sentences and everyday sentences of other patterns, each counting a half."""
+    sentences, labels = data.load_tsv(args.train)
+    everyday = [line.split("\t", 1) for line in args.everyday.read_text("utf-8").splitlines()]
+    sets = {"held out": ([sentences[i] for i in taught.held], [labels[i] for i in taught.held]),
+            "everyday": ([tokenize(text) for _, text in everyday], [int(label) for label, _ in everyday])}
+    losses = 0
+    for name, (tokens, label) in sets.items():
+        ids = data.encode_all(tokens, taught.vocabulary, taught.ids.shape[1]).to(taught.ids.device)
+        right, loss = judge(student, ids, torch.tensor(label, device=ids.device))
+        losses = losses + loss
+        print(f"{name}: accuracy {[round(x, 2) for x in right.tolist()]}, loss {[round(x, 4) for x in loss.tolist()]}", flush=True)
+    return losses.argmin().item()
+
+
 def description(taught, model_config, config):
     return {"model_config": model_config.as_dict(), "train_config": dataclasses.asdict(config), "vocabulary": list(taught.vocabulary)}
 
@@ -84,6 +108,10 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--taught", required=True, type=pathlib.Path, help="output folder of teach.py")
     parser.add_argument("--lexicon", required=True, help="lines `word<TAB>valence`")
+    parser.add_argument("--train", required=True, help="as for teach.py --hold-out: its held-out tenth chooses the student")
+    parser.add_argument("--everyday", type=pathlib.Path, default=pathlib.Path(__file__).resolve().parent / "everyday_held_out.tsv",
+                        help="lines `label<TAB>sentence` that choose the student as well")
+    parser.add_argument("--students", type=int, default=3, help="trained side by side; one is kept")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("run"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=1)
@@ -100,11 +128,12 @@ def main():
     generator = torch.Generator(args.device).manual_seed(args.seed)
     begin = time.time()
     taught = Taught.load(args.taught, args.device)
-    student = train_student(taught, data.load_lexicon(args.lexicon), model_config, config, noise, 1, generator)
+    student = train_student(taught, data.load_lexicon(args.lexicon), model_config, config, noise, args.students, generator)
+    best = choose(student, taught, args)
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "student.json").write_text(json.dumps(description(taught, model_config, config)), "utf-8")
-    save_file(student.export_tensors(), args.output / "student.safetensors")
-    print(f"student of {len(taught.ids)} sentences: {time.time() - begin:.0f} s on {args.device}")
+    save_file(student.export_tensors(best), args.output / "student.safetensors")
+    print(f"student {best} of {args.students}, of {len(taught.ids)} sentences: {time.time() - begin:.0f} s on {args.device}")
 
 
 if __name__ == "__main__":

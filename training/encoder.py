@@ -1,8 +1,8 @@
 """The teacher: a pretrained sentence encoder, all-mpnet-base-v2, fine-tuned on labelled sentences.
 
     encoder = Encoder.pretrained(folder)          # folder: config.json, tokenizer.json, model.safetensors
-    fine_tune(encoder, texts, probabilities, epochs=3, generator=generator)
-    logits = apply(encoder, like_length(encoder, texts), encoder)      # of "positive", one a text
+    fine_tune(encoder, encoder.encode(texts), probabilities, epochs=3, generator=generator)
+    logits = apply(encoder, like_length(encoder.encode(texts)), encoder)      # of "positive", one a text
 
 Transformer layers with a learned bias for the distance of two tokens (MPNet), the mean of the last layer's tokens, two linear layers
 on top. Only training needs it: the checkpoint that comes out is the student's alone.
@@ -12,6 +12,7 @@ import json
 import math
 import pathlib
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -120,17 +121,18 @@ class Encoder(nn.Module):
 
 
 def pad(rows, device):
-    width = max(map(len, rows))
-    return torch.tensor([row + [PAD] * (width - len(row)) for row in rows], device=device)
+    out = np.full((len(rows), max(map(len, rows))), PAD)
+    for line, row in zip(out, rows):
+        line[: len(row)] = row
+    return torch.from_numpy(out).to(device)
 
 
 def half_precision(device):
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
-def like_length(encoder, texts, batch_size=512):
-    """Batches of texts of like length: [(their positions, ids)]."""
-    rows = encoder.encode(texts)
+def like_length(rows, batch_size=512):
+    """Batches of rows of like length: [(their positions, ids)]."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     parts = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     return [(part, pad([rows[i] for i in part], "cpu")) for part in parts]
@@ -138,7 +140,7 @@ def like_length(encoder, texts, batch_size=512):
 
 @torch.no_grad()
 def apply(encoder, batches, function):
-    """`function(ids)` of the texts that like_length made batches of, in the order of the texts: fp32 on the CPU."""
+    """`function(ids)` of the rows that like_length made batches of, in the order of the rows: fp32 on the CPU."""
     encoder.eval()
     device = encoder.output.weight.device
     with half_precision(device):
@@ -169,10 +171,9 @@ def shuffled_batches(rows, batch_size, generator):
     return [batches[b] for b in torch.randperm(len(batches), generator=generator).tolist()]
 
 
-def fine_tune(encoder, texts, targets, epochs, generator, learning_rate=4e-5, layer_decay=0.9, batch_size=32, log=print):
+def fine_tune(encoder, rows, targets, epochs, generator, learning_rate=4e-5, layer_decay=0.9, batch_size=32, log=print):
     """Trains all weights on probabilities of "positive"; warm-up over a tenth of the steps, then linear decay."""
     device = encoder.output.weight.device
-    rows = encoder.encode(texts)
     targets = torch.as_tensor(targets, dtype=torch.float32).to(device)
     steps = epochs * math.ceil(len(rows) / batch_size)
     optimizer = torch.optim.AdamW(parameter_groups(encoder, learning_rate, layer_decay), weight_decay=0.01,

@@ -6,11 +6,14 @@ The labelled file has critics' prose: hardly any negation of one word, no star r
 that are too near to some of a file which a model is judged on.
 """
 
+import collections
+import math
 import pathlib
 import random
 import re
 
 PATTERNS = pathlib.Path(__file__).resolve().parent / "everyday.txt"
+SLOT = re.compile(r"\{(\w+)\}")
 ENDINGS = [".", "!", "", "", "...", "!!", "."]
 OPENINGS = ["honestly , ", "well , ", "so , ", "in short , ", "sorry , but ", "i think ", "in my opinion , ", "ok , ", "and ", "overall , ",
             "yes , ", "no joke , ", "really , ", "to be honest , ", "look , ", "all in all , ", "in the end , ", "wow , ", "ok so "]
@@ -35,7 +38,7 @@ def parse(path=PATTERNS):
 
 def fill(pattern, words, random_):
     while "{" in pattern:
-        pattern = re.sub(r"\{(\w+)\}", lambda match: random_.choice(words[match[1]]), pattern, count=1)
+        pattern = SLOT.sub(lambda match: random_.choice(words[match[1]]), pattern)
     return pattern
 
 
@@ -77,19 +80,24 @@ def leaks(token_lists, judged, length=5, overlap=0.6):
     judged = [bare(tokens) for tokens in judged]
     judged_runs = set().union(*(runs(tokens, length) for tokens in judged))
     sets = [set(tokens) for tokens in judged if tokens]
-    by_word = {}
-    for i, each in enumerate(sets):
-        for word in each:
-            by_word.setdefault(word, []).append(i)
+    frequency = collections.Counter(word for each in sets for word in each)
+
+    def rarest(words):
+        """Two sets that overlap so much have one of these in common: as many as may be missing, and one more."""
+        ordered = sorted(words, key=lambda word: (frequency[word], word))
+        return ordered[: len(words) - math.ceil(overlap * len(words)) + 1]
+
+    by_word = collections.defaultdict(list)
+    for each in sets:
+        for word in rarest(each):
+            by_word[word].append(each)
     found = []
     for position, tokens in enumerate(token_lists):
         tokens = bare(tokens)
         own = set(tokens)
-        near = runs(tokens, length) & judged_runs
-        common = {}
-        for word in own:
-            for i in by_word.get(word, ()):
-                common[i] = common.get(i, 0) + 1
-        if near or any(n >= overlap * len(own | sets[i]) for i, n in common.items()):
+        near = not judged_runs.isdisjoint(runs(tokens, length)) or any(
+            len(own & each) >= overlap * len(own | each) for word in rarest(own) for each in by_word.get(word, ())
+        )
+        if near:
             found.append(position)
     return found

@@ -1,16 +1,15 @@
 """A pretrained sentence encoder learns the labels and then labels many new sentences, from which a student learns (distil.py).
 
-    python3 training/teach.py --train train.tsv --lexicon training/lexicon.tsv --encoder all-mpnet-base-v2 --output run
+    python3 training/teach.py --train train.tsv --lexicon training/lexicon.tsv --encoder run/encoder --output run
 
-New sentences are spans of the labelled ones, two spans joined, words exchanged for words of like meaning or for any word of the
-vocabulary, everyday sentences (everyday.py) alone and joined with spans, and every word of the vocabulary on its own. `--output`
-gets taught.npz: ids [N, S], target [N] (probability of "positive"), vectors [V, C] and valence [V] of the words; vocabulary.txt.
+New sentences (pool.py) are spans of the labelled ones, two spans joined, words exchanged for words of like meaning or for any word
+of the vocabulary, everyday sentences (everyday.py), prose (prose.py) and every word of the vocabulary on its own. `--output` gets
+taught.npz: ids [N, S], target [N] (probability of "positive"), vectors [V, C] and valence [V] of the words; vocabulary.txt.
 """
 
 import argparse
 import dataclasses
 import pathlib
-import re
 import time
 
 import numpy as np
@@ -18,23 +17,24 @@ import torch
 
 import data
 import everyday
+import prose
 from encoder import Encoder, apply, fine_tune, like_length
-from tokenizer import PAD_ID, PAD_TOKEN, UNKNOWN_TOKEN, tokenize
+from pool import JOINERS, Writers, know_words, new_sentences
+from tokenizer import PAD_ID, PAD_TOKEN, UNKNOWN_ID, UNKNOWN_TOKEN, tokenize
 
-JOINERS = ("and", "but", ",", ".", "which", "while", "although", "yet", "with", "!")
 BEGIN = time.time()
 
 
 @dataclasses.dataclass
 class TeachConfig:
     sequence_length: int = 56
-    teachers: int = 2
+    teachers: int = 1
     epochs: int = 3
     batch_size: int = 64
     learning_rate: float = 6e-5
     everyday_taught: int = 6000  # everyday sentences that the teachers learn from
     everyday_pool: int = 70000
-    span_factor: int = 16  # augmented versions of each labelled sentence
+    span_factor: int = 24  # augmented versions of each labelled sentence
     exchange_factor: int = 8  # versions with words exchanged for neighbours
     semantic_channels: int = 40
     tuned_channels: int = 16
@@ -47,92 +47,70 @@ def log(*parts):
     print(f"[{time.time() - BEGIN:6.1f}]", *parts, flush=True)
 
 
-def written(tokens):
-    """Tokens as a person would write them: the encoder has read real text."""
-    text = " ".join(tokens)
-    if "'" in text:
-        text = re.sub(r" ' (s|t|re|ve|ll|d|m)\b", r"'\1", text)
-    for mark in ".,!?)":
-        text = text.replace(" " + mark, mark)
-    return text.replace("( ", "(")
-
-
-def encoder_words(encoder):
+def encoder_words(tokenizer_file):
     """Whole words of the encoder's own vocabulary: common English words."""
-    return {word for word in encoder.tokenizer.get_vocab() if word.isascii() and word.isalpha() and len(word) > 1}
+    from tokenizers import Tokenizer
+
+    return {word for word in Tokenizer.from_file(str(tokenizer_file)).get_vocab() if word.isascii() and word.isalpha() and len(word) > 1}
 
 
 @dataclasses.dataclass
-class Words:
+class Texts:
+    """What is there before any teacher: tokens are lists of words."""
+
+    labelled: list
+    labels: torch.Tensor
+    chat: list
+    chat_labels: torch.Tensor
+    prose: list
+    judged: dict  # name -> (tokens, labels)
     vocabulary: list
-    vectors: torch.Tensor  # fp32 [V, C] of the encoder before it is tuned
-    neighbours: torch.Tensor  # int64 [V, 8]
-    exchangeable: torch.Tensor  # bool [V]: content words
-    polar: torch.Tensor  # int64: words of the lexicon with a clear valence
-    any: torch.Tensor  # int64: every content word
-    joiners: torch.Tensor
-
-    def text(self, ids):
-        ids = ids.cpu()
-        lengths = (ids != PAD_ID).sum(1).tolist()
-        return [written([self.vocabulary[i] for i in row[:n]]) for row, n in zip(ids.tolist(), lengths)]
+    lexicon: dict
 
 
-def know_words(encoder, vocabulary, lexicon, device):
-    vectors = apply(encoder, like_length(encoder, vocabulary), encoder.embed).to(device)
-    unit = torch.nn.functional.normalize(vectors - vectors.mean(0), dim=1)
-    neighbours = torch.cat([(part @ unit.T).topk(9, 1).indices[:, 1:] for part in unit.split(2048)])
-    roles = {word for words in data.ROLES.values() for word in words.split()}
-    function_words = set("a an the of to in on at by for from as is are was were be been it its he she they we i you this that these "
-                         "those his her their my our your and or if who what when where how why has have had do does did s t".split())
-    content = [word.isalpha() and word not in roles and word not in function_words for word in vocabulary]
-    ids = {word: i for i, word in enumerate(vocabulary)}
-    polar = torch.tensor([ids[word] for word, valence in lexicon.items() if abs(valence) >= 0.3], device=device)
-    exchangeable = torch.tensor(content, device=device)
-    joiners = torch.tensor([ids[word] for word in JOINERS], device=device)
-    return Words(vocabulary, vectors, neighbours, exchangeable, polar, exchangeable.nonzero()[:, 0], joiners)
+def load_judged(path):
+    """Lines `label<TAB>sentence` or `sentence<TAB>label` -> tokens, labels."""
+    tokens, labels = [], []
+    for line in path.read_text("utf-8").splitlines():
+        first, second = line.rsplit("\t", 1) if line.endswith(("\t0", "\t1")) else reversed(line.split("\t", 1))
+        tokens.append([data.ALIASES.get(token, token) for token in tokenize(first)])
+        labels.append(second in ("1", "positive"))
+    return tokens, torch.tensor(labels)
 
 
-def exchange(ids, words, rate, generator):
-    """Some content words become one of their eight nearest neighbours."""
-    draw = torch.rand(ids.shape, generator=generator, device=ids.device)
-    pick = torch.randint(8, ids.shape, generator=generator, device=ids.device)
-    return torch.where((draw < rate) & words.exchangeable[ids], words.neighbours[ids, pick], ids)
+def load_texts(args, config):
+    labelled, labels = data.load_tsv(args.train)
+    judged = {path.stem: load_judged(path) for path in args.judged}
+    made = {tuple(tokenize(text)): p for text, p in reversed(everyday.sentences(config.everyday_pool, args.seed))}
+    chat = list(reversed(made.items()))
+    everything = [tokens for each, _ in judged.values() for tokens in each]
+    leaked = set(everyday.leaks([tokens for tokens, _ in chat], everything)) if everything else set()
+    log(f"everyday: {len(chat)} sentences, {len(leaked)} too near to a judged one and left out")
+    chat = [each for i, each in enumerate(chat) if i not in leaked]
+    text = [tokenize(sentence) for sentence in prose.sentences(args.prose)]
+    leaked = set(everyday.leaks(text, everything)) if everything else set()
+    log(f"prose: {len(text)} sentences, {len(leaked)} too near to a judged one and left out")
+    text = [tokens for i, tokens in enumerate(text) if i not in leaked]
+    lexicon = data.load_lexicon(args.lexicon)
+    known = {token for tokens, _ in chat for token in tokens} | encoder_words(args.encoder / "tokenizer.json") | set(JOINERS)
+    known |= set(data.build_vocabulary(labelled, lexicon))
+    vocabulary = [UNKNOWN_TOKEN, PAD_TOKEN, *sorted(known - {UNKNOWN_TOKEN, PAD_TOKEN})]
+    labels = torch.tensor(labels, dtype=torch.float32)
+    return Texts(labelled, labels, [tokens for tokens, _ in chat], torch.tensor([p for _, p in chat]), text, judged, vocabulary, lexicon)
 
 
-def exchange_polar(ids, words, rate, generator):
-    """Some polar words become any word at all, or any polar word."""
-    draw = torch.rand(ids.shape, generator=generator, device=ids.device)
-    out = ids
-    for pool, chosen in ((words.any, draw < rate), (words.polar, (draw >= rate) & (draw < 2 * rate))):
-        new = pool[torch.randint(len(pool), ids.shape, generator=generator, device=ids.device)]
-        out = torch.where(chosen & torch.isin(ids, words.polar), new, out)
-    return out
+def not_judged(ids, texts):
+    """The rows that are no judged sentence, not even one of a single word; marks do not count."""
+    judged = [tokens for each, _ in texts.judged.values() for tokens in each]
+    if not judged:
+        return ids
+    is_word = torch.tensor([any(c.isalnum() for c in word) for word in texts.vocabulary], device=ids.device)
+    factors = torch.randint(1, 2**61, (ids.shape[1],), generator=torch.Generator().manual_seed(0)).to(ids.device)
 
+    def key(rows):
+        return (data.compact(rows, is_word[rows]) * factors).sum(1)
 
-def join(first, second, words, generator):
-    joiner = words.joiners[torch.randint(len(words.joiners), (len(first), 1), generator=generator, device=first.device)]
-    both = torch.cat([first, joiner, second], 1)
-    return data.compact(both, both != PAD_ID)[:, : first.shape[1]]
-
-
-def new_sentences(labelled, chat, words, config, generator):
-    """labelled [n, S], chat [m, S] (everyday sentences) -> ids [N, S] without targets."""
-    def any_of(ids, count):
-        return ids[torch.randint(len(ids), (count,), generator=generator, device=ids.device)]
-
-    spans = data.augment(labelled.repeat(config.span_factor, 1), words.joiners, words.polar, generator)
-    near = labelled.repeat(config.exchange_factor, 1)
-    near = exchange(torch.cat([near, data.random_span(near, 4, generator)]), words, 0.3, generator)
-    half = len(chat) // 2
-    mixed = join(any_of(chat, half), data.random_span(any_of(labelled, half), 3, generator), words, generator)
-    alone = torch.full((len(words.vocabulary), chat.shape[1]), PAD_ID, device=chat.device)
-    alone[:, 0] = torch.arange(len(alone), device=chat.device)
-    return torch.cat([
-        spans, near, exchange_polar(any_of(chat, 2 * len(chat)), words, 0.35, generator),
-        exchange(any_of(chat, half), words, 0.3, generator), mixed,
-        join(data.random_span(any_of(labelled, half), 3, generator), any_of(chat, half), words, generator), alone,
-    ])
+    return ids[~torch.isin(key(ids), key(data.encode_all(judged, texts.vocabulary, ids.shape[1]).to(ids.device)))]
 
 
 def principal(vectors, channels):
@@ -143,109 +121,90 @@ def principal(vectors, channels):
     return projected / (projected.std(0) * projected.std(0)[0]).sqrt()
 
 
-def taught_encoders(args, config, texts, targets, words, generator):
-    """-> tuned encoders, one a seed; the tuned one's view of the words goes into `views`."""
-    encoders, views = [], []
-    vocabulary = like_length(Encoder.pretrained(args.encoder), words.vocabulary)
-    for seed in range(config.teachers):
-        torch.manual_seed(args.seed + seed)
+def tuned_encoders(args, config, rows, targets):
+    encoders = []
+    for seed in range(args.seed, args.seed + config.teachers):
+        torch.manual_seed(seed)
         encoder = Encoder.pretrained(args.encoder).to(args.device)
-        order = torch.Generator().manual_seed(args.seed + seed)
-        fine_tune(encoder, texts, targets, config.epochs, order, config.learning_rate, batch_size=config.batch_size, log=log)
-        views.append(apply(encoder, vocabulary, lambda ids, tuned=encoder: torch.tanh(tuned.hidden(tuned.embed(ids)))))
+        order = torch.Generator().manual_seed(seed)
+        fine_tune(encoder, rows, targets, config.epochs, order, config.learning_rate, batch_size=config.batch_size, log=log)
         encoders.append(encoder)
-    return encoders, torch.cat(views, 1).to(args.device)
+    return encoders
 
 
-def mean_logit(encoders, texts):
-    batches = like_length(encoders[0], texts)
+def mean_logit(encoders, rows):
+    batches = like_length(rows)
     return torch.stack([apply(encoder, batches, encoder) for encoder in encoders]).mean(0)
 
 
-def load_chat(args, config):
-    """Everyday sentences as tokens with their probabilities, none too near to a judged file."""
-    made = {tuple(tokenize(text)): p for text, p in reversed(everyday.sentences(config.everyday_pool, args.seed))}
-    chat = list(reversed(made.items()))
-    judged = [tokenize(line.split("\t", 1)[1]) for path in args.judged for line in path.read_text("utf-8").splitlines()]
-    leaked = set(everyday.leaks([tokens for tokens, _ in chat], judged)) if judged else set()
-    log(f"everyday: {len(chat)} sentences, {len(leaked)} too near to a judged one")
-    return [each for i, each in enumerate(chat) if i not in leaked]
-
-
 def teach(args, config):
+    texts = load_texts(args, config)
+    vocabulary = texts.vocabulary
+    writers = Writers(vocabulary, args.encoder / "tokenizer.json")
     device = torch.device(args.device)
     generator = torch.Generator(device).manual_seed(args.seed)
-    sentences, labels = data.load_tsv(args.train)
-    chat = load_chat(args, config)
-    lexicon = data.load_lexicon(args.lexicon)
-    untuned = Encoder.pretrained(args.encoder).to(device)
-    known = {token for tokens, _ in chat for token in tokens} | encoder_words(untuned)
-    known |= set(data.build_vocabulary(sentences, lexicon)) | set(JOINERS)
-    vocabulary = [UNKNOWN_TOKEN, PAD_TOKEN, *sorted(known - {UNKNOWN_TOKEN, PAD_TOKEN})]
-    words = know_words(untuned, vocabulary, lexicon, device)
-    del untuned
+
+    def encoded(tokens):
+        return data.encode_all(tokens, vocabulary, config.sequence_length).to(device)
+
+    def pieces(ids):
+        return writers.rows(writers.start(ids))
+
+    words = know_words(Encoder.pretrained(args.encoder).to(device), vocabulary, texts.lexicon, device)
     log(f"{len(vocabulary)} words; nearest to film: {[vocabulary[i] for i in words.neighbours[vocabulary.index('film')][:5]]}")
-    held = data.split_folds(len(sentences), 10, args.seed)[0] if args.hold_out else torch.tensor([], dtype=torch.long)
-    kept = torch.ones(len(sentences), dtype=torch.bool)
+    held = data.split_folds(len(texts.labelled), 10, args.seed)[0] if args.hold_out else torch.tensor([], dtype=torch.long)
+    kept = torch.ones(len(texts.labelled), dtype=torch.bool)
     kept[held] = False
-    ids = data.encode_all(sentences, vocabulary, config.sequence_length).to(device)
-    labels = torch.tensor(labels, dtype=torch.float32)
-    fit_ids, fit_labels = ids[kept.to(device)], labels[kept]
-    chat_ids = data.encode_all([tokens for tokens, _ in chat], vocabulary, config.sequence_length).to(device)
-    chat_labels = torch.tensor([p for _, p in chat])
+    ids, chat, text = encoded(texts.labelled), encoded(texts.chat), encoded(texts.prose) if texts.prose else encoded([[]])[:0]
+    fit, labels = ids[kept.to(device)], texts.labels[kept]
+    text = text[(text == UNKNOWN_ID).sum(1) <= 0.1 * (text != PAD_ID).sum(1)]
+    pool = not_judged(new_sentences(fit, chat, text, words, config, generator), texts)
+    log(f"{len(pool)} new sentences, {len(text)} of prose")
+    started = writers.start(pool)
     # A third with a full stop, as people type.
-    stopped = data.append_full_stop(fit_ids, vocabulary.index("."), 0.33, generator)
-    texts = words.text(stopped) + words.text(chat_ids[: config.everyday_taught])
-    targets = torch.cat([fit_labels * (1 - 2 * config.smoothing) + config.smoothing, chat_labels[: config.everyday_taught]])
-    encoders, views = taught_encoders(args, config, texts, targets, words, generator)
-    for name, path, first in args.reports:
-        report(name, path, first, encoders)
+    stopped = data.append_full_stop(fit, vocabulary.index("."), 0.33, generator)
+    taught = chat[: config.everyday_taught]
+    targets = torch.cat([labels * (1 - 2 * config.smoothing) + config.smoothing, texts.chat_labels[: len(taught)]])
+    encoders = tuned_encoders(args, config, pieces(torch.cat([stopped, taught])), targets)
+    for name, (tokens, label) in texts.judged.items():
+        logits = mean_logit(encoders, pieces(encoded(tokens)))
+        log(f"teachers: {name} {100 * ((logits > 0) == label).float().mean():.2f} %")
     if len(held):
-        right = (mean_logit(encoders, words.text(ids[held.to(device)])) > 0) == labels[held].bool()
-        log(f"teachers: held out {100 * right.float().mean():.2f} %")
-    pool = new_sentences(fit_ids, chat_ids, words, config, generator)
-    log(f"{len(pool)} new sentences")
-    pool_target = mean_logit(encoders, words.text(pool)).sigmoid()
+        logits = mean_logit(encoders, pieces(ids[held.to(device)]))
+        log(f"teachers: held out {100 * ((logits > 0) == texts.labels[held].bool()).float().mean():.2f} %")
+    pool_target = mean_logit(encoders, writers.rows(started)).sigmoid()
     log("labelled")
-    fit_target = config.hard_weight * fit_labels + (1 - config.hard_weight) * mean_logit(encoders, words.text(fit_ids)).sigmoid()
-    chat_target = mean_logit(encoders, words.text(chat_ids)).sigmoid()
-    chat_target = config.pattern_weight * chat_labels + (1 - config.pattern_weight) * chat_target
-    valence = mean_logit(encoders, vocabulary)
+    fit_target = config.hard_weight * labels + (1 - config.hard_weight) * mean_logit(encoders, pieces(fit)).sigmoid()
+    chat_target = mean_logit(encoders, pieces(chat)).sigmoid()
+    chat_target = config.pattern_weight * texts.chat_labels + (1 - config.pattern_weight) * chat_target
+    alone = like_length(encoders[0].encode(vocabulary))
+    valence = torch.stack([apply(encoder, alone, encoder) for encoder in encoders]).mean(0)
     valence[: PAD_ID + 1] = 0
+    views = [apply(each, alone, lambda ids, each=each: torch.tanh(each.hidden(each.embed(ids)))) for each in encoders]
+    views = torch.cat(views, 1).to(device)
     vectors = torch.cat([principal(words.vectors, config.semantic_channels), principal(views, config.tuned_channels)], 1)
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "vocabulary.txt").write_text("\n".join(vocabulary) + "\n", "utf-8")
-    result = {"ids": torch.cat([fit_ids, chat_ids, pool]).cpu().numpy().astype(np.uint16),
-              "target": torch.cat([fit_target, chat_target, pool_target]).numpy().astype(np.float16),
-              "labelled": np.array([len(fit_ids), len(chat_ids)]), "held": held.numpy(),
-              "vectors": vectors.cpu().numpy().astype(np.float16), "valence": valence.numpy().astype(np.float16)}
-    return result
-
-
-def report(name, path, label_first, encoders):
-    lines = [line.split("\t", 1) if label_first else line.rsplit("\t", 1)[::-1] for line in path.read_text("utf-8").splitlines()]
-    label = torch.tensor([label in ("1", "positive") for label, _ in lines])
-    batches = like_length(encoders[0], [written(tokenize(text)) for _, text in lines])
-    logits = torch.stack([apply(encoder, batches, encoder) for encoder in encoders])
-    each = [round(100 * ((one > 0) == label).float().mean().item(), 2) for one in logits]
-    log(f"teachers: {name} {100 * ((logits.mean(0) > 0) == label).float().mean():.2f} %, each {each}")
+    return vocabulary, {
+        "ids": torch.cat([fit, chat, pool]).cpu().numpy().astype(np.uint16),
+        "target": torch.cat([fit_target, chat_target, pool_target]).numpy().astype(np.float16),
+        "labelled": np.array([len(fit), len(chat)]), "held": held.numpy(),
+        "vectors": vectors.cpu().numpy().astype(np.float16), "valence": valence.numpy().astype(np.float16)}
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train", required=True, help="lines `sentence<TAB>label`")
     parser.add_argument("--lexicon", required=True, help="lines `word<TAB>valence`")
-    parser.add_argument("--encoder", required=True, type=pathlib.Path, help="folder of the pretrained encoder")
+    parser.add_argument("--encoder", required=True, type=pathlib.Path, help="folder of the pretrained encoder (unpack_encoder.py)")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("run"))
+    parser.add_argument("--prose", nargs="*", type=pathlib.Path, default=[], metavar="FOLDER",
+                        help="/usr/share/wordnet and /usr/share/games/fortunes")
     parser.add_argument("--judged", nargs="*", type=pathlib.Path, default=[], metavar="TSV",
-                        help="lines `label<TAB>sentence`; made sentences near to one are left out")
-    parser.add_argument("--hold-out", action="store_true", help="leave a tenth of the labelled sentences out, to choose settings by")
+                        help="labelled files to report on; made sentences near to one of theirs are left out")
+    parser.add_argument("--hold-out", action="store_true", help="leave a tenth of the labelled sentences out, to choose by")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="fields of TeachConfig")
-    args = parser.parse_args()
-    args.reports = [(path.stem, path, True) for path in args.judged]
-    return args
+    return parser.parse_args()
 
 
 def main():
@@ -254,7 +213,10 @@ def main():
     args, config = parse_arguments(), TeachConfig()
     apply_settings(args.set, config)
     torch.set_float32_matmul_precision("high")
-    np.savez_compressed(args.output / "taught.npz", **teach(args, config))
+    vocabulary, result = teach(args, config)
+    args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / "vocabulary.txt").write_text("\n".join(vocabulary) + "\n", "utf-8")
+    np.savez(args.output / "taught.npz", **result)
     log("done")
 
 

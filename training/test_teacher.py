@@ -9,7 +9,7 @@ if importlib.util.find_spec("torch") is None or importlib.util.find_spec("safete
 import torch
 
 import encoder
-import teach
+import pool
 import unpack_encoder
 
 CONFIG = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "vocab_size": 30,
@@ -35,8 +35,8 @@ def small(seed=0):
 class Teacher(unittest.TestCase):
     def test_padding_changes_nothing_and_order_is_kept(self):
         model, texts = small(), ["abcdef", "z", "zy", "fedcba", "q"]
-        together = encoder.apply(model, encoder.like_length(model, texts, 5), model)
-        alone = torch.cat([encoder.apply(model, encoder.like_length(model, [text]), model) for text in texts])
+        together = encoder.apply(model, encoder.like_length(model.encode(texts), 5), model)
+        alone = torch.cat([encoder.apply(model, encoder.like_length(model.encode([text])), model) for text in texts])
         torch.testing.assert_close(together, alone)
         self.assertGreater((together[0] - together[3]).abs().item(), 1e-4)
 
@@ -44,8 +44,8 @@ class Teacher(unittest.TestCase):
         model, generator = small(), torch.Generator().manual_seed(1)
         texts = [first + second for first in "abcdefgh" for second in "uvwxyz"]
         targets = [float(text[0] < "e") for text in texts]
-        encoder.fine_tune(model, texts, targets, 30, generator, learning_rate=3e-3, batch_size=8, log=lambda line: None)
-        logits = encoder.apply(model, encoder.like_length(model, texts), model)
+        encoder.fine_tune(model, model.encode(texts), targets, 30, generator, learning_rate=3e-3, batch_size=8, log=lambda line: None)
+        logits = encoder.apply(model, encoder.like_length(model.encode(texts)), model)
         self.assertTrue(((logits > 0) == torch.tensor(targets).bool()).all())
 
     def test_distances_have_a_side_and_far_ones_share(self):
@@ -59,7 +59,7 @@ class Teacher(unittest.TestCase):
 class Text(unittest.TestCase):
     def test_written_as_a_person_would(self):
         tokens = ["it", "wasn", "'", "t", "bad", ",", "(", "really", ")", "!"]
-        self.assertEqual(teach.written(tokens), "it wasn't bad, (really)!")
+        self.assertEqual(pool.written(tokens), "it wasn't bad, (really)!")
 
 
 class FourBits(unittest.TestCase):
