@@ -15,6 +15,7 @@ import time
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch.nn import functional
 
 import data
 import train
@@ -77,27 +78,25 @@ def train_student(taught, lexicon, model_config, config, noise, num_models, gene
     return student
 
 
-def judge(student, ids, labels):
-    """-> accuracy in percent, negative log-likelihood: [M] each."""
-    log_p = student.predict(ids)[0].log_softmax(-1)
-    right = (log_p.argmax(-1) == labels).float().mean(1) * 100
-    return right, -log_p.gather(-1, labels.expand(len(log_p), -1).unsqueeze(-1)).mean((1, 2))
-
-
 def choose(student, taught, args):
-    """The student with the least negative log-likelihood on what no teacher and no student has learned from: the held-out tenth
-    of the labelled sentences and everyday sentences of other patterns, each counting a half."""
+    """-> the student with the least negative log-likelihood on what no teacher and no student has learned from, and its temperature:
+    the held-out tenth of the labelled sentences and everyday sentences of other patterns, each counting a half."""
     sentences, labels = data.load_tsv(args.train)
     everyday = [line.split("\t", 1) for line in args.everyday.read_text("utf-8").splitlines()]
     sets = {"held out": ([sentences[i] for i in taught.held], [labels[i] for i in taught.held]),
             "everyday": ([tokenize(text) for _, text in everyday], [int(label) for label, _ in everyday])}
-    losses = 0
+    losses, temperatures = 0, {}
     for name, (tokens, label) in sets.items():
         ids = data.encode_all(tokens, taught.vocabulary, taught.ids.shape[1]).to(taught.ids.device)
-        right, loss = judge(student, ids, torch.tensor(label, device=ids.device))
+        label = torch.tensor(label, device=ids.device)
+        logits = student.predict(ids)[0]
+        loss = torch.stack([functional.cross_entropy(each, label) for each in logits])
+        right = [round(train.accuracy(each.argmax(-1), label), 2) for each in logits]
+        print(f"{name}: accuracy {right}, loss {[round(x, 4) for x in loss.tolist()]}", flush=True)
         losses = losses + loss
-        print(f"{name}: accuracy {[round(x, 2) for x in right.tolist()]}, loss {[round(x, 4) for x in loss.tolist()]}", flush=True)
-    return losses.argmin().item()
+        temperatures[name] = [train.fit_temperature(each, label) for each in logits]
+    best = losses.argmin().item()
+    return best, temperatures["held out"][best]
 
 
 def description(taught, model_config, config):
@@ -129,11 +128,11 @@ def main():
     begin = time.time()
     taught = Taught.load(args.taught, args.device)
     student = train_student(taught, data.load_lexicon(args.lexicon), model_config, config, noise, args.students, generator)
-    best = choose(student, taught, args)
+    best, temperature = choose(student, taught, args)
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "student.json").write_text(json.dumps(description(taught, model_config, config)), "utf-8")
     save_file(student.export_tensors(best), args.output / "student.safetensors")
-    print(f"student {best} of {args.students}, of {len(taught.ids)} sentences: {time.time() - begin:.0f} s on {args.device}")
+    print(f"student {best} of {args.students}, of {len(taught.ids)} sentences: {time.time() - begin:.0f} s on {args.device}; temperature {temperature:.2f}")
 
 
 if __name__ == "__main__":
