@@ -141,7 +141,7 @@ def like_length(rows, batch_size=512):
 @torch.no_grad()
 def apply(encoder, batches, function):
     """`function(ids)` of the rows that like_length made batches of, in the order of the rows: fp32 on the CPU."""
-    encoder.eval()
+    encoder.train(False)
     device = encoder.output.weight.device
     with half_precision(device):
         together = torch.cat([function(ids.to(device)).float() for _, ids in batches]).cpu()
