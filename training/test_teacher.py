@@ -9,8 +9,12 @@ if importlib.util.find_spec("torch") is None or importlib.util.find_spec("safete
 import torch
 
 import encoder
+import data
 import pool
+import teach
 import unpack_encoder
+
+torch.set_num_threads(1)  # such small products only wait for each other
 
 CONFIG = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "vocab_size": 30,
           "max_position_embeddings": 40, "relative_attention_num_buckets": 8, "layer_norm_eps": 1e-5}
@@ -60,6 +64,15 @@ class Text(unittest.TestCase):
     def test_written_as_a_person_would(self):
         tokens = ["it", "wasn", "'", "t", "bad", ",", "(", "really", ")", "!"]
         self.assertEqual(pool.written(tokens), "it wasn't bad, (really)!")
+
+
+class Judged(unittest.TestCase):
+    def test_a_judged_sentence_is_dropped_whatever_its_marks(self):
+        vocabulary = ["<unk>", "<pad>", "!", ".", "a", "dull", "film", "gem"]
+        texts = teach.Texts([], None, [], None, [], {"reviews": ([["a", "gem", "."], ["dull"]], None)}, vocabulary, {})
+        made = [["a", "gem"], ["a", "gem", "!", "!"], ["gem", "a"], ["dull", "."], ["a", "dull", "film"], ["a", "film", "a", "gem"]]
+        kept = teach.not_judged(data.encode_all(made, vocabulary, 6), texts)
+        self.assertEqual(kept.tolist(), data.encode_all([made[2], made[4], made[5]], vocabulary, 6).tolist())
 
 
 class FourBits(unittest.TestCase):
