@@ -30,6 +30,7 @@ import json
 import os
 import pathlib
 import statistics
+import subprocess
 import sys
 import time
 from typing import NamedTuple
@@ -43,10 +44,11 @@ CONTEXT = 512  # tokens before a step of decoding
 COPY_BYTES = 32 << 30  # batched_mm may take so much for copies of weights
 LEAST_RUNS, MOST_RUNS = 5, 15
 GREEDY_TOKENS, TIE = 64, 0.2  # standard deviations of the logits between two tokens of which either may be chosen
+BROKEN = 4  # exit code of a process that wants to be started anew
 REQUESTS = (64, 256, 64)  # of continuous batching: how many, tokens in, tokens out
 # What a run of few seconds should have first.
-ORDER = [("decode", 32, 1), ("prefill", 1, 4096), ("greedy", 0, 0), ("decode", 1, 1), ("batch", 64, 64), ("prefill", 1, 16384),
-         ("decode", 128, 1), ("decode", 8, 1), ("prefill", 1, 512)]
+ORDER = [("decode", 32, 1), ("prefill", 1, 4096), ("greedy", 0, 0), ("decode", 1, 1), ("prefill", 1, 16384), ("decode", 128, 1),
+         ("decode", 8, 1), ("batch", 64, 64), ("prefill", 1, 512)]
 REHEARSED = [("decode", 4, 1), ("prefill", 1, 64), ("greedy", 0, 0), ("batch", 3, 4), ("decode", 1, 1), ("prefill", 1, 16)]
 
 
@@ -172,9 +174,8 @@ class Calls:
         self.model(input_ids=self.ids(sequences, context), past_key_values=cache, use_cache=True, logits_to_keep=1)
         return cache
 
-    def decode(self, sequences, context, implementation, cache):
-        """(call, what to do before it, whether it is a graph)"""
-        self.model.set_experts_implementation(implementation)
+    def decode(self, sequences, context, cache):
+        """(call, what to do before it, whether it is a graph) of the implementation that was chosen."""
         ids = self.ids(sequences, 1)
 
         def before():
@@ -213,7 +214,7 @@ class Calls:
         with torch.cuda.graph(graph):
             logits = step()
 
-        def replay():
+        def replay(kept=step):  # the graph reads what the step refers to, such as its ids
             graph.replay()
             return logits
         return replay, before, True
@@ -250,13 +251,13 @@ def measure(torch, clock, calls, budget_ms):
     return {name: (statistics.median(found), len(found), peaks[name]) for name, found in times.items()}
 
 
-def greedy(torch, model, implementations, device, out_tokens):
+def greedy(torch, model, choose, implementations, device, out_tokens):
     """{implementation: (tokens before the first difference, tokens, largest tie, checked)} against the first."""
     generator = torch.Generator(device).manual_seed(5)
     prompt = torch.randint(3, model.config.vocab_size, (2, 32), generator=generator, device=device)
     found, reference = {}, None
     for name in implementations:
-        model.set_experts_implementation(name)
+        choose(name)
         whole = model.generate(prompt, max_new_tokens=out_tokens, min_new_tokens=out_tokens, do_sample=False,
                                return_dict_in_generate=True, output_logits=True)
         tokens, logits = whole.sequences[:, prompt.shape[1]:], torch.stack(whole.logits, 1).float()
@@ -324,15 +325,19 @@ class Run:
     def __init__(self, arguments, torch, transformers, rows, common, names):
         self.arguments, self.torch, self.transformers, self.rows, self.common = arguments, torch, transformers, rows, common
         self.tiny, self.device = arguments.rehearse, "cpu" if arguments.rehearse else "cuda"
+        self.chosen = ""
         self.names, self.family, self.clock = names, FAMILIES[arguments.family], Clock(torch, self.device)
         self.model = build(torch, transformers, self.family, common["layers"], common["format"], self.device, self.tiny)
         sys.modules["tessera.transformers"].prepare(self.model)
         self.usable = usable_implementations(torch, self.model, names, self.device)
 
     def do(self, part):
+        """False: an implementation broke, and with it perhaps the device for this process."""
         phase, sequences, tokens = part
         row, good = {**self.common, **key_of(part)}, []
         for name in self.names:
+            if self.rows.has({**row, "implementation": name}):  # it broke before
+                continue
             width = sequences * (REQUESTS[1] if phase == "batch" else tokens)
             reason = self.usable[name] or why_left_out(self.common["format"], name, self.family, width, self.tiny)
             if reason:
@@ -341,26 +346,36 @@ class Run:
                 good.append(name)
         try:
             {"greedy": self.greedy, "batch": self.batch}.get(phase, self.timed)(row, good)
-        except self.torch.OutOfMemoryError as error:
-            self.rows.add({**row, "implementation": "all", "left_out": f"out of memory: {str(error)[:120]}"})
+        except RuntimeError as error:
+            words = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
+            print(f"== {self.chosen} broke: {words}", flush=True)
+            self.rows.add({**row, "implementation": self.chosen, "left_out": words})
+            return False
         gc.collect()
         if self.device == "cuda":
             self.torch.cuda.empty_cache()
+        return True
+
+    def choose(self, name):
+        self.chosen = name  # whose work it is, if that breaks
+        self.model.set_experts_implementation(name)
 
     def greedy(self, row, names):
-        for name, (before, tokens, tie, checked) in greedy(self.torch, self.model, names, self.device,
+        for name, (before, tokens, tie, checked) in greedy(self.torch, self.model, self.choose, names, self.device,
                                                            8 if self.tiny else GREEDY_TOKENS).items():
             self.rows.add({**row, "implementation": name, "before": before, "of": tokens, "largest_tie": round(tie, 4),
                            "checked": checked})
 
     def batch(self, row, names):
         for name in names:
-            self.model.set_experts_implementation(name)
+            self.choose(name)
             try:
                 found = batch(self.torch, self.transformers, self.model, row["sequences"], 8 if self.tiny else REQUESTS[1],
                               row["tokens"])
                 self.rows.add({**row, "implementation": name, "tokens_per_s": round(found, 1)})
             except Exception as error:  # continuous batching has demands of its own
+                if "CUDA error" in str(error):
+                    raise
                 self.rows.add({**row, "implementation": name, "left_out": f"{type(error).__name__}: {str(error)[:160]}"})
 
     def timed(self, row, names):
@@ -369,8 +384,9 @@ class Run:
         context = 16 if self.tiny else CONTEXT
         cache = None if row["phase"] == "prefill" else maker.filled_cache(sequences, context)
         for name in names:
-            call = maker.prefill(tokens) if cache is None else maker.decode(sequences, context, name, cache)
-            calls[name] = (*call, lambda name=name: self.model.set_experts_implementation(name))
+            self.choose(name)
+            call = maker.prefill(tokens) if cache is None else maker.decode(sequences, context, cache)
+            calls[name] = (*call, lambda name=name: self.choose(name))
         if not calls:
             return
         for name, (ms, runs, peak) in measure(self.torch, self.clock, calls, self.arguments.row_seconds * 1e3).items():
@@ -392,7 +408,8 @@ def run(arguments, torch, transformers):
     if plan.todo:
         whole = Run(arguments, torch, transformers, rows, common, names)
         for part in plan.parts():
-            whole.do(part)
+            if not whole.do(part):
+                return BROKEN
     return 1 if any(row.get("checked") is False for row in rows.rows) else 0
 
 
@@ -421,6 +438,16 @@ def usable_implementations(torch, model, names, device):
     return found
 
 
+def supervise(arguments):
+    """The run in a process of its own, started anew without an implementation that broke: a device may not survive one."""
+    start = time.monotonic()
+    while True:
+        left = ["--seconds", str(arguments.seconds - (time.monotonic() - start))] if arguments.seconds else []
+        code = subprocess.run([sys.executable, __file__, *sys.argv[1:], *left, "--child"], check=False).returncode
+        if code != BROKEN or arguments.seconds and time.monotonic() - start > arguments.seconds:
+            return code
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=pathlib.Path, required=True, help="rows; goes on where it was broken off")
@@ -432,7 +459,10 @@ def main():
     parser.add_argument("--seconds", type=float, default=0, help="of the whole run, 0: as long as it takes")
     parser.add_argument("--row-seconds", type=float, default=2.0, help="of measuring a row")
     parser.add_argument("--rehearse", action="store_true", help="a tiny model on the CPU")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if not arguments.child:
+        return supervise(arguments)
     import torch
     import transformers
     transformers.utils.logging.set_verbosity_error()
