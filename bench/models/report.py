@@ -81,7 +81,7 @@ def lost_table(found):
         pair = compared(cell)
         if pair and pair[1] < 1:
             rows.append([cell["model"], cell["format"], cell["what"], pair[0], rate(cell, pair[0]), rate(cell, OURS), f"{pair[1]:.2f}"])
-    return {"columns": ["model", "weights", "what", "fastest", "its tokens/s", "tessera's", "ratio"], "rows": rows}
+    return {"columns": ["model", "weights", "what", "fastest", "its tokens/s", "tessera's", "ratio"], "rows": rows or [["none"] + [""] * 6]}
 
 
 def memory_table(rows):
@@ -109,7 +109,8 @@ def left_out_table(rows):
     reasons = {}
     for row in rows:
         if row.get("left_out"):
-            reasons.setdefault((model(row), row["format"], row["implementation"], row["left_out"]), []).append(row)
+            reason = row["left_out"].split(". ")[0]
+            reasons.setdefault((model(row), row["format"], row["implementation"], reason), []).append(row)
     return {"columns": ["model", "weights", "implementation", "why there is no figure", "rows"],
             "rows": [[*key, len(mine)] for key, mine in reasons.items()]}
 
