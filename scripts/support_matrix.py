@@ -11,7 +11,6 @@ import ast
 import json
 import pathlib
 import re
-import statistics
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -126,7 +125,7 @@ def engines():
              "logits within their bound of eager experts'", entry["gpu"], entry["date"]]
             for name in functions("tests/gpu/python/model_zoo.py") if name in FAMILIES]
     for path in sorted(RESULTS.glob("vllm_*.json")):
-        for row in json.loads(path.read_text()):
+        for row in json.loads(path.read_text())["rows"]:
             side = row["sides"]["tessera"]
             ours = sum(count for name, count in (side.get("experts") or {}).items() if name.startswith("Tessera"))
             rows.append([row["model"], row["format"], f"vLLM {side['vllm']}",
@@ -140,15 +139,12 @@ def compared(row):
     found, tokens = [], row.get("tokens")
     if tokens:
         apart = tokens["ties"] + len(tokens["no_ties"])
-        found.append(f"{tokens['requests']} requests, {apart} part somewhere, {tokens['ties']} of them at a tie of "
-                     f"{row['tie']} nats")
-    ours, theirs = (row["sides"][name].get("latency") or {} for name in ("tessera", "vllm"))
-    found += [f"a batch of {batch}: {median(ours[batch])} s to {median(theirs[batch])} s" for batch in ours if batch in theirs]
+        where = "all of them" if not tokens["no_ties"] else f"{tokens['ties']} of them"
+        found.append(f"greedy tokens of {tokens['requests']} requests: {apart} part somewhere, {where} where both sides give the two "
+                     f"tokens log-probabilities within {row['tie']}")
+    if row["sides"]["tessera"].get("throughput"):
+        found.append("[how fast](../performance/models.md#in-vllm)")
     return "; ".join([*found, *(f"no {what}: {why}" for what, why in (row.get("left_out") or {}).items())])
-
-
-def median(seconds):
-    return f"{statistics.median(seconds if isinstance(seconds, list) else [seconds]):.3f}"
 
 
 def write_serve():

@@ -243,7 +243,7 @@ def profile(engine):
         rows = sorted(recorded.key_averages(), key=lambda row: -row.self_device_time_total)
         whole = sum(row.self_device_time_total for row in rows)
         print(f"PROFILE {name}: {seconds * 1e3:.2f} ms, kernels {whole / 1e3:.2f} ms, of them a step, in us:", flush=True)
-        for row in rows[:22]:
+        for row in rows[:32]:
             print(f"PROFILE {row.self_device_time_total / out:10.1f} {row.count / out:8.1f} x  {row.key[:110]}", flush=True)
 
 

@@ -7,11 +7,15 @@
 
 Language model with head, attention sdpa, bf16 but for experts of format fp8 (e4m3 in blocks of 128 x 128). Rows: prefill of
 512, 4096 and 16384 tokens, logits of the last; a step of decoding for 1, 8, 32 and 128 sequences after 512 tokens over a
-static cache, in a CUDA graph where the implementation can be captured, else launched (`graph`); `batch`, 64 requests of 256
-tokens in and 64 out by Transformers' continuous batching (`generate_batch`), from the first token to the last. Implementations
-take turns in one process, A B C A B C; medians between two events, the L2 cache overwritten before; peak memory of a call. Each row
-is written when it is done, so that a run that is broken off goes on behind it. Rows come in the order of their weight, and with
---seconds no part begins that would likely not end in time.
+static cache, in a CUDA graph where the implementation never waits for the GPU, else launched (`graph`); `batch`, 64 requests of
+256 tokens in and 64 out by Transformers' continuous batching (`generate_batch`), from the first token to the last. Implementations
+take turns in one process, A B C A B C; medians between two events, the L2 cache overwritten before; peak memory of a launched call.
+Each row is written when it is done, so that a run that is broken off goes on behind it. Rows come in the order of their weight, and
+with --seconds no part begins that would likely not end in time.
+
+`deepgemm` is DeepGEMM where Transformers finds it, or else that of an installed vLLM, which has the same functions; its kernels
+are compiled by nvcc when first used. Transformers' grouped_mm for FP8 takes a kernel from a hub; where it cannot be fetched the
+row says so.
 
 Checked, `greedy`: each implementation continues two prompts by itself; at the first token that differs from the first
 implementation's, where both still have the same context, either side's logits of the two tokens must lie within TIE of their
@@ -20,11 +24,13 @@ rounding stays one. Families whose implementations want weights to lie different
 bench/peers/transformers_models.py's.
 """
 import argparse
+import contextlib
 import gc
 import json
 import os
 import pathlib
 import statistics
+import subprocess
 import sys
 import time
 from typing import NamedTuple
@@ -38,11 +44,15 @@ CONTEXT = 512  # tokens before a step of decoding
 COPY_BYTES = 32 << 30  # batched_mm may take so much for copies of weights
 LEAST_RUNS, MOST_RUNS = 5, 15
 GREEDY_TOKENS, TIE = 64, 0.2  # standard deviations of the logits between two tokens of which either may be chosen
+BROKEN = 4  # exit code of a process that wants to be started anew
 REQUESTS = (64, 256, 64)  # of continuous batching: how many, tokens in, tokens out
 # What a run of few seconds should have first.
-ORDER = [("decode", 32, 1), ("prefill", 1, 4096), ("greedy", 0, 0), ("decode", 1, 1), ("batch", 64, 64), ("prefill", 1, 16384),
-         ("decode", 128, 1), ("decode", 8, 1), ("prefill", 1, 512)]
+ORDER = [("decode", 32, 1), ("prefill", 1, 4096), ("greedy", 0, 0), ("decode", 1, 1), ("prefill", 1, 16384), ("decode", 128, 1),
+         ("decode", 8, 1), ("batch", 64, 64), ("prefill", 1, 512)]
 REHEARSED = [("decode", 4, 1), ("prefill", 1, 64), ("greedy", 0, 0), ("batch", 3, 4), ("decode", 1, 1), ("prefill", 1, 16)]
+
+
+WEIGHTS = "gate_up_proj", "down_proj"
 
 
 class Family(NamedTuple):
@@ -64,10 +74,13 @@ FAMILIES = {
         "hidden_size": 2048, "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512, "num_experts": 512,
         "num_experts_per_tok": 10, "norm_topk_prob": True, "num_attention_heads": 16, "num_key_value_heads": 2,
         "head_dim": 256, "vocab_size": 151936, "max_position_embeddings": 40960}),
-    "deepseek-v3": Family("deepseek_v3", 4, {"first_k_dense_replace": 1, "max_position_embeddings": 40960}),
+    "deepseek-v3": Family("deepseek_v3", 4, {
+        "hidden_size": 7168, "moe_intermediate_size": 2048, "intermediate_size": 18432, "n_routed_experts": 256,
+        "num_attention_heads": 128, "num_key_value_heads": 128, "vocab_size": 129280, "first_k_dense_replace": 1,
+        "max_position_embeddings": 40960}),
 }
-TINY = {"hidden_size": 128, "moe_intermediate_size": 128, "intermediate_size": 128, "num_experts": 8, "num_local_experts": 8,
-        "num_experts_per_tok": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 256}
+TINY = {"hidden_size": 128, "moe_intermediate_size": 128, "intermediate_size": 128, "num_experts": 8, "n_routed_experts": 64,
+        "num_experts_per_tok": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 32, "vocab_size": 256}
 
 
 class Rows:
@@ -111,21 +124,32 @@ def build(torch, transformers, family, layers, form, device, tiny):
 
 
 def quantize(torch, transformers, model, device):
-    """Experts alone become Transformers' FP8Experts, quantised layer by layer so that both forms of one layer lie side by
-    side at most."""
-    import tessera
+    """Experts alone become Transformers' FP8Experts; of a layer at a time both forms are there."""
     from transformers.integrations import finegrained_fp8
     others = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    given = [[module.gate_up_proj.data.cpu(), module.down_proj.data.cpu()] for module in experts_of(model)]
+    given = []
+    for module in experts_of(model):
+        given.append([blocks_of(torch, getattr(module, name).data) for name in WEIGHTS])
+        module.to("meta")
     settings = transformers.FineGrainedFP8Config(weight_block_size=(128, 128))
     finegrained_fp8.replace_with_fp8_linear(model, others, settings, pre_quantized=True)
     for module, weights in zip(experts_of(model), given, strict=True):
         module.to_empty(device=device)
-        for name, weight in zip(("gate_up_proj", "down_proj"), weights):
-            codes, scales = tessera.quantize_blocks(weight.contiguous())
+        for name, (codes, scales) in zip(WEIGHTS, weights):
             getattr(module, name).data.copy_(codes)
             getattr(module, name + "_scale_inv").data.copy_(scales)
         weights.clear()
+
+
+def blocks_of(torch, weight):
+    """(e4m3 codes, float32 scales) of weights [E, rows, columns], multiples of 128: the largest of a block becomes 448."""
+    codes, scales = torch.empty_like(weight, dtype=torch.float8_e4m3fn), []
+    for expert, coded in zip(weight, codes):
+        blocks = expert.float().unflatten(1, (-1, 128)).unflatten(0, (-1, 128))
+        scale = blocks.abs().amax((1, 3), keepdim=True) / 448
+        coded.copy_((blocks / scale).flatten(2).flatten(0, 1))
+        scales.append(scale[:, 0, :, 0])
+    return codes, torch.stack(scales)
 
 
 class Calls:
@@ -143,12 +167,15 @@ class Calls:
         ids = self.ids(1, tokens)
         return lambda: self.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits, lambda: None, False
 
-    def decode(self, sequences, context, implementation):
-        """(call, what to do before it, whether it is a graph). The cache is filled at most 16384 tokens at a time."""
+    def filled_cache(self, sequences, context):
+        """A cache for all implementations: what is in it does not change the time."""
         cache = self.transformers.StaticCache(config=self.model.config, max_cache_len=context + 1)
-        self.model.set_experts_implementation("tessera" if implementation == "tessera" else "grouped_mm")
+        self.model.set_experts_implementation("tessera")
         self.model(input_ids=self.ids(sequences, context), past_key_values=cache, use_cache=True, logits_to_keep=1)
-        self.model.set_experts_implementation(implementation)
+        return cache
+
+    def decode(self, sequences, context, cache):
+        """(call, what to do before it, whether it is a graph) of the implementation that was chosen."""
         ids = self.ids(sequences, 1)
 
         def before():
@@ -173,16 +200,21 @@ class Calls:
         torch.cuda.current_stream().wait_stream(side)
         before()
         torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
+        torch.cuda.set_sync_debug_mode("error")
         try:
-            with torch.cuda.graph(graph):
-                logits = step()
-        except RuntimeError as error:  # it reads counts on the host, say
-            torch.cuda.synchronize()
+            step()
+        except RuntimeError as error:  # it reads counts on the host, say; a capture that fails would leave its traces
             print(f"no graph: {str(error).splitlines()[0][:120]}", flush=True)
             return step, before, False
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        before()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            logits = step()
 
-        def replay():
+        def replay(kept=step):  # the graph reads what the step refers to, such as its ids
             graph.replay()
             return logits
         return replay, before, True
@@ -201,7 +233,7 @@ def why_left_out(form, implementation, family, tokens, tiny):
 def measure(torch, clock, calls, budget_ms):
     """{implementation: (median ms, runs, peak bytes beyond what was allocated)}."""
     times = {name: [] for name in calls}
-    peaks = dict.fromkeys(calls, 0)
+    peaks = {name: None if is_graph else 0 for name, (*_, is_graph, _) in calls.items()}  # a graph has its memory beforehand
     spent = 0.0
     for call, before, _, choose in calls.values():
         choose()
@@ -214,18 +246,18 @@ def measure(torch, clock, calls, budget_ms):
                 torch.cuda.reset_peak_memory_stats()
                 held = torch.cuda.memory_allocated()
             times[name].append(clock.ms(call, before))
-            if clock.cuda:
+            if clock.cuda and peaks[name] is not None:
                 peaks[name] = max(peaks[name], torch.cuda.max_memory_allocated() - held)
     return {name: (statistics.median(found), len(found), peaks[name]) for name, found in times.items()}
 
 
-def greedy(torch, model, implementations, device, out_tokens):
+def greedy(torch, model, choose, implementations, device, out_tokens):
     """{implementation: (tokens before the first difference, tokens, largest tie, checked)} against the first."""
     generator = torch.Generator(device).manual_seed(5)
     prompt = torch.randint(3, model.config.vocab_size, (2, 32), generator=generator, device=device)
     found, reference = {}, None
     for name in implementations:
-        model.set_experts_implementation(name)
+        choose(name)
         whole = model.generate(prompt, max_new_tokens=out_tokens, min_new_tokens=out_tokens, do_sample=False,
                                return_dict_in_generate=True, output_logits=True)
         tokens, logits = whole.sequences[:, prompt.shape[1]:], torch.stack(whole.logits, 1).float()
@@ -252,7 +284,10 @@ def batch(torch, transformers, model, requests, tokens_in, tokens_out):
     generator = torch.Generator().manual_seed(9)
     inputs = torch.randint(3, model.config.vocab_size, (requests, tokens_in), generator=generator).tolist()
     settings = transformers.GenerationConfig(max_new_tokens=tokens_out, do_sample=False, eos_token_id=-1, pad_token_id=0)
-    done = model.generate_batch(inputs, generation_config=settings, record_timestamps=True, warmup=model.device.type == "cuda")
+    on_gpu = model.device.type == "cuda"
+    sizes = None if on_gpu else transformers.ContinuousBatchingConfig(max_memory_percent=0.01)  # else it fills the whole memory
+    done = model.generate_batch(inputs, generation_config=settings, continuous_batching_config=sizes, record_timestamps=True,
+                                warmup=on_gpu)
     stamps = sorted(stamp for output in done.values() for stamp in output.timestamps)
     if len(stamps) != requests * tokens_out:
         raise RuntimeError(f"generate_batch gave {len(stamps)} tokens, expected {requests * tokens_out}")
@@ -290,58 +325,79 @@ class Run:
     def __init__(self, arguments, torch, transformers, rows, common, names):
         self.arguments, self.torch, self.transformers, self.rows, self.common = arguments, torch, transformers, rows, common
         self.tiny, self.device = arguments.rehearse, "cpu" if arguments.rehearse else "cuda"
+        self.chosen = ""
         self.names, self.family, self.clock = names, FAMILIES[arguments.family], Clock(torch, self.device)
         self.model = build(torch, transformers, self.family, common["layers"], common["format"], self.device, self.tiny)
         sys.modules["tessera.transformers"].prepare(self.model)
         self.usable = usable_implementations(torch, self.model, names, self.device)
 
     def do(self, part):
+        """False: an implementation broke, and with it perhaps the device for this process."""
         phase, sequences, tokens = part
         row, good = {**self.common, **key_of(part)}, []
         for name in self.names:
+            if self.rows.has({**row, "implementation": name}):  # it broke before
+                continue
             width = sequences * (REQUESTS[1] if phase == "batch" else tokens)
             reason = self.usable[name] or why_left_out(self.common["format"], name, self.family, width, self.tiny)
             if reason:
                 self.rows.add({**row, "implementation": name, "ms": None, "left_out": reason})
             else:
                 good.append(name)
-        {"greedy": self.greedy, "batch": self.batch}.get(phase, self.timed)(row, good)
+        try:
+            {"greedy": self.greedy, "batch": self.batch}.get(phase, self.timed)(row, good)
+        except RuntimeError as error:
+            words = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
+            print(f"== {self.chosen} broke: {words}", flush=True)
+            self.rows.add({**row, "implementation": self.chosen, "left_out": words})
+            return False
+        gc.collect()
+        if self.device == "cuda":
+            self.torch.cuda.empty_cache()
+        return True
+
+    def choose(self, name):
+        self.chosen = name  # whose work it is, if that breaks
+        self.model.set_experts_implementation(name)
 
     def greedy(self, row, names):
-        for name, (before, tokens, tie, checked) in greedy(self.torch, self.model, names, self.device,
+        for name, (before, tokens, tie, checked) in greedy(self.torch, self.model, self.choose, names, self.device,
                                                            8 if self.tiny else GREEDY_TOKENS).items():
             self.rows.add({**row, "implementation": name, "before": before, "of": tokens, "largest_tie": round(tie, 4),
                            "checked": checked})
 
     def batch(self, row, names):
         for name in names:
-            self.model.set_experts_implementation(name)
+            self.choose(name)
             try:
                 found = batch(self.torch, self.transformers, self.model, row["sequences"], 8 if self.tiny else REQUESTS[1],
                               row["tokens"])
                 self.rows.add({**row, "implementation": name, "tokens_per_s": round(found, 1)})
             except Exception as error:  # continuous batching has demands of its own
+                if "CUDA error" in str(error):
+                    raise
                 self.rows.add({**row, "implementation": name, "left_out": f"{type(error).__name__}: {str(error)[:160]}"})
 
     def timed(self, row, names):
         maker, calls = Calls(self.torch, self.transformers, self.model, self.device), {}
         sequences, tokens = row["sequences"], row["tokens"]
+        context = 16 if self.tiny else CONTEXT
+        cache = None if row["phase"] == "prefill" else maker.filled_cache(sequences, context)
         for name in names:
-            call = (maker.prefill(tokens) if row["phase"] == "prefill" else
-                    maker.decode(sequences, 16 if self.tiny else CONTEXT, name))
-            calls[name] = (*call, lambda name=name: self.model.set_experts_implementation(name))
+            self.choose(name)
+            call = maker.prefill(tokens) if cache is None else maker.decode(sequences, context, cache)
+            calls[name] = (*call, lambda name=name: self.choose(name))
         if not calls:
             return
         for name, (ms, runs, peak) in measure(self.torch, self.clock, calls, self.arguments.row_seconds * 1e3).items():
             self.rows.add({**row, "implementation": name, "ms": round(ms, 4), "runs": runs, "graph": calls[name][2],
                            "tokens_per_s": round(sequences * tokens / ms * 1e3, 1), "peak_bytes": peak})
-        del calls, maker
-        gc.collect()
 
 
 def run(arguments, torch, transformers):
     import tessera.transformers as integration
     integration.register()
+    lend_deepgemm()
     tiny, device = arguments.rehearse, "cpu" if arguments.rehearse else "cuda"
     layers = arguments.layers or (2 if tiny else FAMILIES[arguments.family].layers)
     rows = Rows(arguments.json, machine(torch, transformers, device) | {"method": " ".join(__doc__.split("\n\n")[2].split())})
@@ -352,8 +408,20 @@ def run(arguments, torch, transformers):
     if plan.todo:
         whole = Run(arguments, torch, transformers, rows, common, names)
         for part in plan.parts():
-            whole.do(part)
+            if not whole.do(part):
+                return BROKEN
     return 1 if any(row.get("checked") is False for row in rows.rows) else 0
+
+
+def lend_deepgemm():
+    """Transformers takes DeepGEMM from a hub; without a network it may have vLLM's, the same library."""
+    with contextlib.suppress(ImportError, AssertionError):  # no vLLM; no CUDA compiler
+        from transformers.integrations import deepgemm, hub_kernels
+        if deepgemm.is_kernels_available():
+            return
+        from vllm.third_party import deep_gemm
+        hub_kernels._KERNEL_MODULE_MAPPING["deep-gemm"] = deep_gemm
+        deepgemm.is_kernels_available = lambda: True
 
 
 def usable_implementations(torch, model, names, device):
@@ -370,6 +438,16 @@ def usable_implementations(torch, model, names, device):
     return found
 
 
+def supervise(arguments):
+    """The run in a process of its own, started anew without an implementation that broke: a device may not survive one."""
+    start = time.monotonic()
+    while True:
+        left = ["--seconds", str(arguments.seconds - (time.monotonic() - start))] if arguments.seconds else []
+        code = subprocess.run([sys.executable, __file__, *sys.argv[1:], *left, "--child"], check=False).returncode
+        if code != BROKEN or arguments.seconds and time.monotonic() - start > arguments.seconds:
+            return code
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=pathlib.Path, required=True, help="rows; goes on where it was broken off")
@@ -381,7 +459,10 @@ def main():
     parser.add_argument("--seconds", type=float, default=0, help="of the whole run, 0: as long as it takes")
     parser.add_argument("--row-seconds", type=float, default=2.0, help="of measuring a row")
     parser.add_argument("--rehearse", action="store_true", help="a tiny model on the CPU")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if not arguments.child:
+        return supervise(arguments)
     import torch
     import transformers
     transformers.utils.logging.set_verbosity_error()

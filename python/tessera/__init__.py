@@ -9,6 +9,7 @@ Arrays are NumPy arrays, PyTorch tensors, or anything with ``__dlpack__`` (CuPy,
 expected. On a GPU the work is enqueued on the current stream of the tensor's framework, or on ``stream``.
 """
 
+from ._check import check_ids
 from ._checkpoint import Loaded, inspect_checkpoint, load_layer
 from ._classifier import Classifier, Prediction
 from ._doctor import Device, Doctor, Engine, doctor, why_unusable
@@ -21,5 +22,5 @@ from ._types import Activation, Array, GateUpOrder, RouterKind, ScaleGrid, Weigh
 
 __all__ = ["Activation", "Array", "Classifier", "Device", "Doctor", "Engine", "GateUpOrder", "Loaded", "MoELayer",
            "MoELimits", "Prediction", "Predictions", "RouterKind", "ScaleGrid", "TesseraError", "WeightFormat", "__version__",
-           "convert_scales", "doctor", "inspect_checkpoint", "load_layer", "moe", "moe_limits", "prepare_weights",
+           "check_ids", "convert_scales", "doctor", "inspect_checkpoint", "load_layer", "moe", "moe_limits", "prepare_weights",
            "quantize_blocks", "quantize_rows", "route", "why_unusable"]

@@ -26,6 +26,14 @@ Array = Any  # numpy.ndarray, torch.Tensor, or an object with __dlpack__ and __d
 
 __version__: str
 
+def check_ids(topk_ids: Array, num_experts: int, *, no_expert: int | None = None) -> None:
+    """Raises ValueError if an id is none of 0 to num_experts - 1, and names the first token that has such a one.
+
+    A layer lets ids of no expert add nothing: padded batches and expert parallelism mean it so, an index that is off does
+    not. This is for finding the latter. no_expert: one more id that is meant, often -1 or num_experts. topk_ids [T, k]
+    int32 or int64, a NumPy array or a PyTorch tensor; of a GPU it waits for the ids, so not in a captured graph.
+    """
+
 class Loaded(NamedTuple):
     path: str
     layer: int

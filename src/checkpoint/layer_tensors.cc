@@ -330,8 +330,8 @@ class Finder {
                   "weight_scale_inv or weight_scale beside it");
     }
     const io::TensorInfo& scale = matrix.scale->info;
-    if (scale.dtype != "F32" && scale.dtype != "BF16")
-      throw Error(folder_.place(*matrix.scale), "dtype " + scale.dtype, "dtype F32 or BF16");
+    if (scale.dtype != "F32" && scale.dtype != "BF16" && scale.dtype != "F8_E8M0")
+      throw Error(folder_.place(*matrix.scale), "dtype " + scale.dtype, "dtype F32, BF16 or F8_E8M0");
     return scale_format(weight.shape, matrix);
   }
 

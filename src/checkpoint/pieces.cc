@@ -1,8 +1,6 @@
 #include "checkpoint/pieces.h"
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
 #include <cstring>
 
 #include "core/stop.h"
@@ -43,6 +41,11 @@ std::vector<std::byte> read_all(const Slice& slice, const CountBytes& count) {
   std::vector<std::byte> bytes(slice.bytes);
   slice.read(bytes, count);
   return bytes;
+}
+
+moe::ScaleType scale_type(const Slice& slice) {
+  const std::string& dtype = slice.tensor->info.dtype;
+  return dtype == "BF16" ? moe::ScaleType::bf16 : dtype == "F8_E8M0" ? moe::ScaleType::e8m0 : moe::ScaleType::f32;
 }
 
 }  // namespace
@@ -109,9 +112,9 @@ void fill_turned(const Slice& slice, DType from, DType to, int64_t rows, int64_t
 void fill_block_scales(const Slice& slice, moe::ScaleGrid grid, const moe::WeightShape& shape, int32_t up_offset,
                        std::span<std::byte> window, const CountBytes& count) {
   const std::vector<std::byte> stored = read_all(slice, count);
-  const auto type = slice.tensor->info.dtype == "BF16" ? moe::ScaleType::bf16 : moe::ScaleType::f32;
   try {
-    moe::convert_scales({stored.data(), type, grid}, shape, up_offset, reinterpret_cast<float*>(window.data()));
+    moe::convert_scales({stored.data(), scale_type(slice), grid}, shape, up_offset,
+                        reinterpret_cast<float*>(window.data()));
   } catch (const Error& error) {
     throw Error(slice.place(), error.what());
   }
@@ -119,15 +122,13 @@ void fill_block_scales(const Slice& slice, moe::ScaleGrid grid, const moe::Weigh
 
 void fill_row_scales(const Slice& slice, int64_t rows, std::span<std::byte> window, const CountBytes& count) {
   const std::vector<std::byte> stored = read_all(slice, count);
-  const DType dtype = slice.tensor->info.dtype == "BF16" ? DType::bf16 : DType::f32;
-  const bool is_one = stored.size() == dtype_size(dtype);
-  for (int64_t row = 0; row < rows; ++row) {
-    const auto i = static_cast<size_t>(row);
-    const float scale = load_element(stored.data() + (is_one ? 0 : i * dtype_size(dtype)), dtype);
-    if (!std::isfinite(scale) || scale < 0.0f) {
-      throw Error(slice.place(), str_cat("scale ", scale, " of row ", row), "a finite number that is not negative");
-    }
-    std::memcpy(window.data() + i * sizeof(scale), &scale, sizeof(scale));
+  const moe::ScaleType type = scale_type(slice);
+  const size_t one = type == moe::ScaleType::f32 ? 4 : type == moe::ScaleType::bf16 ? 2 : 1;
+  const auto grid = stored.size() == one ? moe::ChannelGrid::matrices : moe::ChannelGrid::rows;
+  try {
+    moe::convert_channel_scales({stored.data(), type, grid}, {.rows = rows}, reinterpret_cast<float*>(window.data()));
+  } catch (const Error& error) {
+    throw Error(slice.place(), error.what());
   }
 }
 

@@ -20,11 +20,12 @@ struct NamedSize {
   std::string_view name;
   uint64_t bytes;
 };
-constexpr std::array<NamedSize, 15> kDTypes = {{{"BOOL", 1},
+constexpr std::array<NamedSize, 16> kDTypes = {{{"BOOL", 1},
                                                 {"U8", 1},
                                                 {"I8", 1},
                                                 {"F8_E4M3", 1},
                                                 {"F8_E5M2", 1},
+                                                {"F8_E8M0", 1},
                                                 {"I16", 2},
                                                 {"U16", 2},
                                                 {"F16", 2},

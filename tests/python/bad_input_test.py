@@ -222,6 +222,20 @@ class BadInput(unittest.TestCase):
                      bias=numpy.zeros(15, numpy.float32))
         self.refused(ValueError, "scale", tessera.route, logits, 2, scale=float("nan"))
 
+    def test_ids_of_no_expert(self):
+        ids = numpy.array([[0, 1], [5, 8], [-1, 2], [90, 7]], numpy.int64)
+        message = self.refused(ValueError, "topk_ids", tessera.check_ids, ids, 8)
+        self.assertEqual(message, "topk_ids: got 8 at token 1, slot 1, the first of 3 such ids of 8, expected an expert, 0 to 7")
+        message = self.refused(ValueError, "topk_ids", tessera.check_ids, ids[1:].astype(numpy.int32), 9, no_expert=-1)
+        self.assertEqual(message, "topk_ids: got 90 at token 2, slot 0, expected an expert, 0 to 8, or -1 for no expert")
+        self.assertIsNone(tessera.check_ids(ids, 91, no_expert=-1))
+        self.assertIsNone(tessera.check_ids(ids[:0], 1))
+        self.refused(TypeError, "topk_ids", tessera.check_ids, ids.astype(numpy.float32), 8)
+        self.refused(TypeError, "topk_ids", tessera.check_ids, ids.tolist(), 8)
+        self.refused(TypeError, "topk_ids", tessera.check_ids, Producer(ids), 8)
+        self.refused(ValueError, "topk_ids", tessera.check_ids, ids[0], 8)
+        self.refused(ValueError, "num_experts", tessera.check_ids, ids, 0)
+
 
 if __name__ == "__main__":
     unittest.main()

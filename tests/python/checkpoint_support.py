@@ -29,7 +29,7 @@ FAMILIES = {
     "minimax_m2": ("block_sparse_moe.experts", _NUMBERED, None, {"num_local_experts": EXPERTS,
                                                                 "intermediate_size": WIDTH}),
 }
-_TYPES = {"F32": numpy.float32, "F16": numpy.float16, "U8": numpy.uint8, "F8_E4M3": numpy.uint8, "BF16": numpy.uint16}
+_TYPES = {"F32": numpy.float32, "F16": numpy.float16, "U8": numpy.uint8, "F8_E4M3": numpy.uint8, "F8_E8M0": numpy.uint8, "BF16": numpy.uint16}
 MX_MAGNITUDES = numpy.array([0, .5, 1, 1.5, 2, 3, 4, 6])
 MX_VALUES = numpy.concatenate([MX_MAGNITUDES, -MX_MAGNITUDES])
 
@@ -60,8 +60,13 @@ def to_bf16(values):
     return bits.view(numpy.float32).astype(numpy.float64)
 
 
+def e8m0(values):
+    """Powers of two -> their exponents, as bytes."""
+    return Tensor("F8_E8M0", numpy.log2(values) + 127)
+
+
 def dense(dtype, values):
-    return bf16(values) if dtype == "BF16" else Tensor(dtype, values)
+    return {"BF16": bf16, "F8_E8M0": e8m0}.get(dtype, lambda values: Tensor(dtype, values))(values)
 
 
 def write_safetensors(path, tensors):
@@ -160,7 +165,11 @@ class Checkpoint:
         codes = self.random.integers(0, 127, (experts, rows, columns)) | self.random.integers(0, 2, (experts, rows, columns)) << 7
         shape = {"fp8-block": (experts, blocks(rows), blocks(columns)), "fp8-channel": (experts, rows, 1),
                  "fp8-tensor": (experts, 1)}[self.form]
-        return codes.astype(numpy.uint8), to_bf16(self.random.random(shape) * 2e-4 + 1e-4)
+        return codes.astype(numpy.uint8), self._scales(shape)
+
+    def _scales(self, shape):
+        scales = self.random.random(shape) * 2e-4 + 1e-4
+        return numpy.exp2(numpy.round(numpy.log2(scales))) if self.scale_type == "F8_E8M0" else to_bf16(scales)
 
     def _put(self, name, weight, scale):
         self.tensors[name + ".weight"] = (Tensor("F8_E4M3", weight) if scale is not None else dense(self.form, weight))
@@ -174,8 +183,7 @@ class Checkpoint:
             self.tensors[prefix + "down_proj"] = dense(self.form, made["down"])
             return
         # A grid that counts through gate and up: where I is no multiple of 128 a block has rows of both.
-        counted = self.random.random((EXPERTS, blocks(2 * WIDTH), blocks(HIDDEN))) * 2e-4 + 1e-4
-        counted = to_bf16(counted)
+        counted = self._scales((EXPERTS, blocks(2 * WIDTH), blocks(HIDDEN)))
         offset = WIDTH % 128
         gate = counted[:, :blocks(WIDTH)]
         up = counted[:, WIDTH // 128:WIDTH // 128 + blocks(WIDTH + offset)]

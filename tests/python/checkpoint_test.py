@@ -1,6 +1,7 @@
 """Layers loaded from checkpoints of every family and format: the same bits as layers of the same arrays, and a corpus of
 broken checkpoints, each refused by file and tensor."""
 import ctypes
+import itertools
 import json
 import os
 import pathlib
@@ -101,7 +102,7 @@ class Layouts(Folders):
 
     def test_blocks_of_e4m3(self):
         for family in set(FAMILIES) - {"gpt_oss"}:
-            for scale_type in ("F32", "BF16"):
+            for scale_type in ("F32", "BF16", "F8_E8M0"):
                 with self.subTest(family=family, scales=scale_type), tempfile.TemporaryDirectory() as folder:
                     made = Checkpoint(pathlib.Path(folder) / "model", family, "fp8-block", scale_type=scale_type, num_files=2)
                     self.assertEqual(self.check(made)[0].loaded.weight_format, "fp8-block")
@@ -111,9 +112,9 @@ class Layouts(Folders):
         self.check(Checkpoint(self.folder, form="fp8-block", fused=True))
 
     def test_rows_of_e4m3(self):
-        for form in ("fp8-channel", "fp8-tensor"):
-            with self.subTest(form), tempfile.TemporaryDirectory() as folder:
-                made = Checkpoint(pathlib.Path(folder) / "model", form=form)
+        for form, scale_type in itertools.product(("fp8-channel", "fp8-tensor"), ("F32", "F8_E8M0")):
+            with self.subTest(form, scales=scale_type), tempfile.TemporaryDirectory() as folder:
+                made = Checkpoint(pathlib.Path(folder) / "model", form=form, scale_type=scale_type)
                 arrays = made.layers[1]
                 gate_up, down = arrays["gate_up_scale"], arrays["down_scale"]
                 arrays["gate_up_scale"] = numpy.broadcast_to(gate_up.reshape(EXPERTS, 2, -1), (EXPERTS, 2, WIDTH)).reshape(EXPERTS, -1)
@@ -332,6 +333,12 @@ class Broken(Folders):
             made = Checkpoint(self.folder, form="fp8-block")
             made.tensors[made.prefix(1) + "4.down_proj.weight_scale_inv"].array[1, 0] = value
             self.refuse(made, "4.down_proj.weight_scale_inv': .*expected a finite number that is not negative")
+
+    def test_scales_of_powers_of_two_that_are_nan(self):
+        for form, name in (("fp8-block", "weight_scale_inv"), ("fp8-channel", "weight_scale")):
+            made = Checkpoint(self.folder, form=form, scale_type="F8_E8M0")
+            made.tensors[f"{made.prefix(1)}4.down_proj.{name}"].array[1, 0] = 255
+            self.refuse(made, f"4.down_proj.{name}': .*expected a finite number that is not negative")
 
     def test_exponents_that_are_nan(self):
         made = Checkpoint(self.folder, "gpt_oss", "mxfp4")

@@ -62,6 +62,15 @@ class BadTensors(unittest.TestCase):
         self.both(TypeError, "out", out=self.given["x"].float())
         self.both(TypeError, "workspace", workspace=self.workspace.to(torch.int8))
 
+    @over(DEVICES)
+    def test_ids_of_no_expert(self, device):
+        self.use(device)
+        experts, ids = self.layer.gate_up.shape[0], self.given["topk_ids"].clone()
+        self.assertIsNone(tessera.check_ids(ids, experts, no_expert=-1))  # two slots of no expert
+        self.refused(ValueError, "topk_ids", lambda: tessera.check_ids(ids, experts))
+        ids[7, 2] = experts
+        self.refused(ValueError, "topk_ids", lambda: tessera.check_ids(ids, experts, no_expert=-1))
+
     @ON_GPU
     def test_float32_on_a_gpu(self):
         single = {name: self.given[name].float() for name in ("x", "gate_up", "down")}
