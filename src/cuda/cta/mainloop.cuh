@@ -31,9 +31,8 @@ __device__ inline void release_stage(Storage& smem, int stage) {
 }
 
 // The first kColumns of acc = A[64 rows of this warpgroup] * B^T over num_k_steps stages. One WGMMA group stays in
-// flight. kCopiedByThreads: some of A was written by other threads' cp.async (generic proxy), WGMMA reads through the
-// asynchronous one.
-template <class Element, int kColumns, int kCluster, bool kCopiedByThreads, class Storage, int kStages, int kWidth>
+// flight.
+template <class Element, int kColumns, int kCluster, class Storage, int kStages, int kWidth>
 __device__ inline void multiply_k_steps(Storage& smem, RingPosition<kStages>& ring, int num_k_steps, int warpgroup,
                                         ptx::Fragment<kWidth>& acc) {
   const uint64_t a_desc = wgmma_descriptor(smem_address(smem.a) + warpgroup * kWarpgroupRows * kSwizzleRowBytes);
@@ -41,7 +40,6 @@ __device__ inline void multiply_k_steps(Storage& smem, RingPosition<kStages>& ri
   int previous_stage = 0;
   for (int step = 0; step < num_k_steps; ++step) {
     wait_phase(&smem.full[ring.stage], ring.phase);
-    if constexpr (kCopiedByThreads) ptx::fence_proxy_async();
     ptx::wgmma_fence();
 #pragma unroll
     for (int i = 0; i < kStageColumns / 16; ++i) {

@@ -122,20 +122,20 @@ __device__ inline void activate(const Activation& activation, ptx::Fragment<kCol
   }
 }
 
-// Registers to the warp's staging buffer: 16 rows x 128 columns by stmatrix. Chunk c of row r lies at c ^ (r % 8), as
+// Registers to the warp's staging buffer: 16 rows x kPassColumns by stmatrix. Chunk c of row r lies at c ^ (r % 8), as
 // TMA expects it, and no bank is met twice.
-template <class Element, int kColumns>
+template <class Element, int kPassColumns, int kColumns>
 __device__ inline void stage_pass(uint32_t staging, const ptx::Fragment<kColumns>& acc, int pass) {
   const uint32_t lane = threadIdx.x % 32;
   // Addresses of a block differ by exclusive-or in the chunk bits.
   const uint32_t base =
       ptx::opaque(staging + (lane % 16) * cta::kSwizzleRowBytes + (((lane / 16) ^ (lane % 8)) * cta::kChunkBytes));
 #pragma unroll
-  for (int jj = 0; jj < kStagingColumns / 16; ++jj) {
+  for (int jj = 0; jj < kPassColumns / 16; ++jj) {
     uint32_t packed[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int value = kStagingColumns / 2 * pass + 8 * jj + 2 * i;
+      const int value = kPassColumns / 2 * pass + 8 * jj + 2 * i;
       packed[i] = cta::pack2(Element{}, acc[value], acc[value + 1]);
     }
     ptx::stmatrix_x4((base ^ (jj % 4 * 2 * cta::kChunkBytes)) + jj / 4 * kStagingBlockBytes, packed[0], packed[1],
@@ -178,30 +178,33 @@ __device__ inline void store_partial(const uint8_t* staging, const OutRows& out,
 template <class Element, int kOutColumns, int kBuffers, int kColumns>
 __device__ inline void store_tile(uint8_t (&staging)[kBuffers][kStagingBytes], const OutRows& out,
                                   const ptx::Fragment<kColumns>& acc) {
-  static_assert(kOutColumns % kStagingColumns == 0);
+  constexpr int kBlockColumns = cta::kSwizzleRowBytes / sizeof(Element);
+  constexpr int kPassColumns = kOutColumns < kStagingColumns ? kOutColumns : kStagingColumns;
+  constexpr int kBlocks = kPassColumns / kBlockColumns;
+  static_assert(kOutColumns % kPassColumns == 0 && kPassColumns % kBlockColumns == 0);
   const bool is_issuer = threadIdx.x % 32 == 0;
 #pragma unroll
-  for (int pass = 0; pass < kOutColumns / kStagingColumns; ++pass) {
+  for (int pass = 0; pass < kOutColumns / kPassColumns; ++pass) {
     uint8_t* buffer = staging[pass % kBuffers];
     if (pass % kBuffers == 0) {
       if (is_issuer) ptx::bulk_wait_read();
       __syncwarp();  // earlier stores have read the buffers
     }
-    stage_pass<Element>(cta::smem_address(buffer), acc, pass);
+    stage_pass<Element, kPassColumns>(cta::smem_address(buffer), acc, pass);
     ptx::fence_proxy_async();  // stmatrix wrote through the generic proxy, TMA reads through the async proxy
     __syncwarp();              // all 16 rows are written and fenced
-    const int column = out.column_begin + pass * kStagingColumns;
+    const int column = out.column_begin + pass * kPassColumns;
     if (out.rows_left >= kStagingRows) {
       if (is_issuer) {
-        for (int block = 0; block < 2; ++block) {
-          if (column + block * 64 >= out.columns) continue;
-          ptx::tma_store_2d(&out.map, column + block * 64, static_cast<int32_t>(out.row),
+        for (int block = 0; block < kBlocks; ++block) {
+          if (column + block * kBlockColumns >= out.columns) continue;
+          ptx::tma_store_2d(&out.map, column + block * kBlockColumns, static_cast<int32_t>(out.row),
                             buffer + block * kStagingBlockBytes);
         }
         ptx::bulk_commit();
       }
     } else if (out.rows_left > 0) {
-      store_partial<Element, 2>(buffer, out, column);
+      store_partial<Element, kBlocks>(buffer, out, column);
     }
   }
 }

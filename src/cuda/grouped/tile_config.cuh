@@ -47,7 +47,9 @@ struct TileConfig {
 
   static constexpr int kCluster = kPolicy.cluster_size;
   static constexpr int kStages = kPolicy.stages;
-  static constexpr int kBoxRows = 128;  // rows of one weight box: half a tile, one CTA's share of a tall tile
+  // Rows of one weight box. Half of a tile's boxes are one CTA's share of a tall tile. Where a tile is finished in
+  // parts, each part of a gated tile has its gate and its up rows side by side.
+  static constexpr int kBoxRows = kRole == Role::gate_up ? kPolicy.part_columns / 2 : 128;
   static constexpr int kStageRowBytes = cta::kSwizzleRowBytes;
   static constexpr int kElementBytes = kStageRowBytes / kPolicy.tile_k;  // of A and of the weights
   static constexpr int kABytes = kPolicy.tile_rows * kStageRowBytes;
@@ -74,7 +76,9 @@ struct TileConfig {
   using TileScheduler = grouped::TileScheduler<kCluster>;
 
   static_assert(kPolicy.tile_rows == kConsumers * cta::kWarpgroupRows);
-  static_assert(kPolicy.tile_columns == 2 * kBoxRows && 1 + kGatherWarps <= 4);
+  static constexpr int kBoxes = kPolicy.tile_columns / kBoxRows;
+
+  static_assert(kPolicy.tile_columns % (2 * kBoxRows) == 0 && 1 + kGatherWarps <= 4);
   static_assert(kElementBytes == sizeof(Element) || kElementBytes == 1, "operands of two bytes have the layer's type");
   static_assert(!kHasScales || kPolicy.tile_rows + kScaleAlignment == kTileScales);
 };

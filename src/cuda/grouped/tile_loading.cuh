@@ -30,7 +30,7 @@ __device__ inline typename C::TileScheduler make_scheduler(TileStorage<C>& smem,
 }
 
 // By one thread: announces the bytes of the stage and starts its TMA loads. Of a tile whose weights the cluster shares,
-// each CTA loads one box into all.
+// each CTA loads its share of the boxes into all.
 template <class C>
 __device__ inline void load_boxes(TileStorage<C>& smem, const WeightMaps& weights, const CUtensorMap& a_map,
                                   const TileSlot& tile, int stage, int32_t k_begin) {
@@ -40,12 +40,17 @@ __device__ inline void load_boxes(TileStorage<C>& smem, const WeightMaps& weight
   ptx::mbarrier_arrive_expect_tx(full, kStageBytes);
   if constexpr (!C::kGathers) ptx::tma_load_2d(smem.a[stage], &a_map, k_begin, tile.row_begin, full);
   if (C::kCluster > 1 && tile.shares_weights) {
-    const int half = static_cast<int>(ptx::cluster_cta_rank());
-    load_weight_box<C::kRole, C::kBoxRows, C::kCluster>(weights, tile, smem.b[stage] + half * C::kBoxBytes, full,
-                                                        k_begin, half);
+    constexpr int kShare = C::kBoxes / C::kCluster;
+    const int first = static_cast<int>(ptx::cluster_cta_rank()) * kShare;
+#pragma unroll
+    for (int i = 0; i < kShare; ++i) {
+      load_weight_box<C, C::kCluster>(weights, tile, smem.b[stage] + (first + i) * C::kBoxBytes, full, k_begin,
+                                      first + i);
+    }
   } else {
-    load_weight_box<C::kRole, C::kBoxRows, 1>(weights, tile, smem.b[stage], full, k_begin, 0);
-    load_weight_box<C::kRole, C::kBoxRows, 1>(weights, tile, smem.b[stage] + C::kBoxBytes, full, k_begin, 1);
+#pragma unroll
+    for (int i = 0; i < C::kBoxes; ++i)
+      load_weight_box<C, 1>(weights, tile, smem.b[stage] + i * C::kBoxBytes, full, k_begin, i);
   }
 }
 

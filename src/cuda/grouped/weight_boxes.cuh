@@ -1,6 +1,7 @@
 // The weight side of a stage: which boxes of the weights a tile multiplies by, brought by TMA.
 //
-// A tile takes two boxes of kBoxRows weight rows: gate and up rows of the same columns, or two neighbouring row blocks.
+// A tile takes C::kBoxes boxes of C::kBoxRows weight rows: in turns gate and up rows of the same columns, or row blocks
+// one after another.
 #pragma once
 
 #include <cuda.h>
@@ -29,19 +30,21 @@ struct WeightMaps {
   int32_t gate_half;  // 1: the first of the weight's two halves is up; in the tile gate always comes first
 };
 
-// Loads box `half` (0 or 1) of the tile's weights, columns k_begin on, to `target`; with kMulticastCtas > 1 into that
-// many CTAs of the cluster. Coordinates are innermost first: K, row, gate/up, expert.
-template <Role kRole, int kBoxRows, int kMulticastCtas>
+// Loads box `box` of the tile's weights, columns k_begin on, to `target`; with kMulticastCtas > 1 into that many CTAs
+// of the cluster. Coordinates are innermost first: K, row, gate/up, expert.
+template <class C, int kMulticastCtas>
 __device__ inline void load_weight_box(const WeightMaps& weights, const TileSlot& tile, void* target, uint64_t* barrier,
-                                       int32_t k_begin, int half) {
+                                       int32_t k_begin, int box) {
+  constexpr Role kRole = C::kRole;
   constexpr bool kGated = kRole == Role::gate_up;
-  const int32_t row = kGated ? tile.n_block * kBoxRows : (tile.n_block * 2 + half) * kBoxRows;
+  const int32_t row = kGated ? (tile.n_block * (C::kBoxes / 2) + box / 2) * C::kBoxRows
+                             : (tile.n_block * C::kBoxes + box) * C::kBoxRows;
   const bool is_routed = tile.expert < weights.num_routed_experts;
   const CUtensorMap& map = is_routed ? weights.routed : weights.shared;
   const int32_t expert = is_routed ? tile.expert : tile.expert - weights.num_routed_experts;
   const int32_t coordinates[4] = {kRole == Role::down ? k_begin - weights.front : k_begin,
                                   kRole == Role::down ? row : row - weights.front,
-                                  kGated ? half ^ weights.gate_half : 0, expert};
+                                  kGated ? box % 2 ^ weights.gate_half : 0, expert};
   if constexpr (kMulticastCtas > 1) {
     constexpr uint16_t kWholeCluster = (1u << kMulticastCtas) - 1;
     ptx::tma_load_4d_multicast(target, &map, coordinates, barrier, kWholeCluster);

@@ -50,6 +50,10 @@ struct Config : grouped::TileConfig<kRole, Tuning, default_policy(Tuning::kClust
   static constexpr int kWaveColumns = Config::kPolicy.wave_columns;
   static constexpr int kWaves = Config::kPolicy.tile_columns / kWaveColumns;
   static constexpr int kWaveRegisters = ptx::Fragment<kWaveColumns>::kRegisters;
+  // Sums are finished under the products of the next wave, a wave's columns at a time, where no activation stands
+  // between: with one, there are not the registers for both.
+  static constexpr bool kOverlaps = kRole == Role::down;
+  static constexpr int kParts = kOverlaps ? kWaves : 1;
   static_assert(Config::kElementBytes == 1 && Config::kPolicy.tile_k == kScaleGroup);
   static_assert(kWaveColumns == kScaleGroup && kWaves == 2, "a wave has one scale of weights");
 };
@@ -139,77 +143,158 @@ struct Handles {
   uint32_t row_scale, wave_scale;
 };
 
-// sums = the tile's products over all of K, scaled. kInTurns: the other warpgroup has rows of the tile too.
+// A consumer warpgroup: 64 rows of the tile, from shared memory through the tensor cores to global memory.
 //
 // A wave takes the tensor cores 256 cycles, and as many pass until the next of this warpgroup should stand behind the
-// other's: what can be done while a wave runs is done then, not between it and the next.
-template <class C, bool kInTurns, int kStages>
-__device__ inline void multiply_blocks(SharedStorage<C>& smem, cta::RingPosition<kStages>& ring, int num_blocks,
-                                       const Handles<C>& at, int row_offset, const Turns& turns,
-                                       typename C::Accumulators& sums) {
-  ptx::Fragment<C::kWaveColumns> products;
+// other's: what can be done while a wave runs is done then, not between it and the next. So in GEMM 2 the sums of a
+// tile's first wave are finished while its last wave runs, and those of the second under the first wave of the next
+// tile.
+template <class C>
+class Consumer {
+ public:
+  __device__ Consumer(SharedStorage<C>& smem, const CUtensorMap& out_map, const Problem& problem, int warpgroup)
+      : smem_(smem),
+        out_map_(out_map),
+        problem_(problem),
+        warpgroup_(warpgroup),
+        num_blocks_(grouped::num_k_steps<C>(problem)),
+        turns_(warpgroup),
+        at_(smem, warpgroup) {}
+
+  __device__ void run() {
+    TileSlot tile = skip_without_rows(grouped::next_tile(smem_.mailbox, tile_phase_));
+    while (tile.expert >= 0) {
+      issue_first(tile);
+      TileSlot next;
+      while (true) {
+        if (in_turns(tile)) {
+          multiply_blocks<true>(tile);
+        } else {
+          multiply_blocks<false>(tile);
+        }
+        next = grouped::next_tile(smem_.mailbox, tile_phase_);
+        if (!has_rows(next)) break;
+        if constexpr (!C::kOverlaps) finish(tile, C::kParts - 1);
+        issue_first(next);
+        if constexpr (C::kOverlaps) finish(tile, C::kParts - 1);
+        tile = next;
+      }
+      finish(tile, C::kParts - 1);
+      tile = skip_without_rows(next);
+    }
+    turns_.finish();
+    if (threadIdx.x % 32 == 0) ptx::bulk_wait_read();  // shared memory outlives the stores that read it
+  }
+
+ private:
+  using Wave = ptx::Fragment<C::kWaveColumns>;
+  static constexpr uint32_t kAStride = C::kABytes >> 4;  // of stages, in descriptors
+  static constexpr uint32_t kBStride = C::kBBytes >> 4;
+  static constexpr uint32_t kScaleStride = sizeof(grouped::StageScales);
+
+  __device__ bool has_rows(const TileSlot& tile) const {
+    return tile.expert >= 0 && tile.num_rows > warpgroup_ * cta::kWarpgroupRows;
+  }
+  // The other warpgroup has rows of the tile too.
+  __device__ static bool in_turns(const TileSlot& tile) { return tile.num_rows > cta::kWarpgroupRows; }
+
+  __device__ TileSlot skip_without_rows(TileSlot tile) {
+    while (tile.expert >= 0 && !has_rows(tile)) {
+      cta::skip_k_steps<C::kCluster>(smem_, ring_, num_blocks_);
+      tile = grouped::next_tile(smem_.mailbox, tile_phase_);
+    }
+    return tile;
+  }
+
+  // The first wave of the stage at hand, which is waited for.
+  __device__ void issue_first(const TileSlot& tile) {
+    cta::wait_phase(&smem_.full[ring_.stage], ring_.phase);
+    const uint32_t a = at_.a + ring_.stage * kAStride;
+    const uint32_t b = at_.b + ring_.stage * kBStride;
+    const bool takes_turn = in_turns(tile);
+    if (takes_turn) turns_.wait();
+    multiply_wave<C>(products_, a, b);
+    if (takes_turn) turns_.pass();
+  }
+
+  // The rest of a tile whose first wave is issued. kInTurns: as in_turns says.
+  template <bool kInTurns>
+  __device__ void multiply_blocks(const TileSlot& tile) {
+    const uint32_t row_scale = at_.row_scale + grouped::row_offset(tile) * static_cast<uint32_t>(sizeof(float));
 #pragma unroll
-  for (int i = 0; i < C::Accumulators::kRegisters; ++i) sums[i] = 0.0f;
-  const uint32_t row_scale = at.row_scale + row_offset * static_cast<uint32_t>(sizeof(float));
-  cta::wait_phase(&smem.full[ring.stage], ring.phase);
+    for (int i = 0; i < C::Accumulators::kRegisters; ++i) sums_[i] = 0.0f;
 #pragma unroll 1
-  for (int block = 1; block <= num_blocks; ++block) {
-    const uint32_t a = at.a + ring.stage * static_cast<uint32_t>(sizeof(smem.a[0]) >> 4);
-    const uint32_t b = at.b + ring.stage * static_cast<uint32_t>(sizeof(smem.b[0]) >> 4);
-    if constexpr (kInTurns) turns.wait();
-    multiply_wave<C>(products, a, b);
-    if constexpr (kInTurns) turns.pass();
+    for (int block = 1; block < num_blocks_; ++block) {
+      const float2 high = promote_first<kInTurns>(row_scale);
+      const int stage = ring_.stage;
+      ring_.advance();
+      cta::wait_phase(&smem_.full[ring_.stage], ring_.phase);
+      promote_second(stage, high);
+      const uint32_t a = at_.a + ring_.stage * kAStride;
+      const uint32_t b = at_.b + ring_.stage * kBStride;
+      if constexpr (kInTurns) turns_.wait();
+      multiply_wave<C>(products_, a, b);
+      if constexpr (kInTurns) turns_.pass();
+    }
+    const float2 high = promote_first<kInTurns>(row_scale);
+    const int stage = ring_.stage;
+    ring_.advance();
+    if constexpr (C::kParts > 1) finish(tile, 0);
+    promote_second(stage, high);
+  }
+
+  // Adds the products of the first wave, which is in flight, and issues the second; returns the two rows' scales of it.
+  template <bool kInTurns>
+  __device__ float2 promote_first(uint32_t row_scale) {
     // Opaque: else they are moved to uniform registers before the first wave, which waits for it.
-    const uint32_t a_again = ptx::opaque(a);
-    const uint32_t b_second = ptx::opaque(b + (C::kBoxBytes >> 4));
-    const int stage = ring.stage;
-    const uint32_t offset = stage * static_cast<uint32_t>(sizeof(smem.scales[0]));
+    const uint32_t a = ptx::opaque(at_.a + ring_.stage * kAStride);
+    const uint32_t b = ptx::opaque(at_.b + ring_.stage * kBStride + (C::kBoxBytes >> 4));
+    const uint32_t offset = ring_.stage * kScaleStride;
     const float row_0 = ptx::load_shared_f32(row_scale + offset);
     const float row_8 = ptx::load_shared_f32(row_scale + offset + 8 * static_cast<uint32_t>(sizeof(float)));
     float2 waves = make_float2(1.0f, 1.0f);
-    if constexpr (!C::kWeightRowsScaled) waves = ptx::load_shared_f32x2(at.wave_scale + offset);
+    if constexpr (!C::kWeightRowsScaled) waves = ptx::load_shared_f32x2(at_.wave_scale + offset);
     ptx::wgmma_wait<0>();
-    promote<0>(sums, products, scaled<C>(row_0, waves.x), scaled<C>(row_8, waves.x));
-    if constexpr (kInTurns) turns.wait();
-    multiply_wave<C>(products, a_again, b_second);
-    if constexpr (kInTurns) turns.pass();
-    ring.advance();
-    if (block < num_blocks) cta::wait_phase(&smem.full[ring.stage], ring.phase);
-    ptx::wgmma_wait<0>();
-    at.release(stage);
-    promote<C::kWaveRegisters>(sums, products, scaled<C>(row_0, waves.y), scaled<C>(row_8, waves.y));
+    promote<0>(sums_, products_, scaled<C>(row_0, waves.x), scaled<C>(row_8, waves.x));
+    if constexpr (kInTurns) turns_.wait();
+    multiply_wave<C>(products_, a, b);
+    if constexpr (kInTurns) turns_.pass();
+    return make_float2(scaled<C>(row_0, waves.y), scaled<C>(row_8, waves.y));
   }
-}
 
-// A consumer warpgroup: 64 rows of the tile, from shared memory through the tensor cores to global memory.
-template <class C>
-__device__ inline void consume(SharedStorage<C>& smem, const CUtensorMap& out_map, const Problem& problem,
-                               int warpgroup) {
-  const int warp_in_group = static_cast<int>(threadIdx.x) / 32 % 4;
-  const int num_blocks = grouped::num_k_steps<C>(problem);
-  cta::RingPosition<C::kStages> ring;
-  uint32_t tile_phase = 0;
-  const Turns turns(warpgroup);
-  const Handles<C> at(smem, warpgroup);
-  typename C::Accumulators acc;
-  while (true) {
-    const TileSlot tile = grouped::next_tile(smem.mailbox, tile_phase);
-    if (tile.expert < 0) break;
-    if (tile.num_rows <= warpgroup * cta::kWarpgroupRows) {
-      cta::skip_k_steps<C::kCluster>(smem, ring, num_blocks);
-      continue;
-    }
-    const int row_offset = grouped::row_offset(tile);
-    if (tile.num_rows > cta::kWarpgroupRows) {
-      multiply_blocks<C, true>(smem, ring, num_blocks, at, row_offset, turns, acc);
-    } else {
-      multiply_blocks<C, false>(smem, ring, num_blocks, at, row_offset, turns, acc);
-    }
-    grouped::finish_tile(smem, out_map, problem, tile, warpgroup, warp_in_group, acc);
+  // Adds those of the second, and gives the stage back.
+  __device__ void promote_second(int stage, float2 scales) {
+    ptx::wgmma_wait<0>();
+    at_.release(stage);
+    promote<C::kWaveRegisters>(sums_, products_, scales.x, scales.y);
   }
-  turns.finish();
-  if (threadIdx.x % 32 == 0) ptx::bulk_wait_read();  // shared memory outlives the stores that read it
-}
+
+  // Part `part` of the tile's columns.
+  __device__ void finish(TileSlot tile, int part) {
+    const int warp_in_group = static_cast<int>(threadIdx.x) / 32 % 4;
+    if constexpr (C::kParts == 1) {
+      grouped::finish_tile<C>(smem_, out_map_, problem_, tile, warpgroup_, warp_in_group, sums_);
+    } else {
+      tile.n_block = tile.n_block * C::kParts + part;
+      Wave sums;
+#pragma unroll
+      for (int i = 0; i < Wave::kRegisters; ++i) sums[i] = part == 0 ? sums_[i] : sums_[Wave::kRegisters + i];
+      grouped::finish_tile<C>(smem_, out_map_, problem_, tile, warpgroup_, warp_in_group, sums);
+    }
+  }
+
+  SharedStorage<C>& smem_;
+  const CUtensorMap& out_map_;
+  const Problem& problem_;
+  const int warpgroup_;
+  const int num_blocks_;
+  const Turns turns_;
+  const Handles<C> at_;
+  cta::RingPosition<C::kStages> ring_;
+  uint32_t tile_phase_ = 0;
+  typename C::Accumulators sums_;
+  Wave products_;  // of the wave in flight
+};
 
 template <Role kRole, class Tuning, bool kRowsScaled>
 __global__ void __launch_bounds__(Config<kRole, Tuning, kRowsScaled>::kThreads, 1)
@@ -232,7 +317,7 @@ __global__ void __launch_bounds__(Config<kRole, Tuning, kRowsScaled>::kThreads, 
     grouped::leave<C>(options);
   } else {
     ptx::increase_registers<C::kPolicy.math_registers>();
-    consume<C>(smem, out_map, problem, warpgroup - 1);
+    Consumer<C>(smem, out_map, problem, warpgroup - 1).run();
     grouped::leave<C>(options);
   }
 }

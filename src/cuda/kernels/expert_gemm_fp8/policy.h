@@ -21,7 +21,8 @@ struct Policy {
   int math_registers;  // a thread of the multiplying warpgroups
   int load_registers;  // a thread of the loading warpgroup
 
-  static constexpr int gather_warps = 0;  // rows come by TMA, see quantize_rows
+  static constexpr int part_columns = 256;  // weight rows of a tile whose sums are finished together
+  static constexpr int gather_warps = 0;    // rows come by TMA, see quantize_rows
 
   friend std::ostream& operator<<(std::ostream& out, const Policy& p) {
     return out << "tile " << p.tile_rows << "x" << p.tile_columns << "x" << p.tile_k << " in waves of "

@@ -200,9 +200,9 @@ __device__ inline void multiply_pass(SharedStorage<C>& smem, cta::RingPosition<C
                                      int num_k_steps, int warpgroup, Accumulators& acc) {
   using Element = typename C::Element;
   switch (num_columns) {
-    case 224: return cta::multiply_k_steps<Element, 224, C::kCluster, false>(smem, ring, num_k_steps, warpgroup, acc);
-    case 240: return cta::multiply_k_steps<Element, 240, C::kCluster, false>(smem, ring, num_k_steps, warpgroup, acc);
-    default: return cta::multiply_k_steps<Element, 256, C::kCluster, false>(smem, ring, num_k_steps, warpgroup, acc);
+    case 224: return cta::multiply_k_steps<Element, 224, C::kCluster>(smem, ring, num_k_steps, warpgroup, acc);
+    case 240: return cta::multiply_k_steps<Element, 240, C::kCluster>(smem, ring, num_k_steps, warpgroup, acc);
+    default: return cta::multiply_k_steps<Element, 256, C::kCluster>(smem, ring, num_k_steps, warpgroup, acc);
   }
 }
 
