@@ -125,7 +125,7 @@ def unmeasured_table(rows):
     there = {}
     for row in rows:
         there.setdefault((model(row), row["format"]), set()).add((row["phase"], row["sequences"], row["tokens"]))
-    missing = [[*key, ", ".join(words({"phase": part[0], "sequences": part[1], "tokens": part[2]}) for part in ORDER if part not in found)]
+    missing = [[*key, "; ".join(words({"phase": part[0], "sequences": part[1], "tokens": part[2]}) for part in ORDER if part not in found)]
                for key, found in there.items()]
     return {"columns": ["model", "weights", "not measured"], "rows": [line for line in missing if line[2]]}
 
