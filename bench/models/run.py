@@ -36,6 +36,7 @@ import time
 from typing import NamedTuple
 
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1] / name) for name in ("peers", "engines")]
+from model_tables import ORDER
 from transformers_models import Clock, experts_of, machine
 from vllm_h200 import spread
 
@@ -46,9 +47,6 @@ LEAST_RUNS, MOST_RUNS = 5, 15
 GREEDY_TOKENS, TIE = 64, 0.2  # standard deviations of the logits between two tokens of which either may be chosen
 BROKEN = 4  # exit code of a process that wants to be started anew
 REQUESTS = (64, 256, 64)  # of continuous batching: how many, tokens in, tokens out
-# What a run of few seconds should have first.
-ORDER = [("decode", 32, 1), ("prefill", 1, 4096), ("greedy", 0, 0), ("decode", 1, 1), ("prefill", 1, 16384), ("decode", 128, 1),
-         ("decode", 8, 1), ("batch", 64, 64), ("prefill", 1, 512)]
 REHEARSED = [("decode", 4, 1), ("prefill", 1, 64), ("greedy", 0, 0), ("batch", 3, 4), ("decode", 1, 1), ("prefill", 1, 16)]
 
 

@@ -1,4 +1,5 @@
 """What the documents show of whole models: which rows count as lost, which as level, what a profile's lines mean."""
+import importlib
 import pathlib
 import sys
 import tempfile
@@ -8,20 +9,17 @@ BENCH = pathlib.Path(__file__).resolve().parents[2] / "bench"
 
 
 class FromFolder(unittest.TestCase):
-    FOLDER = ""
+    FOLDER = MODULE = ""
 
     @classmethod
     def setUpClass(cls):
         sys.path.insert(0, str(BENCH / cls.FOLDER))
         cls.addClassCleanup(sys.path.remove, str(BENCH / cls.FOLDER))
-        sys.modules.pop("report", None)  # both folders have one
-        import report
-        cls.report = report
-        cls.addClassCleanup(sys.modules.pop, "report", None)
+        cls.report = importlib.import_module(cls.MODULE)
 
 
 class Models(FromFolder):
-    FOLDER = "models"
+    FOLDER, MODULE = "models", "model_tables"
 
     def rows(self, **rates):
         common = {"family": "olmoe-1b-7b", "format": "bf16", "layers": 2, "phase": "decode", "sequences": 8, "tokens": 1, "graph": True}
@@ -48,7 +46,7 @@ class Models(FromFolder):
 
 
 class Engines(FromFolder):
-    FOLDER = "engines"
+    FOLDER, MODULE = "engines", "vllm_tables"
 
     def test_repeats_that_reach_into_each_other_are_level(self):
         self.assertEqual(self.report.word([110.0, 112.0], [100.0, 101.0]), "ahead")

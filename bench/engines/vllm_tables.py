@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What the documents show of runs of vllm_h200.py: rows, tables and a summary in one file.
 
-  report.py RUN.json --logs FOLDER --out bench/results/vllm_h200.json      FOLDER: logs of a run with --profile
-  report.py bench/results/vllm_h200.json                                   tables anew
+  vllm_tables.py RUN.json --logs FOLDER --out bench/results/vllm_h200.json      FOLDER: logs of a run with --profile
+  vllm_tables.py bench/results/vllm_h200.json                                   tables anew
 
 Rates are output tokens a second, medians of a run's repeats; a ratio above 1 says that the engine is faster with the plug-in. It is
 called level within LEVEL, and where the repeats of one side reach into those of the other. Plain Python.
@@ -141,7 +141,7 @@ def main():
     content = json.loads(arguments.file.read_text())
     rows = content["rows"] if isinstance(content, dict) else [trimmed(row, arguments.logs) for row in content]
     if any(row["code"] == 1 for row in rows):
-        sys.exit("report.py: a side of a row did not come to its end")
+        sys.exit("vllm_tables.py: a side of a row did not come to its end")
     path = arguments.out or arguments.file
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(reported(rows), indent=1) + "\n")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the documents show of a file of run.py: tables and a summary, written into the file itself.
 
-  report.py bench/results/models_h200.json
+  model_tables.py bench/results/models_h200.json
 
 Rates are tokens a second: higher is better. A row's ratio is Tessera's rate over that of the fastest other implementation of the
 same model and weights; within LEVEL it is called level. Plain Python.
@@ -16,13 +16,18 @@ OURS = "tessera"
 LEVEL = 0.03  # runs of one implementation differ by as much
 NAMES = {"qwen3-30b-a3b": "Qwen3-30B-A3B", "olmoe-1b-7b": "OLMoE-1B-7B", "qwen3-next-80b-a3b": "Qwen3-Next-80B-A3B",
          "deepseek-v3": "DeepSeek-V3"}
-ORDER = ("eager", "batched_mm", "grouped_mm", "deepgemm", OURS)
+COLUMNS = ("eager", "batched_mm", "grouped_mm", "deepgemm", OURS)
+# (phase, sequences, tokens) that run.py measures; what a run of few seconds should have first.
+ORDER = [("decode", 32, 1), ("prefill", 1, 4096), ("greedy", 0, 0), ("decode", 1, 1), ("prefill", 1, 16384), ("decode", 128, 1),
+         ("decode", 8, 1), ("batch", 64, 64), ("prefill", 1, 512)]
 GIB = 1 << 30
 
 
 def words(row):
     if row["phase"] == "prefill":
         return f"prefill of {row['tokens']:,} tokens"
+    if row["phase"] == "greedy":
+        return "greedy tokens"
     if row["phase"] == "decode":
         return "decode, " + ("1 sequence" if row["sequences"] == 1 else f"{row['sequences']} sequences")
     return f"{row['sequences']} requests at once"
@@ -43,9 +48,9 @@ def cells(rows):
             if row.get("tokens_per_s"):
                 cell["rates"][row["implementation"]] = row
     phases = ("prefill", "decode", "batch")
-    groups = list(dict.fromkeys((cell["model"], cell["format"]) for cell in found.values()))
+    models = list(dict.fromkeys(cell["model"] for cell in found.values()))
     timed = [cell for cell in found.values() if cell["rates"]]
-    return sorted(timed, key=lambda cell: (groups.index((cell["model"], cell["format"])), phases.index(cell["phase"]), cell["size"]))
+    return sorted(timed, key=lambda cell: (models.index(cell["model"]), cell["format"], phases.index(cell["phase"]), cell["size"]))
 
 
 def compared(cell):
@@ -66,7 +71,7 @@ def rate(cell, name):
 
 
 def speed_table(found):
-    names = [name for name in ORDER if any(name in cell["rates"] for cell in found)]
+    names = [name for name in COLUMNS if any(name in cell["rates"] for cell in found)]
     rows = []
     for cell in found:
         pair = compared(cell)
@@ -92,7 +97,7 @@ def memory_table(rows):
             key = (model(row), row["format"])
             longest.setdefault(key, {}).setdefault(row["tokens"], {})[row["implementation"]] = row["peak_bytes"]
     found = {key: max(sizes.items()) for key, sizes in longest.items()}
-    names = [name for name in ORDER if any(name in peaks for _, peaks in found.values())]
+    names = [name for name in COLUMNS if any(name in peaks for _, peaks in found.values())]
     return {"columns": ["model", "weights", "prefill of", *(f"{name}, GiB" for name in names)],
             "rows": [[*key, f"{tokens:,} tokens", *(f"{peaks[name] / GIB:.2f}" if name in peaks else "-" for name in names)]
                      for key, (tokens, peaks) in found.items()]}
@@ -113,6 +118,16 @@ def left_out_table(rows):
             reasons.setdefault((model(row), row["format"], row["implementation"], reason), []).append(row)
     return {"columns": ["model", "weights", "implementation", "why there is no figure", "rows"],
             "rows": [[*key, len(mine)] for key, mine in reasons.items()]}
+
+
+def unmeasured_table(rows):
+    """What ORDER has and no row: a run of few seconds ended before."""
+    there = {}
+    for row in rows:
+        there.setdefault((model(row), row["format"]), set()).add((row["phase"], row["sequences"], row["tokens"]))
+    missing = [[*key, "; ".join(words({"phase": part[0], "sequences": part[1], "tokens": part[2]}) for part in ORDER if part not in found)]
+               for key, found in there.items()]
+    return {"columns": ["model", "weights", "not measured"], "rows": [line for line in missing if line[2]]}
 
 
 def word(ratio):
@@ -137,7 +152,8 @@ def reported(document):
     rows = document["rows"]
     found = cells(rows)
     return {**document, "summary": summary(found), "speed_table": speed_table(found), "lost_table": lost_table(found),
-            "memory_table": memory_table(rows), "tokens_table": tokens_table(rows), "left_out_table": left_out_table(rows)}
+            "memory_table": memory_table(rows), "tokens_table": tokens_table(rows), "left_out_table": left_out_table(rows),
+            "unmeasured_table": unmeasured_table(rows)}
 
 
 def main():
