@@ -12,7 +12,9 @@
 
 namespace tessera::testing {
 
-/// Device memory between two guards; poisoned with 0xFF, a NaN pattern in every type used here.
+/// Device memory between two guards; poisoned with 0xFF, a NaN pattern in every type used here. What fills it is
+/// finished when it returns: a stream that does not wait for the default stream may come next, and cudaMemset, as a
+/// cudaMemcpy from memory that is not page-locked, returns before the bytes are there.
 class GuardedBuffer {
  public:
   static constexpr size_t kGuardBytes = 1024;
@@ -24,7 +26,10 @@ class GuardedBuffer {
     poison();
   }
 
-  void poison() { TESSERA_CUDA_CHECK(cudaMemset(data(), kPoisonByte, bytes_)); }
+  void poison() {
+    TESSERA_CUDA_CHECK(cudaMemset(data(), kPoisonByte, bytes_));
+    finish();
+  }
   void* data() const { return memory_.at(kGuardBytes); }
   size_t bytes() const { return bytes_; }
 
@@ -37,8 +42,9 @@ class GuardedBuffer {
   template <class T>
   void upload(const std::vector<T>& host) {
     TESSERA_CHECK(host.size() * sizeof(T) <= bytes_, host.size(), bytes_);
-    if (!host.empty())
-      TESSERA_CUDA_CHECK(cudaMemcpy(data(), host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice));
+    if (host.empty()) return;
+    TESSERA_CUDA_CHECK(cudaMemcpy(data(), host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice));
+    finish();
   }
   bool guards_intact() const {
     std::vector<uint8_t> guards(2 * kGuardBytes);
@@ -49,6 +55,8 @@ class GuardedBuffer {
   }
 
  private:
+  static void finish() { TESSERA_CUDA_CHECK(cudaStreamSynchronize(nullptr)); }
+
   size_t bytes_;
   cuda::DeviceBytes memory_;
 };
