@@ -46,3 +46,20 @@ function(tessera_compile_quickly target)
     target_compile_options(${target} PRIVATE -O0)
   endif()
 endfunction()
+
+# Sources that are compiled as one, eight at a time or as many as is said, read the headers that they share once, and
+# what those make of templates is compiled once. Names in unnamed namespaces of one target then differ from file to file;
+# tessera_alone says which files keep theirs.
+function(tessera_as_one target)
+  set(at_a_time 8 ${ARGN})
+  list(POP_BACK at_a_time last)
+  set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE ${last})
+endfunction()
+function(tessera_library_as_one target)
+  if(TESSERA_UNITY AND NOT TESSERA_HAVE_CUDA)  # with CUDA the objects say what a GPU suite is made of, file by file
+    tessera_as_one(${target})
+  endif()
+endfunction()
+function(tessera_alone)
+  set_source_files_properties(${ARGN} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+endfunction()

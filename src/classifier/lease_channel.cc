@@ -22,7 +22,7 @@ namespace tessera::classifier {
 namespace {
 
 constexpr uint64_t kMagic = 0x6c616e6574726374;
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kChannelVersion = 1;
 constexpr size_t kTextBytes = 2048;
 constexpr size_t kAlignment = 64;  // a cache line, and what loads of the CPU back end like
 constexpr size_t kPage = 4096;     // arrays begin at the second page
@@ -32,7 +32,7 @@ enum Kind : uint32_t { kHello = 1, kLease = 2, kAnswer = 3 };
 /// A datagram: that something is to be read in the memory.
 struct Signal {
   uint32_t kind = 0;
-  uint32_t version = kVersion;
+  uint32_t version = kChannelVersion;
   uint64_t lease_id = 0;
 };
 static_assert(std::is_trivially_copyable_v<Signal> && sizeof(Signal) == 16);
@@ -117,7 +117,7 @@ LeaseChannel::LeaseChannel(const ChannelShape& shape) : shape_(shape) {
   if (ftruncate(memory_.get(), kPage) != 0) throw std::bad_alloc();
   map_head();
   *head_ = {.magic = kMagic,
-            .version = kVersion,
+            .version = kChannelVersion,
             .outcome = 0,
             .shape = shape,
             .preferred_batch = 0,
@@ -137,7 +137,7 @@ LeaseChannel::LeaseChannel(Descriptor memory, Descriptor socket)
   }
   for (const int descriptor : {memory_.get(), socket_.get()}) fcntl(descriptor, F_SETFD, FD_CLOEXEC);
   map_head();
-  if (head_->magic != kMagic || head_->version != kVersion) {
+  if (head_->magic != kMagic || head_->version != kChannelVersion) {
     throw Error("worker process", "memory of another version", "a supervisor of the same program");
   }
   shape_ = head_->shape;
@@ -165,7 +165,7 @@ LeaseChannel::Places LeaseChannel::places() const { return {shape_, max_sentence
 
 bool LeaseChannel::send(uint32_t kind, uint64_t lease_id) const {
   std::atomic_signal_fence(std::memory_order_seq_cst);  // the system call orders what other processors see
-  const Signal signal{.kind = kind, .version = kVersion, .lease_id = lease_id};
+  const Signal signal{.kind = kind, .version = kChannelVersion, .lease_id = lease_id};
   ssize_t sent = 0;
   do {
     sent = ::send(socket_.get(), &signal, sizeof(signal), MSG_NOSIGNAL);
@@ -185,7 +185,7 @@ LeaseChannel::Wait LeaseChannel::receive(uint32_t kind, uint64_t lease_id, Clock
     const ssize_t count = recv(socket_.get(), &signal, sizeof(signal), 0);
     if (count < 0 && errno == EINTR) continue;
     if (count != static_cast<ssize_t>(sizeof(signal))) return Wait::ended;  // 0 or ECONNRESET: the process is gone
-    if (signal.kind == kind && signal.version == kVersion && signal.lease_id == lease_id) return Wait::answered;
+    if (signal.kind == kind && signal.version == kChannelVersion && signal.lease_id == lease_id) return Wait::answered;
   }
 }
 

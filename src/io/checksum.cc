@@ -14,16 +14,16 @@ namespace tessera::io {
 
 namespace {
 
-constexpr uint64_t kReadBytes = 1u << 20;
+constexpr uint64_t kChecksumReadBytes = 1u << 20;
 constexpr uint64_t kNumPieces = 64;
-constexpr uint64_t kPieceBytes = 64u << 10;
+constexpr uint64_t kSampleBytes = 64u << 10;
 
 /// Adds [begin, begin + num_bytes) of `file`, through `buffer`.
 void add_range(const InputFile& file, uint64_t begin, uint64_t num_bytes, std::vector<char>& buffer,
                Checksum& checksum) {
-  buffer.resize(kReadBytes);
+  buffer.resize(kChecksumReadBytes);
   for (uint64_t done = 0; done < num_bytes;) {
-    const size_t count = static_cast<size_t>(std::min(kReadBytes, num_bytes - done));
+    const size_t count = static_cast<size_t>(std::min(kChecksumReadBytes, num_bytes - done));
     file.read_at(begin + done, std::as_writable_bytes(std::span(buffer).first(count)));
     checksum.update({buffer.data(), count});
     done += count;
@@ -72,15 +72,15 @@ std::string sampled_checksum(const std::filesystem::path& path) {
   const InputFile file(path);
   std::vector<char> buffer;
   Checksum checksum;
-  if (file.size() <= kNumPieces * kPieceBytes) {
+  if (file.size() <= kNumPieces * kSampleBytes) {
     add_range(file, 0, file.size(), buffer, checksum);
     return checksum.hex();
   }
-  const uint64_t last_begin = file.size() - kPieceBytes;
+  const uint64_t last_begin = file.size() - kSampleBytes;
   for (uint64_t piece = 0; piece < kNumPieces; ++piece) {
     // Divided first: the product of a file's size and 63 may not fit.
     const uint64_t begin = last_begin / (kNumPieces - 1) * piece;
-    add_range(file, piece + 1 < kNumPieces ? begin : last_begin, kPieceBytes, buffer, checksum);
+    add_range(file, piece + 1 < kNumPieces ? begin : last_begin, kSampleBytes, buffer, checksum);
   }
   return checksum.hex();
 }

@@ -13,8 +13,8 @@ namespace tessera::io {
 
 namespace {
 
-constexpr const char* kFormat = "tessera-journal";
-constexpr int64_t kVersion = 1;
+constexpr const char* kJournalFormat = "tessera-journal";
+constexpr int64_t kJournalVersion = 1;
 constexpr int64_t kMaxCount = int64_t{1} << 60;
 
 /// The next line of `text` without its newline, which is taken off; empty when no whole line is left.
@@ -30,8 +30,8 @@ Fingerprint parse_head(std::string_view line, const std::string& where) {
   const nlohmann::json object = parse_json_object(line, where);
   const JsonReader reader(object, where);
   const std::string format = reader.require_string("format");
-  if (format != kFormat) throw Error(where + ": 'format'", "'" + escaped(format) + "'", kFormat);
-  reader.require_int("version", kVersion, kVersion);
+  if (format != kJournalFormat) throw Error(where + ": 'format'", "'" + escaped(format) + "'", kJournalFormat);
+  reader.require_int("version", kJournalVersion, kJournalVersion);
   const auto fingerprint = object.find("fingerprint");
   if (fingerprint == object.end()) throw Error(where + ": 'fingerprint'", "no such key", "an object of strings");
   return fingerprint_from_json(*fingerprint, where);
@@ -51,7 +51,7 @@ Checkpoint parse_checkpoint(std::string_view line, const std::string& where) {
 
 std::string head_line(const Fingerprint& fingerprint) {
   const nlohmann::ordered_json head = {
-      {"format", kFormat}, {"version", kVersion}, {"fingerprint", to_json(fingerprint)}};
+      {"format", kJournalFormat}, {"version", kJournalVersion}, {"fingerprint", to_json(fingerprint)}};
   return head.dump() + "\n";
 }
 

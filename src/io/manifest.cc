@@ -16,8 +16,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kFormat = "tessera-part";
-constexpr int64_t kVersion = 1;
+constexpr const char* kPartFormat = "tessera-part";
+constexpr int64_t kPartVersion = 1;
 constexpr int64_t kMaxHeaderBytes = 1 << 20;  // a csv header with a column for each of 4,096 experts has 60 kB
 constexpr const char* kSuffix = ".manifest.json";
 
@@ -68,8 +68,8 @@ fs::path manifest_path(const fs::path& part) {
 void write_manifest(const fs::path& part, const PartManifest& manifest) {
   const RecordBlocks& records = manifest.records;
   const nlohmann::ordered_json object = {
-      {"format", kFormat},
-      {"version", kVersion},
+      {"format", kPartFormat},
+      {"version", kPartVersion},
       {"shard", manifest.shard.index},
       {"num_shards", manifest.shard.count},
       {"records",
@@ -95,8 +95,8 @@ PartManifest read_manifest(const fs::path& part) {
   const nlohmann::json object = parse_json_object(read_text_file(path, kMaxConfigBytes), where);
   const JsonReader reader(object, where);
   const std::string format = reader.require_string("format");
-  if (format != kFormat) throw Error(where + ": 'format'", quote(format), kFormat);
-  reader.require_int("version", kVersion, kVersion);
+  if (format != kPartFormat) throw Error(where + ": 'format'", quote(format), kPartFormat);
+  reader.require_int("version", kPartVersion, kPartVersion);
   PartManifest manifest;
   manifest.shard.count = reader.require_int("num_shards", 1, kMaxShards);
   manifest.shard.index = reader.require_int("shard", 0, kMaxShards);

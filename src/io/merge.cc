@@ -16,7 +16,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t kReadBytes = 256u << 10;
+constexpr size_t kMergeReadBytes = 256u << 10;
 constexpr size_t kMaxListedShards = 8;  // in a message
 
 /// A part, read once from front to back.
@@ -88,7 +88,7 @@ class Part {
 
   /// False at the end of the part.
   bool refill() {
-    buffer_.resize(static_cast<size_t>(std::min<uint64_t>(kReadBytes, file_->size() - offset_)));
+    buffer_.resize(static_cast<size_t>(std::min<uint64_t>(kMergeReadBytes, file_->size() - offset_)));
     file_->read_at(offset_, std::as_writable_bytes(std::span(buffer_)));
     offset_ += buffer_.size();
     used_ = 0;

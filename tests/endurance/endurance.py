@@ -402,9 +402,9 @@ def main():
                 result["rows"][name] = row
                 write(result, list(rows), args.out)
 
-        # Side by side where the clock does not matter.
+        # Side by side where the clock does not matter, the longest first.
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            list(pool.map(take, [name for name in chosen if name not in ALONE]))
+            list(pool.map(take, sorted((name for name in chosen if name not in ALONE), key=lambda name: name != "backpressure")))
         for name in chosen:
             if name in ALONE:
                 take(name)

@@ -33,7 +33,7 @@ using classifier::Precision;
 constexpr int64_t kGpuSentences = 16384, kCpuSentences = 256;
 constexpr int64_t kMaxSentences = int64_t{1} << 24;
 
-constexpr const char* kFooter =
+constexpr const char* kBenchClassifyFooter =
     "Examples:\n"
     "  tessera bench classify --path embeddings --precision fp16 --device cuda:0 --json embeddings.json\n"
     "  tessera bench classify --path resident --data ids --ids inputs.bin --form direct,distinct\n"
@@ -46,7 +46,7 @@ constexpr const char* kFooter =
     "cuBLASLt products, copies within device memory. TFLOP/s count the direct form's operations whatever the form.\n"
     "The results of the timed runs are compared with the fp64 oracle; the exit code is 1 if they are wrong.";
 
-struct Options {
+struct BenchClassifyOptions {
   std::string model, preset, device = "auto", paths = "embeddings,resident,ids", precisions = "auto", forms = "auto";
   std::string data = "random", json;
   ClassifyDataOptions inputs;
@@ -60,7 +60,7 @@ auto parse_list(const std::string& list, const Parse& parse) {
   return items;
 }
 
-classifier::Form parse_form(const std::string& name) {
+classifier::Form parse_bench_form(const std::string& name) {
   return with_options_named({"form"}, [&] { return classifier::parse_form(name); });
 }
 
@@ -94,13 +94,13 @@ struct LeftOut {
 };
 
 /// Every path in every precision and form that the back end can measure. Error if there is none.
-std::vector<ClassifyCase> choose_cases(const Options& options, const ClassifyBench& bench, bool on_gpu,
+std::vector<ClassifyCase> choose_cases(const BenchClassifyOptions& options, const ClassifyBench& bench, bool on_gpu,
                                        std::vector<LeftOut>& left_out) {
   std::vector<ClassifyCase> cases;
   const auto precision = [&](const std::string& name) { return parse_bench_precision(name, on_gpu); };
   for (const Path path : parse_list(options.paths, parse_path)) {
     for (const Precision wanted : parse_list(options.precisions, precision)) {
-      for (const classifier::Form form : parse_list(options.forms, parse_form)) {
+      for (const classifier::Form form : parse_list(options.forms, parse_bench_form)) {
         const ClassifyCase asked = {path, wanted, form};
         const std::string reason = bench.impossible(asked);
         if (reason.empty()) {
@@ -116,7 +116,7 @@ std::vector<ClassifyCase> choose_cases(const Options& options, const ClassifyBen
   return cases;
 }
 
-std::shared_ptr<const classifier::Model> make_model(const Options& options) {
+std::shared_ptr<const classifier::Model> make_model(const BenchClassifyOptions& options) {
   if (!options.model.empty() && !options.preset.empty())
     throw Error("--model, --preset", "both", "one of them, or neither for --preset apws25");
   if (!options.model.empty()) return std::make_shared<const classifier::Model>(classifier::load_model(options.model));
@@ -125,16 +125,16 @@ std::shared_ptr<const classifier::Model> make_model(const Options& options) {
       config, {}, {.seed = options.inputs.seed, .num_threads = options.bench.num_threads}));
 }
 
-std::string model_name(const Options& options) {
+std::string model_name(const BenchClassifyOptions& options) {
   if (!options.model.empty()) return escaped(options.model);
   return str_cat(options.preset.empty() ? "apws25" : options.preset, ", weights from seed ", options.inputs.seed);
 }
 
 /// Options that need neither model nor device to be found wrong.
-void check_options(const Options& options) {
+void check_options(const BenchClassifyOptions& options) {
   parse_list(options.paths, parse_path);
   parse_list(options.precisions, [](const std::string& name) { return parse_bench_precision(name, false); });
-  parse_list(options.forms, parse_form);
+  parse_list(options.forms, parse_bench_form);
   if (options.data != "random" && options.data != "ids")
     throw Error("--data", "'" + escaped(options.data) + "'", "random or ids");
 }
@@ -144,7 +144,7 @@ nlohmann::ordered_json case_json(const ClassifyCase& asked) {
       {"path", path_name(asked.path)}, {"precision", precision_name(asked.precision)}, {"form", form_name(asked.form)}};
 }
 
-int run(Options options, const CLI::App& app) {
+int run(BenchClassifyOptions options, const CLI::App& app) {
   check_options(options);
   std::string reason;
   options.bench.devices = choose_devices(options.device, reason);
@@ -203,7 +203,7 @@ int run(Options options, const CLI::App& app) {
 }  // namespace
 
 Command add_bench_classify(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<BenchClassifyOptions>();
   app.add_option("--preset", options->preset, "apws25 (the full-size model, unless --model is given) or small")
       ->type_name("NAME");
   app.add_option("-m,--model", options->model, "Or a checkpoint directory")->type_name("DIR");
@@ -237,7 +237,7 @@ Command add_bench_classify(CLI::App& app) {
               kMaxThreads);
   add_integer(app, "--seed", options->inputs.seed, "Of weights and inputs", uint64_t{0});
   app.add_option("--json", options->json, "Write the figures as JSON to this file")->type_name("FILE");
-  app.footer(kFooter);
+  app.footer(kBenchClassifyFooter);
   return [options, &app] { return run(*options, app); };
 }
 

@@ -26,7 +26,7 @@ namespace tessera::cli {
 
 namespace {
 
-const std::string kFooter =
+const std::string kBenchMoeFooter =
     "Examples:\n"
     "  tessera bench moe --preset qwen3-30b --tokens 4096\n"
     "  tessera bench moe --preset mixtral-8x7b --tokens 1,64,4096 --routing balanced,random --json moe.json\n"
@@ -40,7 +40,7 @@ const std::string kFooter =
     "--floor adds the bytes of the experts with rows over the read rate that this run measures, and when\n"
     "each kernel of a layer in a CUDA graph begins, has its prerequisites and ends, weights cold.\n";
 
-struct Options {
+struct BenchMoeOptions {
   MoeOptions moe;
   MoeBenchOptions bench;
   std::string dtype = "bf16";
@@ -50,7 +50,7 @@ struct Options {
 };
 
 /// The back end for --device, and, where that is not the first choice, why.
-std::unique_ptr<MoeBench> make_bench(const Options& options, const CLI::App& app, const moe::Preset& shape,
+std::unique_ptr<MoeBench> make_bench(const BenchMoeOptions& options, const CLI::App& app, const moe::Preset& shape,
                                      std::string& reason) {
   const moe::LaunchPolicy policy = launch_policy(options.moe);
   if (options.device != "auto" && options.device != "cpu" && options.device != "cuda")
@@ -67,7 +67,7 @@ std::unique_ptr<MoeBench> make_bench(const Options& options, const CLI::App& app
   return make_cpu_moe_bench(shape, options.bench);
 }
 
-int bench(Options options, const CLI::App& app) {
+int bench(BenchMoeOptions options, const CLI::App& app) {
   options.bench.dtype = parse_dtype(options.dtype);
   options.bench.dense = !options.no_dense;
   options.bench.seed = options.moe.seed;
@@ -99,7 +99,7 @@ int bench(Options options, const CLI::App& app) {
 }  // namespace
 
 Command add_bench_moe(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<BenchMoeOptions>();
   add_moe_options(app, options->moe);
   app.add_option("--dtype", options->dtype, "bf16, f16, or f32 (CPU only)")->type_name("NAME")->capture_default_str();
   app.add_option("--device", options->device, "auto (a GPU if there is one), cpu or cuda")
@@ -114,7 +114,7 @@ Command add_bench_moe(CLI::App& app) {
   app.add_flag("--no-dense", options->no_dense, "Leave the dense products and the ratio out");
   app.add_flag("--floor", options->bench.floor, "Read rate of the memory, times of kernels as they run; GPU only");
   app.add_option("--json", options->json, "Write the figures as JSON to this file")->type_name("FILE");
-  app.footer(kFooter + preset_list());
+  app.footer(kBenchMoeFooter + preset_list());
   return [options, &app] { return bench(*options, app); };
 }
 

@@ -1,6 +1,7 @@
 // What every `tessera bench` command does with its cases: text as they end, and the same as JSON.
 #pragma once
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
@@ -19,6 +20,11 @@ inline void report_machine(const std::vector<std::pair<std::string, std::string>
     output.write(labelled(name, value));
     json["machine"][name] = value;
   }
+}
+
+/// JSON has no infinity.
+inline nlohmann::ordered_json finite_json(double value) {
+  return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
 }
 
 /// Measures the cases one after the other; a long run shows what it has. False if a result was wrong.

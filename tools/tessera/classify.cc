@@ -41,7 +41,7 @@ using classifier::ClassifierConfig;
 using io::InputFormat;
 using io::OutputFormat;
 
-constexpr const char* kFooter =
+constexpr const char* kClassifyFooter =
     "Examples:\n"
     "  tessera classify --text \"Not bad at all.\" --text \"Dull.\"\n"
     "  tessera classify -i reviews.csv --field review --keep id,stars -o labels.csv\n"
@@ -74,7 +74,7 @@ constexpr const char* kFooter =
 // Results of so many batches wait in memory for each device.
 constexpr int64_t kMaxVerifyRate = 4096;
 
-struct Options {
+struct ClassifyOptions {
   ModelOptions model;
   std::vector<std::string> texts;
   std::string input;
@@ -89,7 +89,7 @@ struct Options {
   int64_t verify_rate = 0;
 };
 
-void check_options(const Options& options) {
+void check_options(const ClassifyOptions& options) {
   if (options.texts.empty() == options.input.empty()) {
     throw Error("classify", options.texts.empty() ? "neither --text nor --input" : "both --text and --input",
                 "one of them");
@@ -107,7 +107,7 @@ void check_options(const Options& options) {
 }
 
 /// What is written may not be what is read.
-void check_roles(const Options& options, const LongRun& long_run) {
+void check_roles(const ClassifyOptions& options, const LongRun& long_run) {
   FileRoles roles;
   roles.reads_model("--model", options.model.model);
   roles.reads("--input", options.input);
@@ -115,7 +115,7 @@ void check_roles(const Options& options, const LongRun& long_run) {
   roles.writes("--statistics", options.statistics);
 }
 
-std::unique_ptr<io::RecordReader> open_reader(const Options& options, InputFormat format,
+std::unique_ptr<io::RecordReader> open_reader(const ClassifyOptions& options, InputFormat format,
                                               const ClassifierConfig& config, const std::atomic<bool>& stop) {
   if (!options.texts.empty()) return std::make_unique<TextListReader>(options.texts);
   io::RecordSource source;
@@ -167,7 +167,7 @@ classifier::RunStatistics run(classifier::Engine& engine, io::RecordReader& read
   }
 }
 
-RunIdentity identity_of(const Options& options, InputFormat format, const io::ResultFormat& results,
+RunIdentity identity_of(const ClassifyOptions& options, InputFormat format, const io::ResultFormat& results,
                         const classifier::Engine& engine) {
   return {.model = options.model.model,
           .input_format = format,
@@ -184,7 +184,7 @@ int report_finished(const io::PartManifest& manifest, const std::string& path) {
 }
 
 /// Bytes that are no UTF-8 are mostly those of an older encoding.
-void print_encoding_hint(const Options& options, const classifier::RunStatistics& statistics) {
+void print_encoding_hint(const ClassifyOptions& options, const classifier::RunStatistics& statistics) {
   if (!options.records.encoding.empty()) return;
   for (const classifier::FailedRecord& failed : statistics.failed) {
     if (failed.error.find("expected well-formed UTF-8") == std::string::npos) continue;
@@ -193,8 +193,9 @@ void print_encoding_hint(const Options& options, const classifier::RunStatistics
   }
 }
 
-int report(const Options& options, const classifier::RunStatistics& statistics, const std::vector<LabelCount>& labels,
-           const classifier::Engine& engine, const RunStart& start, const io::RecordReader& reader) {
+int report(const ClassifyOptions& options, const classifier::RunStatistics& statistics,
+           const std::vector<LabelCount>& labels, const classifier::Engine& engine, const RunStart& start,
+           const io::RecordReader& reader) {
   print_failures(statistics);
   print_encoding_hint(options, statistics);
   const int64_t num_resumed = start.done.num_records();
@@ -214,7 +215,7 @@ int report(const Options& options, const classifier::RunStatistics& statistics, 
   return exit_code_of(statistics, start.done.num_failed);
 }
 
-std::string statistics_of(const Options& options, const classifier::RunStatistics& statistics,
+std::string statistics_of(const ClassifyOptions& options, const classifier::RunStatistics& statistics,
                           const std::vector<LabelCount>& labels, const RunStart& start,
                           const io::RecordReader& reader) {
   return statistics_text(statistics, options.model.num_threads,
@@ -224,8 +225,9 @@ std::string statistics_of(const Options& options, const classifier::RunStatistic
                          labels);
 }
 
-int run_and_report(const Options& options, LongRun& long_run, classifier::Engine& engine, io::RecordReader& reader,
-                   const ClassifierConfig& config, const io::ResultFormat& results, RunStart start) {
+int run_and_report(const ClassifyOptions& options, LongRun& long_run, classifier::Engine& engine,
+                   io::RecordReader& reader, const ClassifierConfig& config, const io::ResultFormat& results,
+                   RunStart start) {
   SideFile statistics_file("--statistics", options.statistics);
   // Last, so that nothing else that is wrong leaves an empty file behind.
   Output output = long_run.open_output(start);
@@ -268,7 +270,7 @@ bool is_class(const ClassifierConfig& config, const std::string& name) {
   return std::find(config.class_names.begin(), config.class_names.end(), name) != config.class_names.end();
 }
 
-int classify(Options options) {
+int classify(ClassifyOptions options) {
   options.model.model = model_or_shipped(options.model.model);
   check_options(options);
   LongRun long_run({.input = options.input,
@@ -316,7 +318,7 @@ int classify(Options options) {
 }  // namespace
 
 Command add_classify(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ClassifyOptions>();
   add_model_options(app, options->model, false);
   add_isolation_options(app, options->model.isolation);
   add_integer(
@@ -339,7 +341,7 @@ Command add_classify(CLI::App& app) {
   app.add_option("--statistics", options->statistics, "Write counts, rate and memory as JSON to this file")
       ->type_name("FILE");
   app.add_flag("-q,--quiet", options->quiet, "No progress, no statistics; failed records are still listed");
-  app.footer(kFooter);
+  app.footer(kClassifyFooter);
   return [options] { return classify(*options); };
 }
 

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "bench_report.h"
 #include "tessera/core/check.h"
 #include "tessera/core/error.h"
 #include "text_format.h"
@@ -51,11 +52,6 @@ std::string check_text(const ClassifyCheck& check) {
   return format_text("off by at most %.2g of %.2g on %lld records; runs %s bit for bit: %s", check.largest_error,
                      check.bound, static_cast<long long>(check.num_records), check.bits_agree ? "agree" : "DIFFER",
                      check.passed() ? "ok" : "FAILED");
-}
-
-/// JSON has no infinity.
-nlohmann::ordered_json number(double value) {
-  return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
 }
 
 nlohmann::ordered_json spread_json(const Spread& spread) {
@@ -130,7 +126,7 @@ nlohmann::ordered_json classify_result_json(const ClassifyCase& asked, const Cla
   for (const DeviceState& state : result.states)
     json["states"].push_back({{"sm_mhz", state.sm_mhz}, {"watts", state.watts}});
   json["check"] = {{"records", result.check.num_records},
-                   {"largest_error", number(result.check.largest_error)},
+                   {"largest_error", finite_json(result.check.largest_error)},
                    {"bound", result.check.bound},
                    {"bits_agree", result.check.bits_agree},
                    {"passed", result.check.passed()}};

@@ -10,10 +10,6 @@ namespace tessera::cli {
 
 namespace {
 
-std::vector<const CLI::App*> sub_commands(const CLI::App& command) {
-  return command.get_subcommands([](const CLI::App*) { return true; });
-}
-
 bool is_option(std::string_view argument) { return argument.size() > 1 && argument[0] == '-'; }
 
 /// The error of one word; what is nearest to it stands on a line of its own.
@@ -50,6 +46,10 @@ std::string first_example(const CLI::App& command) {
 }
 
 }  // namespace
+
+std::vector<const CLI::App*> sub_commands(const CLI::App& command) {
+  return command.get_subcommands([](const CLI::App*) { return true; });
+}
 
 std::vector<std::string> arguments_of(int argc, char** argv) {
   std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);

@@ -10,6 +10,9 @@ namespace tessera::cli {
 /// The arguments behind the program's name; "help bench moe" becomes "bench moe --help".
 std::vector<std::string> arguments_of(int argc, char** argv);
 
+/// Those directly under it, in the order in which they were added.
+std::vector<const CLI::App*> sub_commands(const CLI::App& command);
+
 /// "tessera bench moe".
 std::string full_name(const CLI::App& command);
 

@@ -18,7 +18,7 @@ namespace tessera::cli {
 
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kConvertFooter =
     "Examples:\n"
     "  tessera convert --params params.bin --embedding embedding.bin --vocab vocab.txt --preset apws25 --output model\n"
     "  tessera convert --model model --to-school school\n"
@@ -29,7 +29,7 @@ constexpr const char* kFooter =
     "vocab.txt, a\n"
     "word a line; input_embeddings.bin, fp32 [N, channels, positions]. Sizes are checked to the byte.";
 
-struct Options {
+struct ConvertOptions {
   std::string params;
   std::string embedding;
   std::string vocabulary;
@@ -43,7 +43,7 @@ struct Options {
   std::string to_embeddings;
 };
 
-int from_school(const Options& options) {
+int from_school(const ConvertOptions& options) {
   if (options.output.empty()) throw Error("convert", "--params without --output", "--output DIR for the checkpoint");
   FileRoles roles;
   roles.reads("--params", options.params);
@@ -62,7 +62,7 @@ int from_school(const Options& options) {
   return kAllOk;
 }
 
-int from_checkpoint(const Options& options) {
+int from_checkpoint(const ConvertOptions& options) {
   if (!options.to_embeddings.empty() && options.ids.empty()) {
     throw Error("convert", "--to-embeddings without --ids", "--ids FILE with the token ids to look up");
   }
@@ -84,7 +84,7 @@ int from_checkpoint(const Options& options) {
   return kAllOk;
 }
 
-int convert(const Options& options, const CLI::App& app) {
+int convert(const ConvertOptions& options, const CLI::App& app) {
   const bool has_target = !options.to_school.empty() || !options.to_embeddings.empty();
   if (!options.params.empty() && options.model.empty() && !has_target) {
     refuse_given(app, {"--ids"}, "--params, whose model has no records", "--model DIR with it");
@@ -104,7 +104,7 @@ int convert(const Options& options, const CLI::App& app) {
 }  // namespace
 
 Command add_convert(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ConvertOptions>();
   app.add_option("--params", options->params, "The school's params.bin to read")->type_name("FILE");
   app.add_option("--embedding", options->embedding, "Its embedding table, for token ids and text")->type_name("FILE");
   app.add_option("--vocab", options->vocabulary, "Its vocabulary, for text")->type_name("FILE");
@@ -119,7 +119,7 @@ Command add_convert(CLI::App& app) {
       ->type_name("DIR");
   app.add_option("--ids", options->ids, "Token ids, int32 [N, sequence length]")->type_name("FILE");
   app.add_option("--to-embeddings", options->to_embeddings, "File for the embeddings of these ids")->type_name("FILE");
-  app.footer(kFooter);
+  app.footer(kConvertFooter);
   return [options, &app] { return convert(*options, app); };
 }
 

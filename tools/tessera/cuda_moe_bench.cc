@@ -31,14 +31,14 @@ namespace {
 using Step = moe::CudaLayer::Step;
 
 constexpr size_t kElementBytes = 2;  // of tokens, rows and results
-constexpr double kBurstSeconds = 0.05;
-constexpr int kBurstBlocks = 5, kSustainedBlocks = 3;
+constexpr double kCudaBurstSeconds = 0.05;
+constexpr int kCudaBurstBlocks = 5, kCudaSustainedBlocks = 3;
 constexpr int64_t kFewestRuns = 3;
 constexpr int kKernelPasses = 4;     // the first warms up
 constexpr double kForgetting = 4.0;  // times the L2's size that other data pass before a buffer comes again
 constexpr int64_t kMostSets = 64;
 constexpr size_t kSparedBytes = size_t{1} << 30;  // for the driver, and for what fragments
-constexpr size_t kLtWorkspaceBytes = size_t{64} << 20;
+constexpr size_t kDenseWorkspaceBytes = size_t{64} << 20;
 constexpr int64_t kResetRuns = 200;
 
 /// Rounded up, at least 1.
@@ -131,7 +131,7 @@ class DensePair {
         width_(int64_t{config.gated ? 2 : 1} * config.intermediate_size),
         a_bytes_(operand_bytes_ * elements(rows, std::max(config.hidden_size, config.intermediate_size))),
         d_bytes_(kElementBytes * elements(rows, std::max<int64_t>(width_, config.hidden_size))),
-        workspace_(kLtWorkspaceBytes),
+        workspace_(kDenseWorkspaceBytes),
         a_(a_bytes_ * static_cast<size_t>(num_operands)),
         d_(d_bytes_ * static_cast<size_t>(num_operands)),
         gate_up_(filled(filler, lt), config.dtype, rows, width_, config.hidden_size, workspace_, a(0),
@@ -404,15 +404,15 @@ MoeResult CudaMoeBench::measure(const MoeCase& moe_case) {
   const int64_t num_operands =
       std::min<int64_t>(kMostSets, sets_needed(static_cast<double>(dense_bytes), kForgetting * device_.l2CacheSize));
   const size_t other_bytes = (floor_ ? 3 : 1) * workspace_bytes +
-                             (with_dense ? dense_bytes * static_cast<size_t>(num_operands) + kLtWorkspaceBytes : 0);
+                             (with_dense ? dense_bytes * static_cast<size_t>(num_operands) + kDenseWorkspaceBytes : 0);
   std::vector<TokenSet> tokens = prepare_sets(moe_case, result.bytes, other_bytes);
   result.num_sets = static_cast<int>(tokens.size());
   const LayerRuns layer(layers_, std::move(tokens));
   const std::unique_ptr<DensePair> dense = with_dense ? make_dense(work.num_rows, num_operands) : nullptr;
 
   layer.poison();
-  result.burst = duel(layer, dense.get(), kBurstBlocks, kBurstSeconds, false);
-  if (options_.seconds > 0.0) result.sustained = duel(layer, dense.get(), kSustainedBlocks, options_.seconds, true);
+  result.burst = duel(layer, dense.get(), kCudaBurstBlocks, kCudaBurstSeconds, false);
+  if (options_.seconds > 0.0) result.sustained = duel(layer, dense.get(), kCudaSustainedBlocks, options_.seconds, true);
   result.check = check(layer);
   if (floor_)
     result.floor =

@@ -19,7 +19,7 @@ namespace {
 
 using namespace std::string_view_literals;
 
-constexpr size_t kInputBytes = 128 << 10;
+constexpr size_t kCompressedBytes = 128 << 10;
 constexpr uint64_t kMaxDictionaryBytes = uint64_t{256} << 20;  // xz -9 takes 64 MiB, zstd --ultra 128 MiB
 constexpr int kMaxWindowLog = 27;                              // of zstd: 128 MiB
 
@@ -143,7 +143,7 @@ class XzDecoder final : public Decoder {
 class DecompressedInput final : public io::FilteredInput {
  public:
   DecompressedInput(std::unique_ptr<io::ByteInput> source, std::unique_ptr<Decoder> decoder)
-      : FilteredInput(std::move(source)), decoder_(std::move(decoder)), buffer_(kInputBytes) {}
+      : FilteredInput(std::move(source)), decoder_(std::move(decoder)), buffer_(kCompressedBytes) {}
 
   size_t read(std::span<char> destination) override {
     std::span<char> room = destination;

@@ -32,7 +32,7 @@ namespace tessera::cli {
 
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kDoctorFooter =
     "Examples:\n"
     "  tessera doctor\n"
     "Prints processor, memory, libraries and GPUs, then runs a small synthetic model in every precision of the CPU "
@@ -221,7 +221,7 @@ int doctor() {
 }  // namespace
 
 Command add_doctor(CLI::App& app) {
-  app.footer(kFooter);
+  app.footer(kDoctorFooter);
   return [] { return doctor(); };
 }
 

@@ -35,7 +35,7 @@ namespace {
 
 using classifier::ClassifierConfig;
 
-constexpr const char* kFooter =
+constexpr const char* kEvaluateFooter =
     "Examples:\n"
     "  tessera evaluate --input reviews.tsv --label-column 1 --text-column 2 --show 10\n"
     "  tessera evaluate --model model --input dev.tsv\n"
@@ -47,7 +47,7 @@ constexpr const char* kFooter =
 
 constexpr size_t kShownTextBytes = 110;
 
-struct Options {
+struct EvaluateOptions {
   ModelOptions model;
   std::string input;
   std::string statistics;
@@ -116,8 +116,8 @@ std::string expected_labels(const ClassifierConfig& config) {
 }
 
 /// What is wrong with a row, or empty; fills in its text and label.
-std::string parse_row(const Options& options, const ClassifierConfig& config, std::string_view row, std::string& text,
-                      int64_t& label) {
+std::string parse_row(const EvaluateOptions& options, const ClassifierConfig& config, std::string_view row,
+                      std::string& text, int64_t& label) {
   const auto text_column = column(row, options.text_column);
   const auto label_column = column(row, options.label_column);
   if (!text_column || !label_column) {
@@ -134,7 +134,7 @@ std::string parse_row(const Options& options, const ClassifierConfig& config, st
   return "";
 }
 
-Rows read_rows(const Options& options, const ClassifierConfig& config) {
+Rows read_rows(const EvaluateOptions& options, const ClassifierConfig& config) {
   io::TextStream stream(options.input, nullptr);
   Rows rows;
   std::string_view line;
@@ -170,7 +170,7 @@ std::string one_line(std::string_view text) {
 /// Counts what was right, and keeps what is to be shown.
 class Score : public classifier::ResultSink {
  public:
-  Score(const Options& options, const ClassifierConfig& config, const Rows& rows, Progress& progress)
+  Score(const EvaluateOptions& options, const ClassifierConfig& config, const Rows& rows, Progress& progress)
       : config_(config), rows_(rows), progress_(progress), num_classes_(static_cast<size_t>(config.num_classes)) {
     confusion_.resize(num_classes_ * num_classes_);
     const int64_t num_rows = static_cast<int64_t>(rows.labels.size());
@@ -243,7 +243,7 @@ void refuse_other_formats(const std::string& path) {
   }
 }
 
-int evaluate(Options options) {
+int evaluate(EvaluateOptions options) {
   options.model.model = model_or_shipped(options.model.model);
   refuse_other_formats(options.input);
   FileRoles roles;
@@ -299,7 +299,7 @@ int evaluate(Options options) {
 }  // namespace
 
 Command add_evaluate(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<EvaluateOptions>();
   add_model_options(app, options->model, false);
   app.add_option("-i,--input", options->input, "Rows of sentence and label, or - for standard input")
       ->type_name("FILE")
@@ -311,7 +311,7 @@ Command add_evaluate(CLI::App& app) {
   app.add_option("--statistics", options->statistics, "Write accuracy, counts and rate as JSON to this file")
       ->type_name("FILE");
   app.add_flag("-q,--quiet", options->quiet, "No progress, no statistics; failed rows are still listed");
-  app.footer(kFooter);
+  app.footer(kEvaluateFooter);
   return [options] { return evaluate(*options); };
 }
 

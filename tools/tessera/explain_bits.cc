@@ -25,7 +25,7 @@ using moe::TensorCoreRules;
 using moe::TensorCoreStep;
 using moe::TensorCoreType;
 
-const std::string kFooter =
+const std::string kExplainBitsFooter =
     "Examples:\n"
     "  tessera explain bits --a 1.5,-1.5,0.0001 --b 1.5,1.5,1\n"
     "  tessera explain bits --type e4m3 --a 1,0.01 --b 448,0.02 --c 3.5\n"
@@ -35,7 +35,7 @@ const std::string kFooter =
     "a term, in units of 2^(top - kept bits), where top is the largest exponent, -133 at least; '*' marks terms\n"
     "that lost bits.\n";
 
-struct Options {
+struct ExplainBitsOptions {
   std::string type = "bf16";
   std::vector<std::string> a, b;
   std::string c = "0";
@@ -123,7 +123,7 @@ TensorCoreType type_of(const std::string& name) {
   throw Error("--type", name, "bf16, f16 or e4m3");
 }
 
-int explain(const Options& options) {
+int explain(const ExplainBitsOptions& options) {
   const TensorCoreType type = type_of(options.type);
   const TensorCoreRules rules = moe::tensor_core_rules(type);
   const std::vector<uint16_t> a = patterns("--a", type, options.a), b = patterns("--b", type, options.b);
@@ -163,14 +163,14 @@ int explain(const Options& options) {
 }  // namespace
 
 Command add_explain_bits(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ExplainBitsOptions>();
   app.add_option("--type", options->type, "Of the operands: bf16, f16 or e4m3")
       ->type_name("NAME")
       ->capture_default_str();
   app.add_option("--a", options->a, "First factors, comma-separated")->type_name("NUMBER")->required()->delimiter(',');
   app.add_option("--b", options->b, "Second factors, as many")->type_name("NUMBER")->required()->delimiter(',');
   app.add_option("--c", options->c, "What the sum starts from, fp32")->type_name("NUMBER")->capture_default_str();
-  app.footer(kFooter);
+  app.footer(kExplainBitsFooter);
   return [options] { return explain(*options); };
 }
 

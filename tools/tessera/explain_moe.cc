@@ -25,7 +25,7 @@ namespace tessera::cli {
 
 namespace {
 
-const std::string kFooter =
+const std::string kExplainMoeFooter =
     "Examples:\n"
     "  tessera explain moe --preset qwen3-30b --tokens 4096\n"
     "  tessera explain moe --preset qwen2-57b --tokens 4096 --routing worst --back-every 0 --svg tiles.svg\n"
@@ -38,7 +38,7 @@ const std::string kFooter =
     "its FLOPs at the dense rate, each operand read and each result written once. The default rates\n"
     "were measured on an H100 SXM (700 W).\n";
 
-struct Options {
+struct ExplainMoeOptions {
   MoeOptions moe;
   double hbm_tb_s = moe::DeviceRates{}.hbm_bytes_per_second / 1e12;
   double dense_tflops = moe::DeviceRates{}.dense_flops_per_second / 1e12;
@@ -59,7 +59,7 @@ std::vector<NamedKernel> kernels_of(const moe::Explanation& plan) {
   return {{"plan", plan.plan}, {"GEMM 1", plan.gate_up}, {"GEMM 2", plan.down}, {"combine", plan.combine}};
 }
 
-moe::DeviceRates device_rates(const Options& options) {
+moe::DeviceRates device_rates(const ExplainMoeOptions& options) {
   moe::DeviceRates rates;
   // L2 feeds the multiprocessors of a device with faster or slower memory in proportion.
   rates.cta_bytes_per_second *= options.hbm_tb_s * 1e12 / rates.hbm_bytes_per_second;
@@ -163,7 +163,7 @@ nlohmann::ordered_json plan_json(const MoeCase& moe_case, const moe::Explanation
           {"combine", work_json(plan.combine)}};
 }
 
-int explain(const Options& options) {
+int explain(const ExplainMoeOptions& options) {
   const moe::Preset shape = moe_shape(options.moe);
   const std::vector<MoeCase> cases = moe_cases(options.moe, shape);
   const moe::LaunchPolicy policy = launch_policy(options.moe);
@@ -209,7 +209,7 @@ int explain(const Options& options) {
 }  // namespace
 
 Command add_explain_moe(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ExplainMoeOptions>();
   add_moe_options(app, options->moe);
   app.add_option("--hbm-tb-s", options->hbm_tb_s, "Rate of the memory, TB/s")
       ->type_name("NUMBER")
@@ -229,7 +229,7 @@ Command add_explain_moe(CLI::App& app) {
       ->type_name("FILE");
   app.add_option("--trace", options->trace, "Write the tiles for Perfetto or chrome://tracing")->type_name("FILE");
   app.add_option("--json", options->json, "Write the figures as JSON to this file")->type_name("FILE");
-  app.footer(kFooter + preset_list());
+  app.footer(kExplainMoeFooter + preset_list());
   return [options] { return explain(*options); };
 }
 

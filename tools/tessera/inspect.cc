@@ -17,7 +17,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr const char* kFooter =
+constexpr const char* kInspectFooter =
     "Examples:\n"
     "  tessera inspect Qwen3-30B-A3B\n"
     "  tessera inspect --json gpt-oss-20b\n"
@@ -61,13 +61,13 @@ std::string layer_text(const json& layer) {
   return text + "            " + runs_text("CPU", cpu) + "\n            " + runs_text("Hopper GPU", gpu) + "\n";
 }
 
-struct Rows {
+struct LayerRows {
   int first, last;
   std::string text;
 };
 
-std::vector<Rows> rows_of(const json& layers) {
-  std::vector<Rows> rows;
+std::vector<LayerRows> rows_of(const json& layers) {
+  std::vector<LayerRows> rows;
   for (const json& layer : layers) {
     const int number = layer.at("layer").get<int>();
     std::string text = layer_text(layer);
@@ -114,7 +114,7 @@ std::string report(const json& found) {
                   " tensors, ", gigabytes(found.at("num_bytes")), "\n");
   const std::string quantization = found.at("quantization").get<std::string>();
   if (!quantization.empty()) text += "quantized   " + quantization + "\n";
-  for (const Rows& rows : rows_of(found.at("layers"))) {
+  for (const LayerRows& rows : rows_of(found.at("layers"))) {
     const std::string numbers = rows.first == rows.last ? str_cat(rows.first) : str_cat(rows.first, "-", rows.last);
     text += "layer " + numbers + std::string(numbers.size() < 6 ? 6 - numbers.size() : 1, ' ') + rows.text;
   }
@@ -137,12 +137,12 @@ int inspect(const std::string& path, bool as_json) {
 }  // namespace
 
 Command add_inspect(CLI::App& app) {
-  app.footer(kFooter);
-  struct Options {
+  app.footer(kInspectFooter);
+  struct InspectOptions {
     std::string path;
     bool as_json = false;
   };
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<InspectOptions>();
   app.add_option("PATH", options->path, "Folder with config.json and safetensors files")->required();
   app.add_flag("--json", options->as_json, "A JSON object instead, with all that is known of every layer");
   return [options] { return inspect(options->path, options->as_json); };

@@ -30,7 +30,7 @@ constexpr const char* kDescription =
     "Labels sentences with a mixture-of-experts text classifier, and measures and explains mixture-of-experts layers.\n"
     "Results go to standard output or a file, everything else to standard error.";
 
-constexpr const char* kFooter =
+constexpr const char* kMainFooter =
     "Examples:\n"
     "  tessera classify --text \"Tender, funny and beautifully acted.\"\n"
     "  tessera classify -i reviews.csv --keep all -o labels.jsonl\n"
@@ -135,7 +135,7 @@ Commands add_commands(CLI::App& app) {
 int run_command(int argc, char** argv) {
   if (argc > 1 && std::string(argv[1]) == kWorkerCommand) return run_worker_process({argv + 2, argv + argc});
   CLI::App app(kDescription, "tessera");
-  app.footer(kFooter);
+  app.footer(kMainFooter);
   app.set_version_flag("--version", std::string("tessera " TESSERA_VERSION));
   app.require_subcommand(1);
   const Commands commands = add_commands(app);

@@ -15,10 +15,6 @@ namespace tessera::cli {
 
 namespace {
 
-std::vector<const CLI::App*> sub_commands(const CLI::App& command) {
-  return command.get_subcommands([](const CLI::App*) { return true; });
-}
-
 /// Every command in the order of the help, each before those that it groups.
 std::vector<const CLI::App*> all_commands(const CLI::App& app) {
   std::vector<const CLI::App*> commands{&app};

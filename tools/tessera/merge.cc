@@ -16,7 +16,7 @@ namespace tessera::cli {
 
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kMergeFooter =
     "Examples:\n"
     "  tessera merge labels.jsonl\n"
     "  tessera merge labels.csv --remove-parts\n"
@@ -26,14 +26,14 @@ constexpr const char* kFooter =
     "that\n"
     "every shard is there, that no record is missing or twice, that all parts are of one run and none was changed.";
 
-struct Options {
+struct MergeOptions {
   std::string output;
   std::vector<std::string> parts;
   bool remove_parts = false;
   bool quiet = false;
 };
 
-int merge(const Options& options) {
+int merge(const MergeOptions& options) {
   std::vector<std::filesystem::path> parts(options.parts.begin(), options.parts.end());
   if (parts.empty()) parts = io::find_parts(options.output);
   FileRoles roles;
@@ -61,14 +61,14 @@ int merge(const Options& options) {
 }  // namespace
 
 Command add_merge(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<MergeOptions>();
   app.add_option("output", options->output, "The file to write, as --output named it")->type_name("FILE")->required();
   app.add_option("--part", options->parts, "A part, its manifest beside it; else those beside OUTPUT")
       ->type_name("FILE")
       ->allow_extra_args(false);
   app.add_flag("--remove-parts", options->remove_parts, "Afterwards; else they stay");
   app.add_flag("-q,--quiet", options->quiet, "No summary");
-  app.footer(kFooter);
+  app.footer(kMergeFooter);
   return [options] { return merge(*options); };
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "bench_report.h"
 #include "tessera/core/check.h"
 #include "text_format.h"
 
@@ -57,11 +58,6 @@ std::string check_line(const CheckResult& check, int32_t num_tokens) {
   if (check.num_tokens == 0) return "  no token was checked: FAILED\n";
   return format_text("  result of the timed run: %.3f of the error that is allowed, on %d of %d tokens: %s\n",
                      check.largest_error_of_bound, check.num_tokens, num_tokens, check.passed() ? "ok" : "FAILED");
-}
-
-/// JSON has no infinity.
-nlohmann::ordered_json number(double value) {
-  return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
 }
 
 nlohmann::ordered_json spread_json(const Spread& spread, double unit) {
@@ -195,7 +191,7 @@ nlohmann::ordered_json moe_result_json(const MoeCase& moe_case, const MoeResult&
   for (const KernelTime& kernel : result.kernels) json["kernels"][kernel.name] = kernel_json(kernel);
   if (result.floor) json["floor"] = floor_json(*result.floor, result);
   json["check"] = {{"tokens", result.check.num_tokens},
-                   {"largest_error_of_bound", number(result.check.largest_error_of_bound)},
+                   {"largest_error_of_bound", finite_json(result.check.largest_error_of_bound)},
                    {"passed", result.check.passed()}};
   return json;
 }

@@ -33,7 +33,7 @@ using nlohmann::json;
 
 constexpr uint64_t kMaxPeersBytes = uint64_t{64} << 20;
 
-constexpr const char* kFooter =
+constexpr const char* kReportFooter =
     "Examples:\n"
     "  tessera report --out report.html\n"
     "  tessera report --bench olmoe --tokens 16,256 --seconds 0.5 --out report.html\n"
@@ -44,7 +44,7 @@ constexpr const char* kFooter =
     "whose\n"
     "results --peers names. Measuring takes the memory and the time that `bench moe` takes.";
 
-constexpr const char* kHead = R"html(<!DOCTYPE html>
+constexpr const char* kReportHead = R"html(<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Tessera report</title>
 <style>
@@ -62,7 +62,7 @@ pre { white-space: pre-wrap; border: 1px solid var(--line); padding: .8em; }
 <h1>Tessera report</h1>
 )html";
 
-struct Options {
+struct PageOptions {
   std::string output;
   std::string explain = "qwen3-30b,mixtral-8x7b";
   std::string bench;
@@ -113,7 +113,7 @@ std::string bench_rows(const json& cases) {
   return html;
 }
 
-std::string bench_section(const Options& options, bool& all_right) {
+std::string bench_section(const PageOptions& options, bool& all_right) {
   if (options.bench.empty()) return "";
   std::string html =
       "<h2>Measured here</h2>\n<p><code>tessera bench moe</code>: the layer, and under it the dense products of as "
@@ -139,7 +139,7 @@ std::string bench_section(const Options& options, bool& all_right) {
   return html;
 }
 
-std::string explain_section(const Options& options) {
+std::string explain_section(const PageOptions& options) {
   if (options.explain.empty()) return "";
   std::string html =
       "<h2>What a GPU would do</h2>\n<p>Predicted without one, by <code>tessera explain moe</code>.</p>\n";
@@ -176,7 +176,7 @@ std::string peers_table(const json& table) {
   return html_table(columns, rows);
 }
 
-std::string peers_section(const Options& options) {
+std::string peers_section(const PageOptions& options) {
   if (options.peers.empty()) return "";
   try {
     const json content = json::parse(io::read_text_file(options.peers, kMaxPeersBytes));
@@ -189,7 +189,7 @@ std::string peers_section(const Options& options) {
   }
 }
 
-int report(const Options& options) {
+int report(const PageOptions& options) {
   require_own_extension("--out", options.output, ".html");
   FileRoles roles;
   roles.reads("--peers", options.peers);
@@ -199,7 +199,7 @@ int report(const Options& options) {
       peers_section(options);  // what is wrong with the options is said before anything is measured
   const std::string explained = explain_section(options);
   bool all_right = true;
-  std::string page = kHead;
+  std::string page = kReportHead;
   page += "<p>tessera " TESSERA_VERSION ", " + now() + "</p>\n" + doctor_section();
   page += bench_section(options, all_right) + explained + peers + "</body></html>\n";
   file.write(page);
@@ -209,7 +209,7 @@ int report(const Options& options) {
 }  // namespace
 
 Command add_report(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<PageOptions>();
   app.add_option("-o,--out", options->output, "The page to write")->type_name("FILE")->required();
   app.add_option("--explain", options->explain, "Presets whose plans are drawn")
       ->type_name("NAME[,...]")
@@ -225,7 +225,7 @@ Command add_report(CLI::App& app) {
       ->check(CLI::Range(0.0, 600.0).description(""))
       ->capture_default_str();
   app.add_option("--peers", options->peers, "Results of bench/peers/run.py")->type_name("FILE");
-  app.footer(kFooter);
+  app.footer(kReportFooter);
   return [options] { return report(*options); };
 }
 

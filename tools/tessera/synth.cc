@@ -27,7 +27,7 @@ namespace tessera::cli {
 
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kSynthFooter =
     "Examples:\n"
     "  tessera synth --preset small --seed 1 --output model --inputs 100\n"
     "  tessera synth --preset apws25 --seed 1 --dtype f16 --output full-size --inputs 4096\n"
@@ -41,7 +41,7 @@ constexpr const char* kFooter =
 constexpr int64_t kMaxInputs = int64_t{1} << 32;
 constexpr int64_t kSentencesPerWrite = 1024;
 
-struct Options {
+struct SynthCommandOptions {
   std::string preset;
   std::string config;
   std::string output;
@@ -61,7 +61,7 @@ std::vector<std::string> load_words(const std::string& path, const classifier::C
 }
 
 /// inputs.bin and inputs.txt.
-void write_inputs(const Options& options, const classifier::Model& model) {
+void write_inputs(const SynthCommandOptions& options, const classifier::Model& model) {
   const classifier::ClassifierConfig& config = model.config;
   const size_t length = static_cast<size_t>(config.sequence_length);
   const std::filesystem::path directory = options.output;
@@ -83,7 +83,7 @@ void write_inputs(const Options& options, const classifier::Model& model) {
   text_file.commit();
 }
 
-int synth(const Options& options) {
+int synth(const SynthCommandOptions& options) {
   const DType dtype = parse_dtype(options.dtype);
   if (options.embeddings && options.num_inputs == 0) throw Error("--embeddings", "no --inputs", "--inputs N with it");
   FileRoles roles;
@@ -116,7 +116,7 @@ int synth(const Options& options) {
 }  // namespace
 
 Command add_synth(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<SynthCommandOptions>();
   app.add_option("--preset", options->preset, "apws25 (the full-size model) or small")->type_name("NAME");
   app.add_option("--config", options->config, "Or sizes from a config.json")->type_name("FILE");
   app.add_option("-o,--output", options->output, "Directory to write")->type_name("DIR")->required();
@@ -127,7 +127,7 @@ Command add_synth(CLI::App& app) {
               kMaxInputs);
   app.add_flag("--embeddings", options->embeddings, "Write the inputs as embeddings too");
   add_integer(app, "--threads", options->num_threads, "0 = every processor of this process", 0, kMaxThreads);
-  app.footer(kFooter);
+  app.footer(kSynthFooter);
   return [options] { return synth(*options); };
 }
 

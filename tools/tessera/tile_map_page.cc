@@ -11,7 +11,7 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr const char* kHead = R"html(<!DOCTYPE html>
+constexpr const char* kMapHead = R"html(<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>The tiles of an MoE layer</title>
 <style>
@@ -165,7 +165,7 @@ std::string tile_map_page(const std::vector<TitledPlan>& plans) {
   for (const TitledPlan& plan : plans) json.push_back(plan_json(plan));
   std::string data = json.dump();
   for (size_t at = 0; (at = data.find('<', at)) != std::string::npos;) data.replace(at, 1, "\\u003c");  // "</script>"
-  return kHead + data + kScript;
+  return kMapHead + data + kScript;
 }
 
 }  // namespace tessera::cli

@@ -18,7 +18,7 @@ namespace {
 
 using namespace std::string_view_literals;
 
-constexpr size_t kInputBytes = 64 << 10;
+constexpr size_t kEncodedBytes = 64 << 10;
 constexpr size_t kLookedAtBytes = 256 << 10;  // for the first line feed
 constexpr char kNoCharacter = '\xFF';         // no byte of UTF-8
 
@@ -86,7 +86,7 @@ class Converter {
 class TranscodedInput final : public io::FilteredInput {
  public:
   TranscodedInput(std::unique_ptr<io::ByteInput> source, const std::string& encoding)
-      : FilteredInput(std::move(source)), converter_(encoding), buffer_(kInputBytes) {
+      : FilteredInput(std::move(source)), converter_(encoding), buffer_(kEncodedBytes) {
     const std::string family = family_of(encoding);
     unit_bytes_ = family.starts_with("utf16") || family.starts_with("ucs2")   ? 2
                   : family.starts_with("utf32") || family.starts_with("ucs4") ? 4

@@ -34,7 +34,7 @@ namespace {
 
 using classifier::Model;
 
-constexpr const char* kFooter =
+constexpr const char* kVerifyFooter =
     "Examples:\n"
     "  tessera verify --outputs outputs.bin --answers answers.bin --precision fp16\n"
     "  tessera verify --model full-size --ids inputs.bin --answers answers.bin\n"
@@ -47,7 +47,7 @@ constexpr const char* kFooter =
     "--report applies ours; its error is the largest |o - a| / max(1, |a|) of the sample, its speed that of the whole\n"
     "input. Rows that skip experts are shown and not judged.";
 
-struct Options {
+struct VerifyOptions {
   ModelOptions model;
   std::string outputs;
   std::string answers;
@@ -64,7 +64,7 @@ struct Options {
 
 /// The logits of every record; those of a failed one are NaN. An interrupted run ends the command.
 std::vector<float> run_model(const std::shared_ptr<const Model>& model, const ModelOptions& model_options,
-                             const Options& options, io::RecordReader& reader, bool is_silent) {
+                             const VerifyOptions& options, io::RecordReader& reader, bool is_silent) {
   auto classifiers = make_classifiers(model, model_options, input_kind(options.input), is_silent);
   classifier::EngineOptions engine_options;
   engine_options.batch_size = model_options.batch_size;
@@ -84,7 +84,7 @@ std::vector<float> run_model(const std::shared_ptr<const Model>& model, const Mo
 }
 
 /// The precision whose bounds apply: that of the run, or, where files are compared, the one that is named.
-std::string judged_precision(const Options& options) {
+std::string judged_precision(const VerifyOptions& options) {
   if (options.outputs.empty()) {
     return precision_name(select_back_end(options.model, find_devices()).coarsest_precision());
   }
@@ -98,7 +98,7 @@ struct Logits {
   int64_t num_classes = 0;
 };
 
-Logits outputs_and_answers(const Options& options) {
+Logits outputs_and_answers(const VerifyOptions& options) {
   Logits logits;
   logits.num_classes = options.num_classes;
   if (options.outputs.empty()) {
@@ -120,7 +120,7 @@ Logits outputs_and_answers(const Options& options) {
   return logits;
 }
 
-Logits outputs_and_oracle(const Options& options) {
+Logits outputs_and_oracle(const VerifyOptions& options) {
   const auto model = load_model(options.model);
   RecordSample sample = take_sample(*open_input(options.input, model->config), options.sample_size, model->config);
   Logits logits;
@@ -157,7 +157,7 @@ std::string report(const Logits& logits, const Comparison& result, const Toleran
   return text;
 }
 
-void check_report_options(const Options& options) {
+void check_report_options(const VerifyOptions& options) {
   if (!options.report) {
     if (!options.json.empty()) throw Error("--json", "no --report", "--report with it");
     if (options.all_forms) throw Error("--all-forms", "no --report", "--report with it");
@@ -173,7 +173,7 @@ void check_report_options(const Options& options) {
   }
 }
 
-void check_options(const Options& options) {
+void check_options(const VerifyOptions& options) {
   const bool against_oracle = options.against == "oracle";
   if (!against_oracle && options.against != "answers") {
     throw Error("--against", "'" + escaped(options.against) + "'", "answers or oracle");
@@ -195,7 +195,7 @@ void check_options(const Options& options) {
 }
 
 /// What has no effect on this kind of verification.
-void refuse_unused(const Options& options, const CLI::App& app) {
+void refuse_unused(const VerifyOptions& options, const CLI::App& app) {
   if (options.report) {
     refuse_given(app, {"--rule"}, "--report, which gives no verdict", "no --report with it");
     refuse_given(app, {"--classes"}, "--report, whose model says how many", "--outputs FILE with it");
@@ -210,7 +210,7 @@ void refuse_unused(const Options& options, const CLI::App& app) {
   }
 }
 
-int verify(const Options& options, const CLI::App& app) {
+int verify(const VerifyOptions& options, const CLI::App& app) {
   check_report_options(options);
   FileRoles roles;
   roles.reads_model("--model", options.model.model);
@@ -247,7 +247,7 @@ int verify(const Options& options, const CLI::App& app) {
 }  // namespace
 
 Command add_verify(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<VerifyOptions>();
   add_model_options(app, options->model, false);
   app.add_option("--outputs", options->outputs, "Logits to judge, fp32 [N, classes]")->type_name("FILE");
   app.add_option("--answers", options->answers, "The right logits, fp32 [N, classes]")->type_name("FILE");
@@ -271,7 +271,7 @@ Command add_verify(CLI::App& app) {
   app.add_flag("--all-forms", options->all_forms, "Report each form of the convolutions that a GPU has");
   app.add_option("--json", options->json, "Write the report as JSON to this file too")->type_name("FILE");
   app.add_flag("-q,--quiet", options->quiet, "Only the report");
-  app.footer(kFooter);
+  app.footer(kVerifyFooter);
   return [options, &app] { return verify(*options, app); };
 }
 

@@ -14,11 +14,11 @@ namespace {
 
 using test::GuardedArray;
 
-struct TestLayer {
+struct MixtureLayer {
   std::vector<float> weight, bias;
   int64_t out, in;
 
-  TestLayer(int64_t with_out, int64_t with_in, bool integers, uint64_t seed) : out(with_out), in(with_in) {
+  MixtureLayer(int64_t with_out, int64_t with_in, bool integers, uint64_t seed) : out(with_out), in(with_in) {
     const auto size = static_cast<size_t>(out * in);
     weight = integers ? test::random_integers(size, 2, seed) : test::random_normal(size, 0.2f, seed);
     bias = integers ? test::random_integers(static_cast<size_t>(out), 8, seed + 1)
@@ -28,8 +28,8 @@ struct TestLayer {
 };
 
 struct TestMixture {
-  TestLayer router;
-  std::vector<TestLayer> experts;
+  MixtureLayer router;
+  std::vector<MixtureLayer> experts;
   std::vector<float> output_bias;
 
   TestMixture(int64_t num_experts, int64_t expert_size, int64_t in, bool integers, bool with_output_bias, uint64_t seed)
@@ -46,23 +46,23 @@ struct TestMixture {
 
   Mixture make(DType operand, int64_t max_rows, ThreadPool& pool) const {
     std::vector<LinearLayer> views;
-    for (const TestLayer& expert : experts) views.push_back(expert.view());
+    for (const MixtureLayer& expert : experts) views.push_back(expert.view());
     return Mixture(router.view(), views, output_bias.empty() ? nullptr : output_bias.data(), operand, max_rows, pool);
   }
 };
 
-struct Shape {
+struct MixtureShape {
   int64_t experts, size, in;
 };
 
 // One expert; odd counts; more experts than any vector is wide; the small model.
-const Shape kShapes[] = {{1, 7, 5}, {3, 11, 20}, {4, 64, 96}, {37, 5, 9}, {8, 1, 1}};
+const MixtureShape kMixtureShapes[] = {{1, 7, 5}, {3, 11, 20}, {4, 64, 96}, {37, 5, 9}, {8, 1, 1}};
 
 struct Result {
   std::vector<float> y, weights;
 };
 
-Result run(Mixture& mixture, const Shape& shape, const std::vector<float>& h) {
+Result run(Mixture& mixture, const MixtureShape& shape, const std::vector<float>& h) {
   const int64_t num_rows = static_cast<int64_t>(h.size()) / shape.in;
   std::vector<float> padded(static_cast<size_t>(padded_rows(num_rows) * shape.in), 1e30f);  // ignored, whatever it is
   std::copy(h.begin(), h.end(), padded.begin());
@@ -97,7 +97,7 @@ RowReference reference_row(const TestMixture& mixture, std::span<const float> h,
   if (dropped < weights.size()) weights[dropped] = 0;
   std::vector<std::vector<double>> outputs;
   std::vector<std::vector<double>> magnitudes;
-  for (const TestLayer& expert : mixture.experts) {
+  for (const MixtureLayer& expert : mixture.experts) {
     const auto weight = test::rounded(expert.weight, operand);
     outputs.push_back(reference::linear(weight, expert.bias, rounded_x));
     magnitudes.push_back(reference::linear(absolute(weight), absolute(expert.bias), absolute_x));
@@ -128,7 +128,8 @@ RowReference reference_rows(const TestMixture& mixture, const std::vector<float>
 TEST(Mixture, IsExactForIntegersAndEqualExperts) {
   ThreadPool pool(3);
   for (const DType operand : operand_types()) {
-    for (const Shape& shape : {Shape{1, 7, 5}, Shape{2, 11, 20}, Shape{4, 64, 96}, Shape{8, 1, 1}}) {
+    for (const MixtureShape& shape :
+         {MixtureShape{1, 7, 5}, MixtureShape{2, 11, 20}, MixtureShape{4, 64, 96}, MixtureShape{8, 1, 1}}) {
       for (const bool with_bias : {false, true}) {
         const TestMixture weights(shape.experts, shape.size, shape.in, true, with_bias, 1);
         const auto h = test::random_integers(static_cast<size_t>(70 * shape.in), 4, 2);
@@ -145,7 +146,7 @@ TEST(Mixture, IsExactForIntegersAndEqualExperts) {
 TEST(Mixture, StaysWithinTheRoundingBounds) {
   ThreadPool pool(2);
   for (const DType operand : operand_types()) {
-    for (const Shape& shape : kShapes) {
+    for (const MixtureShape& shape : kMixtureShapes) {
       for (const bool with_bias : {false, true}) {
         SCOPED_TRACE(str_cat(shape.experts, " experts of ", shape.size, " ", dtype_name(operand)));
         const TestMixture weights(shape.experts, shape.size, shape.in, false, with_bias, 3);
@@ -166,7 +167,7 @@ TEST(Mixture, StaysWithinTheRoundingBounds) {
 
 TEST(Mixture, ADroppedExpertIsFound) {
   ThreadPool pool(1);
-  const Shape shape = {4, 64, 96};
+  const MixtureShape shape = {4, 64, 96};
   const TestMixture weights(shape.experts, shape.size, shape.in, false, false, 5);
   const auto h = test::random_normal(static_cast<size_t>(9 * shape.in), 1, 6);
   Mixture mixture = weights.make(DType::f32, 9, pool);
@@ -179,7 +180,7 @@ TEST(Mixture, ADroppedExpertIsFound) {
 
 TEST(Mixture, ARowsBitsDependOnItAlone) {
   for (const DType operand : operand_types()) {
-    for (const Shape& shape : kShapes) {
+    for (const MixtureShape& shape : kMixtureShapes) {
       const TestMixture weights(shape.experts, shape.size, shape.in, false, true, 7);
       const auto h = test::random_normal(static_cast<size_t>(150 * shape.in), 1, 8);
       Result expected;
@@ -216,8 +217,8 @@ TEST(Mixture, ChecksItsArguments) {
 TEST(FoldLayers, IsTheProductOfTheLayers) {
   ThreadPool pool(2);
   for (const auto& [out, middle, in] : {std::tuple<int64_t, int64_t, int64_t>{1, 1, 1}, {70, 33, 21}, {64, 5, 130}}) {
-    const TestLayer outer(out, middle, true, 10);
-    const TestLayer inner(middle, in, true, 11);
+    const MixtureLayer outer(out, middle, true, 10);
+    const MixtureLayer inner(middle, in, true, 11);
     const FoldedLayer folded = fold_layers(outer.view(), inner.view(), pool);
     std::vector<double> weight;
     std::vector<double> bias;
@@ -239,8 +240,8 @@ TEST(FoldLayers, IsTheProductOfTheLayers) {
 
 TEST(FoldLayers, RefusesLayersThatDoNotFit) {
   ThreadPool pool(1);
-  const TestLayer outer(3, 4, true, 12);
-  const TestLayer inner(5, 2, true, 13);
+  const MixtureLayer outer(3, 4, true, 12);
+  const MixtureLayer inner(5, 2, true, 13);
   EXPECT_THROW(fold_layers(outer.view(), inner.view(), pool), ProgrammerError);
 }
 

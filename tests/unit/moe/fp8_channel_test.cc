@@ -29,10 +29,10 @@ LayerCase channel_case(LayerCase c) {
   return c;
 }
 
-uint16_t bits(float value) { return f32_to_bf16(value); }
+uint16_t channel_bits(float value) { return f32_to_bf16(value); }
 
 // One token, one expert without a gate: x = (448, 1, 0, ..), the second 128 of K away.
-struct HandLayer {
+struct ChannelLayer {
   static constexpr int32_t kHidden = 256, kWidth = 16;
   moe::LayerConfig config;
   std::vector<uint16_t> x = std::vector<uint16_t>(kHidden), bias = std::vector<uint16_t>(kWidth);
@@ -42,15 +42,15 @@ struct HandLayer {
   int32_t id = 0;
   float weight = 1.0f;
 
-  HandLayer() {
+  ChannelLayer() {
     config.hidden_size = kHidden;
     config.intermediate_size = kWidth;
     config.num_experts = config.top_k = 1;
     config.gated = false;
     config.activation.kind = ActivationKind::identity;
     config.weight_format = moe::WeightFormat::fp8_channel;
-    x[0] = bits(448.0f);
-    x[200] = bits(1.03125f);  // 1 under the token's scale, which is 1
+    x[0] = channel_bits(448.0f);
+    x[200] = channel_bits(1.03125f);  // 1 under the token's scale, which is 1
   }
   moe::ExactLayer layer() {
     config.num_gate_up_input_scales = given_x == 0.0f ? 0 : 1;
@@ -65,15 +65,15 @@ struct HandLayer {
 };
 
 TEST(Fp8Channel, ByHand) {
-  HandLayer l;
+  ChannelLayer l;
   l.up[200] = f32_to_e4m3(2.0f);
   l.up_scale[0] = 3.0f;
-  l.bias[0] = bits(0.5f);
+  l.bias[0] = channel_bits(0.5f);
   EXPECT_EQ(l.layer().quantized_tokens().scales, (std::vector<float>{1.0f, 1.0f})) << "one scale over all columns";
   EXPECT_EQ(l.layer().activations(moe::exact_activation)[0], 6.5f) << "2 * 1 * 3, and then the bias";
   l.down[5 * 16] = f32_to_e4m3(0.5f);
   l.down_scale[5] = 4.0f;
-  EXPECT_EQ(l.layer().out()[5], bits(13.0f));
+  EXPECT_EQ(l.layer().out()[5], channel_bits(13.0f));
   l.given_x = 2.0f;  // 448 / 2 = 224; 1.03125 / 2 = 0.515625, nearest 0.5
   EXPECT_EQ(l.layer().quantized_tokens().scales, (std::vector<float>{2.0f, 2.0f}));
   EXPECT_EQ(e4m3_to_f32(l.layer().quantized_tokens().codes[0]), 224.0f);
@@ -81,16 +81,16 @@ TEST(Fp8Channel, ByHand) {
   EXPECT_EQ(l.layer().quantized_tokens().codes[0], 0x7E);
   l.given_x = 0.0f;
   l.given_h = 1.0f;  // 6.5 is a code
-  EXPECT_EQ(l.layer().out()[5], bits(13.0f));
+  EXPECT_EQ(l.layer().out()[5], channel_bits(13.0f));
   l.given_h = 16.0f;  // 6.5 / 16 = 0.40625 is one, too
-  EXPECT_EQ(l.layer().out()[5], bits(13.0f));
+  EXPECT_EQ(l.layer().out()[5], channel_bits(13.0f));
   l.given_h = 6.5f / 1024.0f;  // 1024 saturates at 448
-  EXPECT_EQ(l.layer().out()[5], bits(448.0f * 6.5f / 1024.0f * 2.0f));
+  EXPECT_EQ(l.layer().out()[5], channel_bits(448.0f * 6.5f / 1024.0f * 2.0f));
 }
 
 // A channel's scale multiplies the finished sum: two roundings, not those of scales that multiply the products.
 TEST(Fp8Channel, TheChannelsScaleComesLast) {
-  HandLayer l;
+  ChannelLayer l;
   l.up[0] = f32_to_e4m3(1.0f);
   l.up[200] = f32_to_e4m3(1.0f);
   l.up_scale[0] = 1.0f + 0x1p-23f;
@@ -99,12 +99,12 @@ TEST(Fp8Channel, TheChannelsScaleComesLast) {
 }
 
 TEST(Fp8Channel, RoundLikeEngines) {
-  HandLayer l;
+  ChannelLayer l;
   l.config.round_like_engines = true;
   l.up[0] = f32_to_e4m3(1.0f);
   l.up[200] = f32_to_e4m3(1.0f);
-  EXPECT_EQ(l.layer().activations(moe::exact_activation)[0], bf16_to_f32(bits(449.0f)));
-  EXPECT_NE(bf16_to_f32(bits(449.0f)), 449.0f);
+  EXPECT_EQ(l.layer().activations(moe::exact_activation)[0], bf16_to_f32(channel_bits(449.0f)));
+  EXPECT_NE(bf16_to_f32(channel_bits(449.0f)), 449.0f);
 }
 
 // Weights of one expert stand in for another's only with its scales: a swapped scale of any kind is seen.
@@ -182,7 +182,7 @@ TEST(Fp8Channel, StoredScalesBecomeOneEachRow) {
             (Floats{1, 2, 1, 2, 3, 4, 3, 4}));
   EXPECT_EQ(converted(rows, ScaleType::f32, ChannelGrid::halves, {2, 4, 16, true, GateUpOrder::up_first}),
             (Floats{2, 2, 1, 1, 4, 4, 3, 3}));
-  const uint16_t halves[] = {bits(0.5f), bits(3.0f)};
+  const uint16_t halves[] = {channel_bits(0.5f), channel_bits(3.0f)};
   EXPECT_EQ(converted(halves, ScaleType::bf16, ChannelGrid::rows, {1, 2, 16}), (Floats{0.5f, 3.0f}));
   const uint8_t bytes[] = {126, 130};
   EXPECT_EQ(converted(bytes, ScaleType::e8m0, ChannelGrid::matrices, {2, 1, 16}), (Floats{0.5f, 8.0f}));

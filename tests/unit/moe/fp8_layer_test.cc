@@ -22,10 +22,10 @@ namespace {
 
 using moe::GateUpOrder;
 
-constexpr auto kFp8 = moe::WeightFormat::fp8_block;
+constexpr auto kFp8Weights = moe::WeightFormat::fp8_block;
 
 LayerCase fp8_case(LayerCase c) {
-  c.format = kFp8;
+  c.format = kFp8Weights;
   return c;
 }
 
@@ -44,7 +44,7 @@ class OneWeight {
     config_.gated = gated;
     config_.activation.kind = ActivationKind::identity;
     config_.gate_up_order = order;
-    config_.weight_format = kFp8;
+    config_.weight_format = kFp8Weights;
     config_.scale_offsets = offsets;
     gate_up_ = Buffer<uint8_t>(size_t{kExperts} * parts() * kWidth * kHidden);
     down_ = Buffer<uint8_t>(size_t{kExperts} * kWidth * kHidden);

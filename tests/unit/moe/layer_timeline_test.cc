@@ -17,7 +17,7 @@ cuda::KernelMarks marks(uint64_t begin, uint64_t work, uint64_t end) {
 }
 
 /// A layer of 40.7 us: the plan ends at 5.7, GEMM 1 begins at 2 and works from 6.5.
-cuda::LayerMarks layer() {
+cuda::LayerMarks timeline_layer() {
   cuda::LayerMarks run;
   run.place = marks(0, 400, 5000);
   run.gate_up = marks(2000, 6500, 24'000);
@@ -36,7 +36,7 @@ void shift(cuda::LayerMarks& run, uint64_t nanoseconds) {
 }
 
 TEST(LayerTimeline, GapsAndWorkAddUpToTheLayer) {
-  const cuda::LayerMarks runs[] = {layer()};
+  const cuda::LayerMarks runs[] = {timeline_layer()};
   const LayerTimeline timeline = timeline_of(runs);
   ASSERT_EQ(timeline.kernels.size(), 4u);
   const char* const names[] = {"plan_place", "gemm1", "gemm2", "combine"};
@@ -57,7 +57,7 @@ TEST(LayerTimeline, GapsAndWorkAddUpToTheLayer) {
 }
 
 TEST(LayerTimeline, MediansAreOfTimesSinceTheRunsOwnBegin) {
-  std::vector<cuda::LayerMarks> runs(3, layer());
+  std::vector<cuda::LayerMarks> runs(3, timeline_layer());
   shift(runs[1], 5'000'000'000);
   shift(runs[2], 9'000'000'000);
   runs[2].combine.end.last += 90'000;  // an outlier
@@ -68,7 +68,7 @@ TEST(LayerTimeline, MediansAreOfTimesSinceTheRunsOwnBegin) {
 }
 
 TEST(LayerTimeline, TheCountingKernelIsThereWhereItRan) {
-  cuda::LayerMarks run = layer();
+  cuda::LayerMarks run = timeline_layer();
   run.count = marks(0, 300, 900);
   run.place = marks(500, 2000, 5000);
   const LayerTimeline timeline = timeline_of(std::span(&run, 1));
@@ -80,7 +80,7 @@ TEST(LayerTimeline, TheCountingKernelIsThereWhereItRan) {
 
 template <class Change>
 void expect_refused(const Change& change, const std::string& part) {
-  std::vector<cuda::LayerMarks> runs(2, layer());
+  std::vector<cuda::LayerMarks> runs(2, timeline_layer());
   change(runs[1]);
   try {
     timeline_of(runs);

@@ -25,7 +25,7 @@ namespace {
 
 using test::GuardedArray;
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 const RouterKind kKinds[] = {RouterKind::softmax_topk, RouterKind::topk_softmax, RouterKind::softmax_topk_renormalize,
                              RouterKind::sigmoid_grouped, RouterKind::sigmoid_renormalize};
@@ -222,9 +222,9 @@ TEST(Router, D1_NanAndInfiniteRowsHarmNoOther) {
       for (size_t i = 0; i < 24; ++i) {
         dirty[24 * 3 + i] = kNan;
         dirty[24 * 9 + i] = i % 2 == 0 ? kNan : dirty[24 * 9 + i];
-        dirty[24 * 10 + i] = kInfinity;
-        dirty[24 * 11 + i] = -kInfinity;
-        dirty[24 * 12 + i] = i % 3 == 0 ? kNan : i % 3 == 1 ? kInfinity : -kInfinity;
+        dirty[24 * 10 + i] = kInf;
+        dirty[24 * 11 + i] = -kInf;
+        dirty[24 * 12 + i] = i % 3 == 0 ? kNan : i % 3 == 1 ? kInf : -kInf;
         dirty[24 * 39 + i] = -kNan;
       }
       const Routing expected = run(config, clean);
@@ -262,13 +262,13 @@ TEST(Router, D3_NanSortsLastAndKeepsItsNan) {
 TEST(Router, Infinities) {
   for (const RouterKind kind : kKinds) {
     const bool softmax = kind != RouterKind::sigmoid_grouped && kind != RouterKind::sigmoid_renormalize;
-    const Routing high = run({.kind = kind, .num_experts = 4, .top_k = 3}, {1.0f, kInfinity, -kInfinity, kInfinity});
+    const Routing high = run({.kind = kind, .num_experts = 4, .top_k = 3}, {1.0f, kInf, -kInf, kInf});
     EXPECT_EQ(high.ids, (std::vector<int32_t>{1, 3, 0}));
     if (softmax) {
       EXPECT_EQ(high.weights, (std::vector<float>{0.5f, 0.5f, 0.0f}));
     }
     EXPECT_TRUE(std::isfinite(high.weights[0]) && high.weights[0] == high.weights[1]);
-    const Routing low = run({.kind = kind, .num_experts = 4, .top_k = 2}, std::vector<float>(4, -kInfinity));
+    const Routing low = run({.kind = kind, .num_experts = 4, .top_k = 2}, std::vector<float>(4, -kInf));
     EXPECT_EQ(low.ids, (std::vector<int32_t>{0, 1}));
     const float each = !softmax ? 0.0f : kind == RouterKind::softmax_topk ? 0.25f : 0.5f;
     EXPECT_EQ(low.weights, (std::vector<float>{each, each}));
@@ -283,7 +283,7 @@ TEST(Router, Infinities) {
 TEST(Router, NanBiasIsChosenLast) {
   const Routing routing =
       run({.kind = RouterKind::sigmoid_grouped, .num_experts = 4, .top_k = 3, .num_groups = 2, .topk_groups = 2},
-          {3.0f, 0.0f, 0.0f, 0.0f}, {kNan, 0.0f, kInfinity, -kInfinity});
+          {3.0f, 0.0f, 0.0f, 0.0f}, {kNan, 0.0f, kInf, -kInf});
   EXPECT_EQ(routing.ids, (std::vector<int32_t>{2, 1, 3}));
   EXPECT_TRUE(std::all_of(routing.weights.begin(), routing.weights.end(), [](float w) { return std::isfinite(w); }));
 }
@@ -329,7 +329,7 @@ TEST(Router, RejectsConfigurationsByName) {
   EXPECT_EQ(with([](auto& c) { c.num_groups = 3; }), "num_groups: got 3, expected a divisor of num_experts = 8");
   EXPECT_EQ(with([](auto& c) { c.topk_groups = 5; }), "topk_groups: got 5, expected 1..4");
   EXPECT_EQ(with([](auto& c) { c.topk_groups = 0; }), "topk_groups: got 0, expected 1..4");
-  EXPECT_EQ(with([](auto& c) { c.scale = kInfinity; }), "scale: got inf, expected a finite number");
+  EXPECT_EQ(with([](auto& c) { c.scale = kInf; }), "scale: got inf, expected a finite number");
   EXPECT_EQ(with([](auto& c) { c.kind = static_cast<RouterKind>(5); }), "router kind: got 5, expected 0..4");
   EXPECT_EQ(with([](auto& c) { c.kind = RouterKind::topk_softmax; }),
             "num_groups: got 4, expected 1: only sigmoid_grouped has groups");

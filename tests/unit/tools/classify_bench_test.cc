@@ -94,8 +94,8 @@ TEST(ClassifyData, ResidentEmbeddingsAreTheSameOnesTransposedRoundedAndPadded) {
 }
 
 /// A run of the fp32 back end; the test may change what it left.
-struct FinishedRun {
-  explicit FinishedRun(InputKind kind) : input(kind), data(small_data()), embeddings(all_embeddings(*data)) {
+struct TimedRun {
+  explicit TimedRun(InputKind kind) : input(kind), data(small_data()), embeddings(all_embeddings(*data)) {
     const auto classifier = classifier::make_cpu_classifier(
         small_model(), {.input = input, .precision = Precision::fp32, .num_threads = 1});
     logits.resize(static_cast<size_t>(kSentences * small_model()->config.num_classes));
@@ -118,7 +118,7 @@ struct FinishedRun {
 
 TEST(ClassifyCheck, PassesWhatTheClassifierComputes) {
   for (const InputKind input : {InputKind::ids, InputKind::embeddings}) {
-    const FinishedRun run(input);
+    const TimedRun run(input);
     std::vector<float> repeated = run.logits;  // rows that come again, the last ones in part
     repeated.insert(repeated.end(), run.logits.begin(), run.logits.end());
     repeated.insert(repeated.end(), run.logits.begin(), run.logits.begin() + 6);
@@ -134,7 +134,7 @@ TEST(ClassifyCheck, PassesWhatTheClassifierComputes) {
 }
 
 TEST(ClassifyCheck, FindsWhatIsPlanted) {
-  FinishedRun run(InputKind::embeddings);
+  TimedRun run(InputKind::embeddings);
   const std::vector<float> right = run.logits;
   const auto classes = static_cast<size_t>(small_model()->config.num_classes);
   run.logits[5] += 0.01f * std::max(1.0f, std::abs(right[5]));
@@ -159,11 +159,11 @@ TEST(ClassifyCheck, FindsWhatIsPlanted) {
 
   run.logits = std::vector<float>(right.size(), 0.0f);
   EXPECT_FALSE(run.check(run.logits).passed());
-  EXPECT_FALSE(FinishedRun(InputKind::ids).check(right).passed());  // another input's logits
+  EXPECT_FALSE(TimedRun(InputKind::ids).check(right).passed());  // another input's logits
 }
 
 TEST(ClassifyCheck, EmbeddingsThatWereRoundedAreRoundedForTheOracleToo) {
-  FinishedRun run(InputKind::embeddings);
+  TimedRun run(InputKind::embeddings);
   for (float& value : run.embeddings) value = bf16_to_f32(f32_to_bf16(value));
   const auto classifier = classifier::make_cpu_classifier(
       small_model(), {.input = InputKind::embeddings, .precision = Precision::fp32, .num_threads = 1});
