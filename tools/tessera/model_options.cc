@@ -24,7 +24,7 @@ constexpr int64_t kMaxBatchSize = 1 << 20;
 constexpr int64_t kMaxMicroBatch = 4096;
 
 /// On what the model runs, as "GPU 0 (...), GPU 1 (...)" or "the CPU, fp32, 2 threads".
-std::string describe(const BackEnd& back_end, const ModelOptions& options) {
+std::string describe_model(const BackEnd& back_end, const ModelOptions& options) {
   if (!back_end.on_gpu()) {
     const int num_threads = options.num_threads > 0 ? options.num_threads : available_processors();
     return str_cat("the CPU, ", precision_name(back_end.cpu_precision), ", ", num_threads,
@@ -133,7 +133,7 @@ std::shared_ptr<const classifier::Model> load_model(const ModelOptions& options)
 Classifiers make_classifiers(const std::shared_ptr<const classifier::Model>& model, const ModelOptions& options,
                              classifier::InputKind input, bool quiet) {
   const BackEnd back_end = back_end_of(options);
-  if (!quiet) std::fprintf(stderr, "tessera: on %s\n", describe(back_end, options).c_str());
+  if (!quiet) std::fprintf(stderr, "tessera: on %s\n", describe_model(back_end, options).c_str());
   if (back_end.expert_threshold > 0 && !options.isolation.is_worker) {
     std::fprintf(stderr, "tessera: experts whose router weight is below %g are skipped: results are approximate\n",
                  back_end.expert_threshold);
