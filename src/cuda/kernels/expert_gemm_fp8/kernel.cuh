@@ -50,10 +50,6 @@ struct Config : grouped::TileConfig<kRole, Tuning, default_policy(Tuning::kClust
   static constexpr int kWaveColumns = Config::kPolicy.wave_columns;
   static constexpr int kWaves = Config::kPolicy.tile_columns / kWaveColumns;
   static constexpr int kWaveRegisters = ptx::Fragment<kWaveColumns>::kRegisters;
-  // Sums are finished under the products of the next wave, a wave's columns at a time, where no activation stands
-  // between: with one, there are not the registers for both.
-  static constexpr bool kOverlaps = kRole == Role::down;
-  static constexpr int kParts = kOverlaps ? kWaves : 1;
   static_assert(Config::kElementBytes == 1 && Config::kPolicy.tile_k == kScaleGroup);
   static_assert(kWaveColumns == kScaleGroup && kWaves == 2, "a wave has one scale of weights");
 };
@@ -146,9 +142,8 @@ struct Handles {
 // A consumer warpgroup: 64 rows of the tile, from shared memory through the tensor cores to global memory.
 //
 // A wave takes the tensor cores 256 cycles, and as many pass until the next of this warpgroup should stand behind the
-// other's: what can be done while a wave runs is done then, not between it and the next. So in GEMM 2 the sums of a
-// tile's first wave are finished while its last wave runs, and those of the second under the first wave of the next
-// tile.
+// other's: what can be done while a wave runs is done then, not between it and the next. So a block's first wave is
+// issued at the end of the turn before it, when its stage is there and the sums are up to date.
 template <class C>
 class Consumer {
  public:
@@ -165,21 +160,13 @@ class Consumer {
     TileSlot tile = skip_without_rows(grouped::next_tile(smem_.mailbox, tile_phase_));
     while (tile.expert >= 0) {
       issue_first(tile);
-      TileSlot next;
-      while (true) {
-        if (in_turns(tile)) {
-          multiply_blocks<true>(tile);
-        } else {
-          multiply_blocks<false>(tile);
-        }
-        next = grouped::next_tile(smem_.mailbox, tile_phase_);
-        if (!has_rows(next)) break;
-        if constexpr (!C::kOverlaps) finish(tile, C::kParts - 1);
-        issue_first(next);
-        if constexpr (C::kOverlaps) finish(tile, C::kParts - 1);
-        tile = next;
+      if (in_turns(tile)) {
+        multiply_blocks<true>(tile);
+      } else {
+        multiply_blocks<false>(tile);
       }
-      finish(tile, C::kParts - 1);
+      const TileSlot next = grouped::next_tile(smem_.mailbox, tile_phase_);  // so that the one after it can be chosen
+      grouped::finish_tile(smem_, out_map_, problem_, tile, warpgroup_, static_cast<int>(threadIdx.x) / 32 % 4, sums_);
       tile = skip_without_rows(next);
     }
     turns_.finish();
@@ -187,7 +174,6 @@ class Consumer {
   }
 
  private:
-  using Wave = ptx::Fragment<C::kWaveColumns>;
   static constexpr uint32_t kAStride = C::kABytes >> 4;  // of stages, in descriptors
   static constexpr uint32_t kBStride = C::kBBytes >> 4;
   static constexpr uint32_t kScaleStride = sizeof(grouped::StageScales);
@@ -239,7 +225,6 @@ class Consumer {
     const float2 high = promote_first<kInTurns>(row_scale);
     const int stage = ring_.stage;
     ring_.advance();
-    if constexpr (C::kParts > 1) finish(tile, 0);
     promote_second(stage, high);
   }
 
@@ -269,20 +254,6 @@ class Consumer {
     promote<C::kWaveRegisters>(sums_, products_, scales.x, scales.y);
   }
 
-  // Part `part` of the tile's columns.
-  __device__ void finish(TileSlot tile, int part) {
-    const int warp_in_group = static_cast<int>(threadIdx.x) / 32 % 4;
-    if constexpr (C::kParts == 1) {
-      grouped::finish_tile<C>(smem_, out_map_, problem_, tile, warpgroup_, warp_in_group, sums_);
-    } else {
-      tile.n_block = tile.n_block * C::kParts + part;
-      Wave sums;
-#pragma unroll
-      for (int i = 0; i < Wave::kRegisters; ++i) sums[i] = part == 0 ? sums_[i] : sums_[Wave::kRegisters + i];
-      grouped::finish_tile<C>(smem_, out_map_, problem_, tile, warpgroup_, warp_in_group, sums);
-    }
-  }
-
   SharedStorage<C>& smem_;
   const CUtensorMap& out_map_;
   const Problem& problem_;
@@ -293,7 +264,7 @@ class Consumer {
   cta::RingPosition<C::kStages> ring_;
   uint32_t tile_phase_ = 0;
   typename C::Accumulators sums_;
-  Wave products_;  // of the wave in flight
+  ptx::Fragment<C::kWaveColumns> products_;  // of the wave in flight
 };
 
 template <Role kRole, class Tuning, bool kRowsScaled>
