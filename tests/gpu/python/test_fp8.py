@@ -53,6 +53,9 @@ class Weights:
 
 @one_test_a_case
 class Fp8(unittest.TestCase):
+    def setUp(self):
+        torch._dynamo.reset()  # cases are not one another's recompilations, of which there may be few
+
     @classmethod
     def setUpClass(cls):
         cls.weights = Weights()
@@ -244,6 +247,9 @@ def by(values, scale):
 
 @one_test_a_case
 class Fp8Channel(unittest.TestCase):
+    def setUp(self):
+        torch._dynamo.reset()  # cases are not one another's recompilations, of which there may be few
+
     @classmethod
     def setUpClass(cls):
         cls.weights = ChannelWeights()
