@@ -6,7 +6,7 @@ set -euo pipefail
 demo=(g++ cmake ninja-build libcli11-dev nlohmann-json3-dev libdnnl-dev libxxhash-dev
       zlib1g-dev libzstd-dev liblzma-dev ocl-icd-libopencl1 python3)
 test=("${demo[@]}" libgtest-dev clang libclang-rt-dev libomp-dev clang-format clang-tidy ccache openmpi-bin xxhash
-      pkg-config python3-venv python3-numpy zstd file)
+      pkg-config python3-venv python3-numpy zstd file dpkg-dev)
 figures=(python3 python3-matplotlib)  # only to draw the documents' pictures anew; nothing that runs or tests needs it
 
 case "${1:-}" in

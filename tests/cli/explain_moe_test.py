@@ -80,7 +80,7 @@ class ExplainMoeTest(CommandTest):
         self.assertRegex(result.out, r"32768 on 128 of 128 experts; 256 to 256 an expert, median 256; 0 experts empty")
         self.assertRegex(result.out, r"(?s)GEMM 1 +\d+ tiles = [\d.]+ waves of 66 clusters; the last wave leaves")
         self.assertRegex(result.out, r"(?m)^kernels +expert_gemm, chosen: \w+")
-        self.assertRegex(result.out, r"(?m)^ +expert_gemm: tile 128x256x64, 4 stages, cluster 2, 3 gather warps")
+        self.assertRegex(result.out, r"(?m)^ +expert_gemm: tile 128x256x64 in parts of 128, 4 stages, cluster 2, 3 gather warps")
         self.assertRegex(result.out, r"(?m)^order +heavy-first over 132 CTAs in clusters of 2; 1 of every 6 clusters")
         for kernel in ("plan", "GEMM 1", "GEMM 2", "combine"):
             self.assertRegex(result.out, rf"(?m)^{kernel} .* %  (memory|tensor cores|latency)$")
